@@ -1,0 +1,1 @@
+"""May a task come in: slots and overload policy, and the breaker."""

@@ -1,0 +1,185 @@
+"""Every public exception, each with the fields a handler needs to answer its own caller."""
+
+from __future__ import annotations
+
+import copyreg
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+from prodpool.vocabulary import Reason
+
+__all__ = [
+    "BreakerOpenError",
+    "PoolClosedError",
+    "PoolFullError",
+    "RateLimitError",
+    "RejectedError",
+    "TaskExpiredError",
+    "TenantLimitError",
+    "WorkerLostError",
+]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s"
+
+
+def _later(retry_after: float | None) -> str:
+    return "Retry later" if retry_after is None else f"Retry in about {_seconds(retry_after)}"
+
+
+class _PoolError(RuntimeError):
+    pool: str
+    """Name of the pool."""
+    retry_after: float | None
+    """Seconds after which a retry is likely to succeed; None where nobody can know."""
+
+    def __init__(self, message: str, *, pool: str, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.pool = pool
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls cls(*args), which keyword-only arguments refuse; a process backend sends these home.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+
+class RejectedError(_PoolError):
+    """Raised when a pool refuses a task at the door; no trace of the task is left in it."""
+
+    reason: Reason
+    """Word the drop is counted under."""
+
+    def __init__(self, message: str, *, pool: str, reason: Reason, retry_after: float | None = None) -> None:
+        super().__init__(message, pool=pool, retry_after=retry_after)
+        self.reason = reason
+
+
+class PoolFullError(RejectedError):
+    """Raised when no slot is free: all workers are busy and all waiting places are taken."""
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        queued: int,
+        queue_capacity: int,
+        retry_after: float | None = None,
+        detail: str | None = None,
+    ) -> None:
+        places = (
+            f"{queued} of {queue_capacity} waiting places are taken"
+            if queue_capacity
+            else "every worker is busy and nothing may wait (queue_capacity=0)"
+        )
+        super().__init__(
+            f"pool {pool!r} is full: {places}{'; ' + detail if detail else ''}. {_later(retry_after)}, "
+            "wait for a slot with options(wait=seconds), or give the pool more workers or queue_capacity",
+            pool=pool,
+            reason=Reason.FULL,
+            retry_after=retry_after,
+        )
+        self.queued = queued
+        self.queue_capacity = queue_capacity
+        self.detail = detail
+
+
+class PoolClosedError(RejectedError):
+    """Raised when a pool takes no new tasks, because it is stopping, stopped or was built before a fork."""
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        detail: str = "stop() or shutdown() has begun; a pool does not open again, so build a new one",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(
+            f"pool {pool!r} is closed: {detail}",
+            pool=pool,
+            reason=Reason.CLOSED,
+            retry_after=retry_after,
+        )
+        self.detail = detail
+
+
+class BreakerOpenError(RejectedError):
+    """Raised when the breaker holds tasks back from a dependency that has been failing."""
+
+    def __init__(self, *, pool: str, retry_after: float | None = None, why: str | None = None) -> None:
+        super().__init__(
+            f"pool {pool!r} refuses tasks while its breaker is not closed{': ' + why if why else ''}. "
+            f"{_later(retry_after)}; it lets a probe through by itself and closes when that succeeds",
+            pool=pool,
+            reason=Reason.BREAKER_OPEN,
+            retry_after=retry_after,
+        )
+        self.why = why
+
+
+class TenantLimitError(RejectedError):
+    """Raised when one tenant already holds all the slots it may hold."""
+
+    def __init__(
+        self, *, pool: str, tenant: str, limit: int | None = None, retry_after: float | None = None
+    ) -> None:
+        share = "its share of" if limit is None else f"its {limit}"
+        super().__init__(
+            f"tenant {tenant!r} holds {share} slots of pool {pool!r}. "
+            f"{_later(retry_after)}, or raise the tenant's limit",
+            pool=pool,
+            reason=Reason.TENANT_LIMIT,
+            retry_after=retry_after,
+        )
+        self.tenant = tenant
+        self.limit = limit
+
+
+class RateLimitError(RejectedError):
+    """Raised when tasks arrive faster than the rate the pool was given."""
+
+    def __init__(self, *, pool: str, rate: float | None = None, retry_after: float | None = None) -> None:
+        allowed = "its rate" if rate is None else f"its rate of {rate:g} tasks per second"
+        super().__init__(
+            f"pool {pool!r} is offered more than {allowed}. {_later(retry_after)}, or raise the rate",
+            pool=pool,
+            reason=Reason.RATE_LIMITED,
+            retry_after=retry_after,
+        )
+        self.rate = rate
+
+
+class TaskExpiredError(_PoolError):
+    """Raised when a task's deadline passed while it was still waiting, so that it never ran."""
+
+    def __init__(
+        self, *, pool: str, task: str, deadline: float, dwell: float, retry_after: float | None = None
+    ) -> None:
+        super().__init__(
+            f"task {task!r} of pool {pool!r} expired unrun: it had waited {_seconds(dwell)} "
+            f"and its deadline was {_seconds(deadline)}. Allow a longer deadline, or give the pool more workers",
+            pool=pool,
+            retry_after=retry_after,
+        )
+        self.reason: Reason = Reason.EXPIRED
+        self.task = task
+        self.deadline = deadline
+        self.dwell = dwell
+
+
+class WorkerLostError(_PoolError, BrokenExecutor):
+    """Raised when the worker a task was given to went away before it had answered."""
+
+    def __init__(
+        self, *, pool: str, task: str, detail: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(
+            f"task {task!r} of pool {pool!r} lost its worker{': ' + detail if detail else ''}. "
+            "It may have run in part: submit it again only if running it twice does no harm",
+            pool=pool,
+            retry_after=retry_after,
+        )
+        # It did run, so it is counted as completed{result="panic"} and under no reason.
+        self.reason: Reason | None = None
+        self.task = task
+        self.detail = detail

@@ -1,0 +1,32 @@
+"""The closed sets of words that code, metrics, logs, dashboards and runbook share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Reason", "Result"]
+
+
+class Reason(StrEnum):
+    """Why a task never ran: the first five at the door, the last three after admission."""
+
+    FULL = "full"
+    CLOSED = "closed"
+    BREAKER_OPEN = "breaker_open"
+    TENANT_LIMIT = "tenant_limit"
+    RATE_LIMITED = "rate_limited"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    SHUTDOWN = "shutdown"
+
+
+class Result(StrEnum):
+    """How a task that ran came to its end."""
+
+    OK = "ok"
+    ERROR = "error"
+    """The task raised an `Exception`."""
+    PANIC = "panic"
+    """The task raised a bare `BaseException`, such as `SystemExit`, or took its worker down."""
+    TIMEOUT = "timeout"
+    """The task was killed for its run-time limit."""
