@@ -1,0 +1,75 @@
+# `make demo` and `make test` each set up what they need; CONTRIBUTING.md describes the rest.
+# Everything made here lives in .venv, .envs, build and dist; `make clean` removes it.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
+SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed) README.md LICENSE pyproject.toml
+WHEEL := build/wheel.stamp
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-lowest lint format bench coverage constraints clean FORCE
+
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a minute).
+	@$(BIN)/python -m examples.webhook_service
+
+test: lint system $(WHEEL) ## Lint, then test the built wheel on every CPython found.
+	@$(BIN)/python tools/run_tests.py $(PYTEST_ARGS)
+
+test-lowest: system $(WHEEL) ## Test the built wheel with the oldest dependencies it allows.
+	@$(BIN)/python tools/run_tests.py --lowest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## Check style and types.
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev ## Rewrite the code in the house format.
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## Measure against the bare executor, side by side (ARGS="..." for options).
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+coverage: $(VENV)/.dev ## Measure branch coverage of the source tree.
+	@$(BIN)/coverage run -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/coverage report
+
+constraints: $(VENV)/.python ## Pin the newest dependencies anew.
+	@$(BIN)/python tools/pin.py constraints.txt
+
+clean: ## Remove everything made here.
+	rm -rf .venv .envs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: system
+system:
+	@tools/system_packages.sh $(PYTHON)
+
+FORCE:
+# Looked at every time, rewritten only when the environment had to be made anew.
+$(VENV)/.python: FORCE
+	@tools/ensure_venv.sh $(PYTHON) $(VENV)
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "setting up $(VENV) for the demo"
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "setting up $(VENV) for development"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+$(WHEEL): $(VENV)/.dev $(SOURCES)
+	@mkdir -p build && rm -rf dist
+	@$(BIN)/python -m build --no-isolation --wheel --outdir dist . >build/wheel.log || { cat build/wheel.log; exit 1; }
+	@touch $@

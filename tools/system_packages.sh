@@ -1,0 +1,20 @@
+#!/bin/sh
+# usage: system_packages.sh PYTHON
+# Two checks of the test-suite need a Debian package each: promtool (from prometheus) and CPython's own
+# tests. Installs what is missing if it can, else says what to run. It never fails: the check that lacks
+# its tool says so itself, by failing in CI (CI=true) and by a skip elsewhere.
+set -eu
+python=$1
+here=$(dirname "$0")
+minor=$("$python" -c 'import sys; print("3.%d" % sys.version_info[1])')
+
+has_cpython_tests() {
+    [ -e "/usr/lib/python$minor/test/test_concurrent_futures.py" ] ||
+        [ -d "/usr/lib/python$minor/test/test_concurrent_futures" ] ||
+        "$python" -c 'import test.test_concurrent_futures' 2>/dev/null
+}
+
+command -v promtool >/dev/null || "$here/apt_install.sh" prometheus ||
+    echo "make: no promtool: the check of the metrics page will not run" >&2
+has_cpython_tests || "$here/apt_install.sh" "libpython$minor-testsuite" ||
+    echo "make: no libpython$minor-testsuite: CPython's own executor tests will not run" >&2
