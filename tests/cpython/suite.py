@@ -1,0 +1,119 @@
+"""Find CPython's ``test.test_concurrent_futures`` and put the wrapped executor in its place.
+
+The suite is a module up to 3.11 and a package from 3.12 on. Many builds leave it out; then one of the
+same minor version is borrowed from where Debian's libpython3.x-testsuite puts it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib
+import os
+import re
+import sys
+import sysconfig
+import types
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.cpython import wrapped
+
+SUITE = "test_concurrent_futures"
+_VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_PLACES = (Path(sysconfig.get_path("stdlib")), Path("/usr/lib") / _VERSION, Path("/usr/local/lib") / _VERSION)
+MISSING = f"no {SUITE} for {_VERSION} in {', '.join(str(place / 'test') for place in _PLACES)}"
+
+_SCRIPT_IMPORT = re.compile(
+    rf"from (?:concurrent\.futures|test\.{SUITE}[.\w]*) import (?=ThreadPoolExecutor|sleep_and_print)"
+)
+# The stdlib says it in these words; ours is a RuntimeError that says it in others.
+_CLOSED = (
+    re.compile(rb"prodpool\.errors\.PoolClosedError: .*"),
+    b"RuntimeError: cannot schedule new futures",
+)
+
+
+class _Futures(types.ModuleType):
+    """``concurrent.futures`` with one class exchanged."""
+
+    ThreadPoolExecutor = wrapped.ThreadPoolExecutor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(concurrent.futures, name)
+
+
+def locate() -> Path | None:
+    """Return the ``test`` folder of this minor version that holds the suite, None without one."""
+    for place in _PLACES:
+        folder = place / "test"
+        if (folder / f"{SUITE}.py").is_file() or (folder / SUITE / "__init__.py").is_file():
+            return folder
+    return None
+
+
+def load() -> list[types.ModuleType]:
+    """Import the suite's modules, with the wrapped executor in them; empty when there is no suite."""
+    folder = locate()
+    if folder is None:
+        return []
+    _make_importable(folder)
+    names = [f"test.{SUITE}"]
+    names += [f"test.{SUITE}.{path.stem}" for path in sorted((folder / SUITE).glob("test_*.py"))]
+    modules = [importlib.import_module(name) for name in names]
+    for module in modules:
+        _exchange(module)
+    return modules
+
+
+def thread_cases(modules: list[types.ModuleType]) -> Iterator[unittest.TestCase]:
+    """Yield every case of the suite that runs on a thread pool executor."""
+    for module in modules:
+        for cls in vars(module).values():
+            if _on_threads(cls) and cls.__module__ == module.__name__:
+                yield from map(cls, unittest.defaultTestLoader.getTestCaseNames(cls))
+
+
+def case_name(case: unittest.TestCase) -> str:
+    """Name a case the way the table of exclusions does: class, dot, method."""
+    return ".".join(case.id().rsplit(".", 2)[-2:])
+
+
+def _make_importable(folder: Path) -> None:
+    try:
+        package = importlib.import_module("test")
+    except ModuleNotFoundError:
+        package = sys.modules["test"] = types.ModuleType("test")
+        package.__path__ = []
+    # Last in the path: everything but the suite, test.support say, comes from the interpreter's own.
+    if str(folder) not in package.__path__:
+        package.__path__.append(str(folder))
+
+
+def _on_threads(cls: object) -> bool:
+    if not (isinstance(cls, type) and issubclass(cls, unittest.TestCase)):
+        return False
+    return any(base.__name__ == "ThreadPoolMixin" for base in cls.__mro__)
+
+
+def _exchange(module: types.ModuleType) -> None:
+    names = vars(module)
+    if "futures" in names:
+        names["futures"] = _Futures("futures")
+    if "ThreadPoolMixin" in names:
+        names["ThreadPoolMixin"].executor_type = wrapped.ThreadPoolExecutor
+    if "assert_python_ok" in names:
+        names["assert_python_ok"] = _assert_python_ok
+
+
+def _assert_python_ok(flag: str, script: str) -> tuple[int, bytes, bytes]:
+    """Run one of the suite's scripts on the wrapped executor."""
+    script_helper = importlib.import_module("test.support.script_helper")
+    adapted, exchanged = _SCRIPT_IMPORT.subn("from wrapped import ", script)
+    assert exchanged, f"a script without the executor's import: {script}"
+    # With a variable of our own the child runs neither isolated nor with -E, so that it finds the
+    # very prodpool that is tested here.
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    code, out, err = script_helper.assert_python_ok(flag, adapted, PYTHONPATH=path)
+    return code, out, _CLOSED[0].sub(_CLOSED[1], err)
