@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
-# Every package of the development environment, pinned. Written by `make constraints`; edit pyproject.toml instead.
+# Every package of the development environment, pinned. Written by `make constraints`.
 """
 
 

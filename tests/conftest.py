@@ -1,0 +1,75 @@
+"""Fixtures for every test: nothing may leak, and a pool needs one line."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.support import Logs, MakePool, child_processes, missing, still_there
+
+if TYPE_CHECKING:
+    from prodpool import InstrumentedPool
+
+STOP_DEADLINE = 1.0
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves threads or child processes behind, save those of `tests.support.MAY_STAY`."""
+    threads, children = set(threading.enumerate()), child_processes()
+    yield
+    leaked_threads, leaked_children = still_there(threads, children)
+    if leaked_threads or leaked_children:
+        pytest.fail(f"leaked threads {leaked_threads}, child processes {leaked_children}", pytrace=False)
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """Return a registry of this test's own, so that pool names never collide."""
+    return CollectorRegistry(auto_describe=True)
+
+
+@pytest.fixture
+def logs() -> Logs:
+    """Record what a pool logs; ``make_pool`` hands it the logger."""
+    return Logs()
+
+
+@pytest.fixture
+def make_pool(registry: CollectorRegistry, logs: Logs) -> Iterator[MakePool]:
+    """Build pools over a ``ThreadPoolExecutor`` and stop them after the test, however it ended."""
+    from prodpool import InstrumentedPool  # tests of single modules need no whole package
+
+    pools: list[InstrumentedPool] = []
+    numbers = itertools.count(1)
+
+    def make(workers: int = 2, /, **options: Any) -> InstrumentedPool:
+        number = next(numbers)
+        options.setdefault("name", "test" if number == 1 else f"test_{number}")
+        options.setdefault("registry", registry)
+        options.setdefault("logger", logs.logger)
+        pool = InstrumentedPool(ThreadPoolExecutor(workers), **options)
+        pools.append(pool)
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.resume()
+        pool.stop(deadline=STOP_DEADLINE)
+        pool.close_metrics()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Return the path of ``promtool``; without it the test fails in CI and is skipped elsewhere."""
+    found = shutil.which("promtool")
+    if found is None:
+        missing("promtool", "run: apt-get install prometheus")
+    return str(found)
