@@ -40,7 +40,7 @@ class _PoolError(RuntimeError):
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls cls(*args), which keyword-only arguments refuse; a process backend sends these home.
+        # The default calls cls(*args), which keyword-only arguments refuse; worker processes send these home.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
@@ -157,7 +157,7 @@ class TaskExpiredError(_PoolError):
     ) -> None:
         super().__init__(
             f"task {task!r} of pool {pool!r} expired unrun: it had waited {_seconds(dwell)} "
-            f"and its deadline was {_seconds(deadline)}. Allow a longer deadline, or give the pool more workers",
+            f"and its deadline was {_seconds(deadline)}. Allow a longer one, or give the pool more workers",
             pool=pool,
             retry_after=retry_after,
         )
