@@ -1,0 +1,10 @@
+"""A webhook delivery service on one `prodpool` pool, and a demonstration of its bad days.
+
+Read it in this order:
+
+- `delivery`: what one task does. `intake`: HTTP in, and what a refusal becomes. `service`: the pool, and
+  stopping.
+- `servers`, `observability`: the bounded HTTP server; logs, spans and the metrics port.
+- `customers`, `traffic`: the two ends of the world, both on loopback.
+- `scrape`, `report`, `acts`, `screen`, `demo`: reading the metrics, judging them, and the play in seven acts.
+"""

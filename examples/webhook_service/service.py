@@ -1,0 +1,190 @@
+"""The webhook delivery service: one process, one pool, two ports, and an orderly end.
+
+``python -m examples.webhook_service.service --customer acme=http://127.0.0.1:9000/hooks/acme``
+
+On SIGTERM or SIGINT it closes its intake, drains the pool against ``--drain-deadline``, lets one more scrape
+read the final numbers, and exits with 0 within the deadline + 1 second, whatever a customer does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from prometheus_client import CollectorRegistry
+
+import prodpool
+from prodpool import BreakerPolicy, InstrumentedPool
+
+from .delivery import Deliverer
+from .intake import IntakeServer
+from .observability import OpsServer, close_spans, json_logs, spans_to
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+POOL_NAME = "webhook_delivery"
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+# What the exit may take beside the drain; together well under a second.
+INTAKE_GRACE = 0.25
+LAST_SCRAPE_GRACE = 0.35
+SPANS_GRACE = 0.2
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; every default is one a real service could start with."""
+    parser = argparse.ArgumentParser(prog="webhook_service", description="Deliver webhooks to customers.")
+    add = parser.add_argument
+    add("--customer", action="append", default=[], metavar="NAME=URL", required=True, help="may be repeated")
+    add("--port", type=int, default=0, help="intake; 0 (the default) takes any free one")
+    add("--metrics-port", type=int, default=0, help="/metrics, /healthz and /readyz; 0 takes any free one")
+    add("--workers", type=int, default=50)
+    add("--queue-capacity", type=int, default=None, help="webhooks that may wait; default 2 x workers")
+    add("--drain-deadline", type=float, default=25.0, help="seconds for stopping (default 25)")
+    add("--delivery-timeout", type=float, default=10.0, help="seconds per delivery (default 10)")
+    add("--hang-for-ever", action="store_true", help="no delivery timeout at all: the incident")
+    add("--slow-after", type=float, default=0.5, help="seconds after which a delivery is logged as slow")
+    add("--hung-after", type=float, default=60.0, help="seconds after which a delivery counts as hung")
+    add("--breaker-reset", type=float, default=10.0, help="seconds from open to half-open (default 10)")
+    add(
+        "--backend",
+        choices=("daemon", "executor"),
+        default="daemon",
+        help="our threads, or a wrapped executor",
+    )
+    add("--log-file", type=Path, default=None, help="JSON lines; default stderr")
+    add("--span-file", type=Path, default=None, help="spans as JSON lines; default: no tracing")
+    add("--stop-with-stdin", action="store_true", help="also stop when stdin closes (for a parent's sake)")
+    return parser.parse_args(argv)
+
+
+def customers(pairs: Sequence[str]) -> dict[str, str]:
+    """Read ``NAME=URL`` arguments."""
+    targets = {}
+    for pair in pairs:
+        name, _, url = pair.partition("=")
+        if not name.isidentifier() or not url.startswith(("http://", "https://")):
+            raise SystemExit(f"webhook_service: --customer {pair!r} is not NAME=URL")
+        targets[name] = url
+    return targets
+
+
+def build_pool(
+    options: argparse.Namespace, registry: CollectorRegistry, provider: TracerProvider | None, logger: Any
+) -> InstrumentedPool:
+    """Make the one pool that all deliveries share."""
+    settings: dict[str, Any] = {
+        "name": POOL_NAME,
+        "queue_capacity": options.queue_capacity,
+        "slow_after": options.slow_after,
+        "hung_after": options.hung_after,
+        "drain_deadline": options.drain_deadline,
+        # One customer that fails is no reason to stop delivering to the others; most of them failing is. So
+        # the breaker looks at the rate over a window, and not at failures in a row, which one bad customer
+        # can cause.
+        "breaker": BreakerPolicy(
+            failure_rate=0.6,
+            window=20,
+            minimum_calls=20,
+            reset_timeout=options.breaker_reset,
+            half_open_permits=3,
+        ),
+        "registry": registry,
+        "tracer_provider": provider,
+        "logger": logger,
+    }
+    if options.backend == "executor":
+        return InstrumentedPool(ThreadPoolExecutor(options.workers), **settings)
+    return prodpool.threads(max_workers=options.workers, **settings)
+
+
+class Service:
+    """Everything that runs, in the order in which it is started and the reverse of which it stops."""
+
+    def __init__(self, options: argparse.Namespace, logger: Any) -> None:
+        """Open the ports and start the pool; nothing is accepted before `start`."""
+        self._log = logger
+        self._deadline: float = options.drain_deadline
+        self._spans = spans_to(options.span_file) if options.span_file else None
+        tracer = (self._spans or trace.NoOpTracerProvider()).get_tracer("webhook_service")
+        registry = CollectorRegistry()
+        self.pool = build_pool(options, registry, self._spans, logger)
+        self._deliverer = Deliverer(
+            customers(options.customer),
+            workers=options.workers,
+            timeout=None if options.hang_for_ever else options.delivery_timeout,
+        )
+        self.ops = OpsServer(options.metrics_port, registry, lambda: str(self.pool.stats().state))
+        self.intake = IntakeServer(options.port, self.pool, self._deliverer, tracer)
+
+    def start(self) -> None:
+        """Answer probes first, then take webhooks."""
+        self.ops.start()
+        self.intake.start()
+        self._log.info("service.started", port=self.intake.server_port, metrics_port=self.ops.port)
+
+    def stop(self) -> None:
+        """Close the door, empty the house, read the meter, leave.
+
+        A drain that is begun with the door still open never ends; numbers that are taken down with the door
+        are never read.
+        """
+        began = time.monotonic()
+        answered = self.intake.stop(INTAKE_GRACE)
+        report = self.pool.stop(self._deadline)
+        scraped = self.ops.wait_for_scrape(LAST_SCRAPE_GRACE)
+        self.ops.stop()
+        self._deliverer.close()
+        self._log.info(
+            "service.stopped",
+            drained=report.drained,
+            completed=report.completed,
+            dropped=report.dropped,
+            abandoned=list(report.abandoned),
+            requests_answered=answered,
+            last_scrape=scraped,
+            elapsed=round(time.monotonic() - began, 3),
+        )
+        if self._spans is not None:
+            close_spans(self._spans, SPANS_GRACE)
+
+
+def _stop_with_stdin() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the service until it is told to stop."""
+    options = parse_arguments(argv)
+    # Blocked in every thread, and fetched by `sigwait` alone: no handler ever interrupts code that holds a
+    # lock, and a second SIGTERM during the drain changes nothing.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    stream = options.log_file.open("a", buffering=1, encoding="utf-8") if options.log_file else sys.stderr
+    logger = json_logs(stream)
+    service = Service(options, logger)
+    service.start()
+    ports = {"port": service.intake.server_port, "metrics_port": service.ops.port, "pid": os.getpid()}
+    print(json.dumps(ports), flush=True)
+    if options.stop_with_stdin:
+        threading.Thread(target=_stop_with_stdin, name="stdin", daemon=True).start()
+    received = signal.sigwait(STOP_SIGNALS)
+    logger.info("service.stopping", signal=signal.Signals(received).name)
+    service.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
