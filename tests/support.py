@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 import structlog
@@ -145,7 +146,12 @@ def _outliving(pids: set[int], left: Callable[[], float]) -> set[int]:
     return outliving
 
 
-def missing(what: str, remedy: str) -> None:
+def normal(name: str) -> str:
+    """Return the one spelling of a package's name. Source: PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def missing(what: str, remedy: str) -> NoReturn:
     """End a test that lacks a tool of the system: a failure in CI, where it must be there, else a skip."""
     message = f"{what} is missing; {remedy}"
     if IN_CI:

@@ -1,0 +1,104 @@
+"""What the pages tell newcomers is executed."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT, missing
+
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page; ``output`` is the ``text`` block that comes next, if one does."""
+
+    page: str
+    number: int
+    language: str
+    text: str
+    output: str | None
+
+    def __str__(self) -> str:
+        return f"{self.page}-{self.number}"
+
+
+def blocks() -> list[Block]:
+    """Return the fenced blocks of all pages, in order."""
+    found: list[Block] = []
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        fences = list(FENCE.finditer(text))
+        assert text.count("\n```") == 2 * len(fences), f"{page} has a fence that is not closed"
+        for number, fence in enumerate(fences, start=1):
+            follower = fences[number] if number < len(fences) else None
+            output = follower["text"] if follower and follower["language"] == "text" else None
+            found.append(Block(page, number, fence["language"], fence["text"], output))
+    return found
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Return every command that a page shows, in a block or as `make something`, with its page."""
+    shown = [
+        (block.page, shlex.split(line, comments=True))
+        for block in blocks()
+        if block.language in {"sh", "console"}
+        for line in block.text.splitlines()
+    ]
+    for page in PAGES:
+        prose = FENCE.sub("", (ROOT / page).read_text())
+        shown += [(page, inline.split()) for inline in re.findall(r"`(make [a-z-]+)`", prose)]
+    return [(page, command) for page, command in shown if command]
+
+
+@pytest.mark.parametrize("block", [one for one in blocks() if one.language == "python"], ids=str)
+def test_a_program_runs_as_it_stands(block: Block, tmp_path: Path) -> None:
+    """A reader who pastes the program gets the output shown (where one is), no warning, and status 0."""
+    program = tmp_path / "program.py"
+    program.write_text(block.text)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    if block.output is not None:
+        same = doctest.OutputChecker().check_output(block.output, done.stdout, doctest.ELLIPSIS)
+        assert same, f"the page shows\n{block.output}\nthe program printed\n{done.stdout}"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("page", "command"), commands(), ids=lambda value: " ".join(value).replace("/", "."))
+def test_a_command_exists(page: str, command: list[str]) -> None:
+    """A command shown is a target of the Makefile or a tool that the Makefile sets up."""
+    match command:
+        case ["make", *targets]:
+            make = shutil.which("make") or missing("make", "run: apt-get install make")
+            subprocess.run([make, "-n", *targets], cwd=ROOT, check=True, capture_output=True, timeout=30)
+        case [".venv/bin/pytest", *options]:
+            collect = [sys.executable, "-P", "-m", "pytest", "--collect-only", *options]
+            subprocess.run(collect, cwd=ROOT, check=True, capture_output=True, timeout=60)
+        case _:
+            pytest.fail(f"{page} shows {shlex.join(command)!r}, which no test executes")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("page", PAGES)
+def test_a_file_that_a_page_names_is_there(page: str) -> None:
+    """A relative link leads to a file of the repository."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
