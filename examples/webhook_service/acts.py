@@ -19,7 +19,7 @@ CAPACITY = 32
 STEADY = 60.0  # webhooks per second
 DELIVERY_TIMEOUT = 2.0
 HUNG_AFTER = 1.0
-BREAKER_RESET = 2.0
+BREAKER_OPEN_FOR = 2.0
 DRAIN_DEADLINE = 1.5
 
 
@@ -182,7 +182,7 @@ ACTS = (
     Act(
         "The downstream fails",
         "Every customer answers 500: after a window of failures the breaker opens, and webhooks are refused "
-        f"at once (503) rather than sent to fail; every {BREAKER_RESET:.0f} s it lets a few probes through.",
+        f"at once (503) rather than sent to fail; every {BREAKER_OPEN_FOR:.0f} s it lets probes through.",
         8.0,
         ((0.0, partial(_load, STEADY)), (0.0, partial(_all, "failing", 0.008))),
         (

@@ -127,7 +127,8 @@ class _Endpoint(JsonHandler):
     def _hang(self) -> None:
         # A later change of behaviour does not free it: only the caller's own timeout does, as in the
         # incident.
-        select.select([self.connection], [], [])
+        while not self.server.stopping and not select.select([self.connection], [], [], 0.2)[0]:
+            pass
         self.close_connection = True
 
 

@@ -100,7 +100,13 @@ class Demo:
             raise ChildError(f"the service stopped answering in act {number}")
 
     def _scrape(self) -> bool:
-        snapshot = self._scraper.scrape()
+        try:
+            snapshot = self._scraper.scrape()
+        except ScrapeError:
+            # A stopped pool stays readable for one more scrape, and we have had it.
+            if self._service.terminated_at and self.scrapes[-1].stopped:
+                return False
+            raise
         if snapshot is None:
             return False
         self.scrapes.append(snapshot)
@@ -154,7 +160,7 @@ def _service_options(folder: Path) -> list[str]:
         f"--queue-capacity={play.CAPACITY}",
         f"--delivery-timeout={play.DELIVERY_TIMEOUT}",
         f"--hung-after={play.HUNG_AFTER}",
-        f"--breaker-reset={play.BREAKER_RESET}",
+        f"--breaker-open-for={play.BREAKER_OPEN_FOR}",
         f"--drain-deadline={play.DRAIN_DEADLINE}",
         f"--log-file={folder / 'service.log'}",
         f"--span-file={folder / 'spans.jsonl'}",

@@ -56,7 +56,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--hang-for-ever", action="store_true", help="no delivery timeout at all: the incident")
     add("--slow-after", type=float, default=0.5, help="seconds after which a delivery is logged as slow")
     add("--hung-after", type=float, default=60.0, help="seconds after which a delivery counts as hung")
-    add("--breaker-reset", type=float, default=10.0, help="seconds from open to half-open (default 10)")
+    add("--breaker-open-for", type=float, default=10.0, help="seconds until it probes again (default 10)")
     add(
         "--backend",
         choices=("daemon", "executor"),
@@ -91,14 +91,16 @@ def build_pool(
         "hung_after": options.hung_after,
         "drain_deadline": options.drain_deadline,
         # One customer that fails is no reason to stop delivering to the others; most of them failing is. So
-        # the breaker looks at the rate over a window, and not at failures in a row, which one bad customer
-        # can cause.
+        # the breaker looks at a share of the latest deliveries, and not at failures in a row, which one bad
+        # customer can cause.
         "breaker": BreakerPolicy(
+            consecutive_failures=None,
             failure_rate=0.6,
-            window=20,
+            window=30,
             minimum_calls=20,
-            reset_timeout=options.breaker_reset,
+            open_for=options.breaker_open_for,
             half_open_permits=3,
+            successes_to_close=3,
         ),
         "registry": registry,
         "tracer_provider": provider,
