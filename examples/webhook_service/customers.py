@@ -141,6 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps({"port": server.server_port}), flush=True)
     sys.stdin.read()
     server.stop(0.0)
+    server.hang_up()
     return 0
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import socket
+from socket import SHUT_RD, socket
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
@@ -37,8 +37,9 @@ class BoundedServer(ThreadingHTTPServer):
         """
         super().__init__((LOOPBACK, port), handler)
         self._connections = threading.BoundedSemaphore(max_connections)
-        self._idle = threading.Condition()
+        self._idle = threading.Condition()  # guards the two below
         self._answering = 0
+        self._open: set[socket] = set()
         self._loop = threading.Thread(
             target=self.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -62,6 +63,13 @@ class BoundedServer(ThreadingHTTPServer):
         self.server_close()
         with self._idle:
             return self._idle.wait_for(lambda: self._answering == 0, timeout)
+
+    def hang_up(self) -> None:
+        """End the connections that are still open, most of them idle ones that a sender keeps."""
+        with self._idle:
+            for connection in self._open:
+                with suppress(OSError):
+                    connection.shutdown(SHUT_RD)
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -87,9 +95,14 @@ class BoundedServer(ThreadingHTTPServer):
 
     def process_request_thread(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
         """Serve one connection to its end and give its place back."""
+        connection = request if isinstance(request, socket) else request[1]
+        with self._idle:
+            self._open.add(connection)
         try:
             super().process_request_thread(request, client_address)
         finally:
+            with self._idle:
+                self._open.discard(connection)
             self._connections.release()
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:

@@ -147,6 +147,7 @@ class Service:
         report = self.pool.stop(self._deadline)
         scraped = self.ops.wait_for_scrape(LAST_SCRAPE_GRACE)
         self.ops.stop()
+        self.intake.hang_up()
         self._deliverer.close()
         self._log.info(
             "service.stopped",

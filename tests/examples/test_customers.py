@@ -16,6 +16,7 @@ def customers() -> Iterator[CustomersServer]:
     server.start()
     yield server
     server.stop(1.0)
+    server.hang_up()
 
 
 @pytest.fixture
@@ -105,3 +106,4 @@ def test_more_connections_than_allowed_are_turned_away() -> None:
             assert _post(second, server) == 503
     finally:
         server.stop(1.0)
+        server.hang_up()

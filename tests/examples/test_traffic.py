@@ -54,6 +54,7 @@ def playing(script: list[Answer], enough: int, **options: int) -> Iterator[tuple
     finally:
         traffic.stop()
         server.stop(1.0)
+        server.hang_up()
 
 
 def test_it_sends_to_loopback_only() -> None:
