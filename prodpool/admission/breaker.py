@@ -186,7 +186,7 @@ class Breaker:
             return
         with self._driving:
             if generation == self._generation and circuit.wants(exception):
-                cause = _STORED if exception is None else f"fail_max={circuit.breaker.fail_max} in a row failed"
+                cause = _STORED if exception is None else f"consecutive failures: {circuit.breaker.fail_max}"
                 self._drive(cause, feed, circuit.breaker, exception)
             if trip is not None and generation == self._generation:
                 self._drive(trip, circuit.breaker.open)

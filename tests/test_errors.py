@@ -1,0 +1,123 @@
+"""The public exceptions: what a handler can read, what a person can do, what a process boundary keeps."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from concurrent.futures import BrokenExecutor
+
+import pytest
+
+from prodpool import errors
+from prodpool.errors import (
+    BreakerOpenError,
+    PoolClosedError,
+    PoolFullError,
+    RateLimitError,
+    RejectedError,
+    TaskExpiredError,
+    TenantLimitError,
+    WorkerLostError,
+)
+from prodpool.vocabulary import Reason, Result
+
+EACH = [
+    PoolFullError(pool="mail", queued=5, queue_capacity=5, retry_after=0.25, detail="waited 2 s for a slot"),
+    PoolClosedError(pool="mail"),
+    BreakerOpenError(pool="mail", retry_after=12.0, why="open, consecutive failures: 5"),
+    TenantLimitError(pool="mail", tenant="acme", limit=3),
+    RateLimitError(pool="mail", rate=50.0, retry_after=0.02),
+    TaskExpiredError(pool="mail", task="deliver", deadline=5.0, dwell=5.2),
+    WorkerLostError(pool="mail", task="deliver", detail="killed by signal 9"),
+    RejectedError("no", pool="mail", reason=Reason.FULL),
+]
+each = pytest.mark.parametrize("error", EACH, ids=lambda error: type(error).__name__)
+
+
+def test_every_public_error_is_covered_here() -> None:
+    """A new error cannot be forgotten in these tests."""
+    assert {type(error).__name__ for error in EACH} == set(errors.__all__)
+
+
+@each
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickled(error: Exception, protocol: int) -> None:
+    """An error arrives in another process with its type, message, fields and notes."""
+    error.add_note("seen in worker 3")
+    try:
+        twin = pickle.loads(pickle.dumps(error, protocol))  # noqa: S301
+        assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
+    finally:
+        del error.__notes__
+
+
+@each
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copied(error: Exception, copied: object) -> None:
+    """A copy has the same type, message and fields."""
+    twin = copied(error)  # type: ignore[operator]
+    assert twin is not error
+    assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
+
+
+@each
+def test_what_callers_already_catch(error: Exception) -> None:
+    """Every error is a RuntimeError, as the standard library raises, and names its pool."""
+    assert isinstance(error, RuntimeError)
+    assert error.pool == "mail"  # type: ignore[attr-defined]
+    assert "'mail'" in str(error) or str(error) == "no"
+    assert type(error).__doc__
+    assert str(type(error).__doc__).startswith("Raised when ")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (EACH[0], Reason.FULL),
+        (EACH[1], Reason.CLOSED),
+        (EACH[2], Reason.BREAKER_OPEN),
+        (EACH[3], Reason.TENANT_LIMIT),
+        (EACH[4], Reason.RATE_LIMITED),
+        (EACH[5], Reason.EXPIRED),
+        (EACH[6], None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_reason(error: RejectedError, reason: Reason | None) -> None:
+    """The reason is the word the drop is counted under; a lost worker's task ran and has none."""
+    assert error.reason is reason
+    assert isinstance(error, RejectedError) is (reason not in {Reason.EXPIRED, None})
+
+
+def test_lost_worker_is_a_broken_executor() -> None:
+    """Code that catches the standard library's BrokenExecutor catches a lost worker."""
+    assert isinstance(EACH[6], BrokenExecutor)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (EACH[0], ["5 of 5", "waited 2 s", "Retry in about 0.25 s", "options(wait=seconds)", "queue_capacity"]),
+        (PoolFullError(pool="mail", queued=0, queue_capacity=0), ["every worker is busy", "Retry later"]),
+        (PoolClosedError(pool="mail"), ["stop()", "build a new one"]),
+        (PoolClosedError(pool="mail", detail="built before a fork: build it after"), ["build it after"]),
+        (EACH[2], ["consecutive failures: 5", "Retry in about 12 s", "probe"]),
+        (EACH[3], ["'acme'", "its 3 slots", "raise the tenant's limit"]),
+        (TenantLimitError(pool="mail", tenant="acme"), ["its share of slots"]),
+        (EACH[4], ["50 tasks per second", "0.02 s"]),
+        (RateLimitError(pool="mail"), ["more than its rate", "Retry later"]),
+        (EACH[5], ["'deliver'", "5.2 s", "5 s", "more workers"]),
+        (EACH[6], ["'deliver'", "signal 9", "submit it again only if"]),
+    ],
+)
+def test_message_says_the_way_out(error: Exception, words: list[str]) -> None:
+    """The message holds the numbers and what to do."""
+    assert [word for word in words if word not in str(error)] == []
+
+
+def test_words() -> None:
+    """The words are those of metrics and dashboards."""
+    assert [str(reason) for reason in Reason] == [
+        "full", "closed", "breaker_open", "tenant_limit", "rate_limited", "expired", "cancelled", "shutdown",
+    ]  # fmt: skip
+    assert [str(result) for result in Result] == ["ok", "error", "panic", "timeout"]
