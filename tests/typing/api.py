@@ -1,0 +1,158 @@
+"""What users write, for type checkers: `make lint` gives it to mypy --strict and pyright. It never runs."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
+from typing import assert_type
+
+import pybreaker
+import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import CollectorRegistry
+
+import prodpool
+from prodpool import (
+    BreakerOpenError,
+    BreakerPolicy,
+    CurrentTask,
+    InstrumentedPool,
+    PoolClosedError,
+    PoolFullError,
+    PoolFuture,
+    PoolStats,
+    PoolView,
+    RateLimitError,
+    Reason,
+    RejectedError,
+    Result,
+    StopReport,
+    TaskExpiredError,
+    TenantLimitError,
+    WorkerLostError,
+    current_task,
+    threads,
+)
+
+
+def work(size: int, *, unit: str = "kB") -> str:
+    """Stand for a user's function."""
+    return f"{size} {unit}"
+
+
+def construct() -> None:
+    """One argument is enough besides the backend; every option has a type."""
+    InstrumentedPool(ThreadPoolExecutor(2), name="least")
+    pool = InstrumentedPool(
+        ThreadPoolExecutor(2),
+        name="most",
+        max_workers=2,
+        queue_capacity=10,
+        overload="block",
+        slow_after=1,
+        hung_after=5.0,
+        drain_deadline=3,
+        breaker=BreakerPolicy(consecutive_failures=3, exclude=(KeyError,)),
+        registry=CollectorRegistry(),
+        tracer_provider=TracerProvider(),
+        logger=structlog.get_logger(),
+        buckets=[0.1, 1],
+        own_backend=False,
+        on_hang_exit="wait",
+    )
+    InstrumentedPool(ThreadPoolExecutor(2), name="plain_breaker", breaker=pybreaker.CircuitBreaker())
+    InstrumentedPool(ThreadPoolExecutor(2), name="policy", overload="panic")  # type: ignore[arg-type]
+    InstrumentedPool(ThreadPoolExecutor(2))  # type: ignore[call-arg]
+    executor: Executor = pool
+    del executor
+    assert_type(threads(name="ready_made"), InstrumentedPool)
+    assert_type(prodpool.threads(name="sized", max_workers=4, overload="caller_runs"), InstrumentedPool)
+
+
+def submit(pool: InstrumentedPool) -> None:
+    """A future knows what its task returns, and the arguments are those of the function."""
+    future = pool.submit(work, 3, unit="MB")
+    assert_type(future, PoolFuture[str])
+    assert_type(future.result(timeout=1), str)
+    stdlib: Future[str] = future
+    del stdlib
+    pool.submit(work, "three")  # type: ignore[arg-type]
+    pool.submit(work, 3, colour="red")  # type: ignore[call-arg]
+    assert_type(pool.submit_wait(work, 3), PoolFuture[str])
+    assert_type(pool.map(work, [1, 2], buffersize=4), Iterator[str])
+    done, _ = wait([future])
+    assert_type(done, set[Future[str]])
+    assert_type(list(as_completed([future])), list[Future[str]])
+
+
+def view(pool: InstrumentedPool) -> None:
+    """A view with options submits as the pool does."""
+    seen = pool.options(task="resize", deadline=5.0, wait=2)
+    assert_type(seen, PoolView)
+    assert_type(seen.options(task="other"), PoolView)
+    assert_type(seen.submit(work, 3), PoolFuture[str])
+    executor: Executor = seen
+    del executor
+
+
+async def on_a_loop(pool: InstrumentedPool) -> None:
+    """On an event loop, admission is awaited first and the result after it."""
+    future = await pool.submit_async(work, 3)
+    assert_type(future, asyncio.Future[str])
+    assert_type(await future, str)
+    assert_type(await asyncio.wrap_future(pool.submit(work, 3)), str)
+    assert_type(await asyncio.get_running_loop().run_in_executor(pool, work, 3), str)
+
+
+def observe(pool: InstrumentedPool) -> None:
+    """A snapshot and a report have typed fields."""
+    stats = pool.stats()
+    assert_type(stats, PoolStats)
+    assert_type(stats.completed, Mapping[Result, int])
+    assert_type(stats.dropped, Mapping[Reason, int])
+    assert_type((stats.queued, stats.running, stats.in_flight, stats.offered), tuple[int, int, int, int])
+    assert_type((stats.oldest_queued, stats.longest_running), tuple[float, float])
+    assert_type(stats.breaker, str | None)
+    pool.pause()
+    pool.resume()
+    pool.resize(4)
+    report = pool.stop(deadline=1)
+    assert_type(report, StopReport)
+    assert_type((report.drained, report.completed, report.dropped), tuple[bool, int, int])
+    assert_type((report.abandoned, report.elapsed), tuple[tuple[str, ...], float])
+    pool.close_metrics()
+
+
+def refused(pool: InstrumentedPool) -> None:
+    """Every refusal is a RuntimeError that says which pool, why, and when to come back."""
+    errors: list[type[RejectedError]] = [
+        PoolFullError,
+        PoolClosedError,
+        BreakerOpenError,
+        TenantLimitError,
+        RateLimitError,
+    ]
+    others: list[type[RuntimeError]] = [RejectedError, TaskExpiredError, WorkerLostError]
+    del errors, others
+    try:
+        pool.submit(work, 3)
+    except RejectedError as error:
+        assert_type(error.pool, str)
+        assert_type(error.reason, Reason)
+        assert_type(error.retry_after, float | None)
+
+
+def in_a_task() -> None:
+    """A task may ask how much time it has and whether it should end."""
+    task = current_task()
+    assert_type(task, CurrentTask | None)
+    if task is not None:
+        assert_type(task.cancelled, threading.Event)
+        assert_type(task.remaining, float | None)
+        assert_type((task.name, task.pool, task.attempt), tuple[str, str, int])
+
+
+def leave() -> None:
+    """``with`` gives the pool itself."""
+    with threads(name="within") as pool:
+        assert_type(pool, InstrumentedPool)
