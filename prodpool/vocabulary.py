@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["Reason", "Result"]
+__all__ = ["Reason", "Result", "State"]
+
+
+class State(StrEnum):
+    """Where in its life a pool is; it only ever goes forward."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    STOPPED = "stopped"
 
 
 class Reason(StrEnum):

@@ -1,0 +1,43 @@
+"""Wrap a service's executors: bounded queue, metrics, traces, breaker, watchdog, a stop that ends."""
+
+from prodpool.admission.policy import BreakerPolicy
+from prodpool.errors import (
+    BreakerOpenError,
+    PoolClosedError,
+    PoolFullError,
+    RateLimitError,
+    RejectedError,
+    TaskExpiredError,
+    TenantLimitError,
+    WorkerLostError,
+)
+from prodpool.futures import PoolFuture
+from prodpool.pool import InstrumentedPool
+from prodpool.ready import threads
+from prodpool.stats import PoolStats
+from prodpool.stopping import StopReport
+from prodpool.task import CurrentTask, current_task
+from prodpool.views import PoolView
+from prodpool.vocabulary import Reason, Result
+
+__all__ = [
+    "BreakerOpenError",
+    "BreakerPolicy",
+    "CurrentTask",
+    "InstrumentedPool",
+    "PoolClosedError",
+    "PoolFullError",
+    "PoolFuture",
+    "PoolStats",
+    "PoolView",
+    "RateLimitError",
+    "Reason",
+    "RejectedError",
+    "Result",
+    "StopReport",
+    "TaskExpiredError",
+    "TenantLimitError",
+    "WorkerLostError",
+    "current_task",
+    "threads",
+]

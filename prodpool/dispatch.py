@@ -1,0 +1,349 @@
+"""One lock and what it guards: which task waits, which worker is free, who gets what next.
+
+Nothing here calls out while the lock is held: what a state change brings about (a submitter to tell,
+a loop to start, a log line) is returned or left in ``to_tell`` for the caller to do afterwards.
+
+Invariants, while the pool is not paused:
+- a task waits only when no worker is parked;
+- ``running + starting + parked <= live <= workers`` (a loop between two states is in none of them);
+- ``queued <= queue_capacity``, not counting one task for each loop that is starting up to take it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from prodpool.admission.gate import Waiter
+from prodpool.queues import FifoQueue
+from prodpool.task import Task
+from prodpool.telemetry.ledger import Ledger
+from prodpool.vocabulary import Reason, State
+from prodpool.worker import Worker
+
+
+class Offer(Enum):
+    """What became of a task that was offered."""
+
+    ADMITTED = auto()
+    NEEDS_WORKER = auto()
+    FULL = auto()
+    WAITING = auto()
+    CLOSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """Where the admitted, unfinished tasks are at one moment."""
+
+    queued: int
+    running: int
+
+
+class Dispatcher:
+    """Matches tasks with workers. ``lock`` guards every field of it, of its queue and of its ledger."""
+
+    def __init__(
+        self, *, workers: int, queue_capacity: int, ledger: Ledger, now: Callable[[], float]
+    ) -> None:
+        self.lock = threading.Lock()
+        self.ledger = ledger
+        self.queue_capacity = queue_capacity
+        self.max_workers = workers
+        self.queue: FifoQueue[Task] = FifoQueue()
+        self.line: FifoQueue[Waiter] = FifoQueue()
+        self.state = State.OPEN
+        self.paused = False
+        # Newest last and woken first, so that the oldest can expire.
+        self.parked: list[Worker] = []
+        # Every live loop, those still starting up included.
+        self.workers: set[Worker] = set()
+        self.starting = 0
+        self.running = 0
+        # Queued tasks that their own waiter runs right now (see `take_out`); they keep their place.
+        self.assisted = 0
+        self.to_tell: list[Waiter] = []
+        # Set while draining whenever the pool has become idle; look at `is_quiet` for the truth.
+        self.quiet = threading.Event()
+        self._now = now
+
+    # The submitter's side.
+
+    def offer(self, task: Task, waiter: Waiter | None = None) -> Offer:
+        """Admit ``task`` if there is a worker or a place for it; with a waiter, stand in line if not.
+
+        NEEDS_WORKER: a loop may be started for it; reserve and start one, then offer again.
+        """
+        with self.lock:
+            if self.state is not State.OPEN:
+                return Offer.CLOSED
+            depth = self.queue.length
+            worker = None
+            if not self.paused:
+                if self.parked:
+                    worker = self.parked.pop()
+                    self._assign(worker, task)
+                elif depth >= self.starting and len(self.workers) < self.max_workers:
+                    return Offer.NEEDS_WORKER
+            if worker is None:
+                if depth + self.assisted >= self.queue_capacity + self.starting:
+                    if waiter is None:
+                        return Offer.FULL
+                    self.line.push(waiter)
+                    return Offer.WAITING
+                self.queue.push(task)
+            self.ledger.submitted += 1
+        if worker is not None:
+            worker.wake.release()
+        return Offer.ADMITTED
+
+    def step_out(self, waiter: Waiter) -> bool:
+        """Leave the line; False when the waiter was told (or is about to be) already."""
+        with self.lock:
+            return self.line.discard(waiter)
+
+    def refuse(self, reason: Reason) -> None:
+        """Count one task that was turned away at the door."""
+        with self.lock:
+            self.ledger.dropped[reason] += 1
+
+    def discard(self, task: Task, reason: Reason) -> bool:
+        """Take a queued task out for good and count it as dropped; False when it is not queued."""
+        with self.lock:
+            if not self.queue.discard(task):
+                return False
+            self.ledger.dropped[reason] += 1
+            self._fill()
+            self._check_quiet()
+        self.tell()
+        return True
+
+    def take_out(self, task: Task) -> bool:
+        """Take a queued task out to be run by whoever waits for it; False when it is not queued.
+
+        It keeps its place (``assisted``) until it is settled: the waiting worker runs one thing at a
+        time, so counting it as a second running task would break the bound, and not at all the law.
+        """
+        with self.lock:
+            if not self.queue.discard(task):
+                return False
+            self.assisted += 1
+            task.future.begin()
+        return True
+
+    def tell(self) -> None:
+        """Tell those who were let in from the line; call it whenever ``to_tell`` is not empty."""
+        while self.to_tell:
+            try:
+                waiter = self.to_tell.pop(0)
+            except IndexError:  # another thread was quicker
+                return
+            waiter.tell()
+
+    # The worker's side.
+
+    def reserve(self, worker: Worker) -> bool:
+        """Count ``worker`` in before its loop is started; False when there are enough by now."""
+        with self.lock:
+            if len(self.workers) >= self.max_workers or self.state is State.STOPPED:
+                return False
+            self.workers.add(worker)
+            self.starting += 1
+            return True
+
+    def begin(self, worker: Worker) -> Task | None:
+        """Take the first task of a loop that has just come up."""
+        with self.lock:
+            self.starting -= 1
+            task = self.take(worker)
+        self.tell()
+        return task
+
+    def take(self, worker: Worker) -> Task | None:
+        """Give ``worker`` the next task, or park it, or dismiss it. The lock is held.
+
+        Whoever calls it tells ``to_tell`` once the lock is released.
+        """
+        surplus = len(self.workers) > self.max_workers
+        if not self.paused and not surplus:
+            task = self.queue.pop()
+            if self.line.length:
+                if task is None:
+                    task = self._grant()
+                self._fill()
+            if task is not None:
+                self._assign(worker, task)
+                return task
+        worker.task = None
+        if surplus or self.state is State.STOPPED:
+            worker.dismissed = True
+            self.workers.discard(worker)
+        else:
+            worker.parked = True
+            self.parked.append(worker)
+        self._check_quiet()
+        return None
+
+    def leave(self, worker: Worker) -> bool:
+        """Let a worker go that has parked for long enough; False when it was given a task just now."""
+        with self.lock:
+            if not worker.parked:
+                return False
+            worker.parked = False
+            self.parked.remove(worker)
+            self.workers.discard(worker)
+            self._check_quiet()
+            return True
+
+    def lose(self, worker: Worker, *, began: bool) -> Task | None:
+        """Strike out a worker whose loop never came up or broke down; return the task it held."""
+        with self.lock:
+            if worker not in self.workers:
+                return None
+            self.workers.discard(worker)
+            if not began:
+                self.starting -= 1
+            task, worker.task = worker.task, None
+            self._check_quiet()
+            return task
+
+    # The owner's side.
+
+    def pause(self) -> None:
+        """Let running tasks finish and start no other."""
+        with self.lock:
+            self.paused = True
+
+    def resume(self) -> int:
+        """Start tasks again; returns how many loops are to be started for those that wait."""
+        with self.lock:
+            self.paused = False
+            woken, missing = self._put_to_work()
+        self._wake(woken)
+        return missing
+
+    def resize(self, workers: int) -> int:
+        """Set how many tasks may run at once; returns how many loops are to be started."""
+        with self.lock:
+            self.max_workers = workers
+            surplus = self._dismiss(max(0, len(self.workers) - workers))
+            woken, missing = self._put_to_work()
+        self._wake(surplus + woken)
+        return missing
+
+    def close(self) -> int:
+        """Begin to drain: nobody is let in any more. Returns how many loops are to be started."""
+        with self.lock:
+            if self.state is State.OPEN:
+                self.state = State.DRAINING
+            refused = self.line.drain()
+            for waiter in refused:
+                waiter.admitted = False
+            self.to_tell.extend(refused)
+            self.ledger.dropped[Reason.CLOSED] += len(refused)
+            self.paused = False
+            woken, missing = self._put_to_work()
+            self._check_quiet()
+        self._wake(woken)
+        return missing
+
+    def is_quiet(self) -> bool:
+        """Tell whether nothing is queued or running and no worker is on its way."""
+        with self.lock:
+            return self._idle()
+
+    def drop_queued(self, reason: Reason) -> list[Task]:
+        """Take every queued task out for good, counted as dropped."""
+        with self.lock:
+            tasks = self.queue.drain()
+            self.ledger.dropped[reason] += len(tasks)
+            self._check_quiet()
+        return tasks
+
+    def finish(self) -> list[Worker]:
+        """End the draining: parked workers go. Returns those that are still busy."""
+        with self.lock:
+            self.state = State.STOPPED
+            gone = self._dismiss(len(self.parked))
+            busy = [worker for worker in self.workers if worker.ident is not None]
+        self._wake(gone)
+        return busy
+
+    def release_assisted(self) -> None:
+        """Give back the place of a task that its waiter ran. The lock is held."""
+        self.assisted -= 1
+        self._fill()
+
+    def occupancy(self) -> Occupancy:
+        """Where the unfinished tasks are. The lock is held.
+
+        A task for which a loop is starting up counts as running, just as one handed to a parked
+        worker does: it has left the queue's bound.
+        """
+        coming = min(self.starting, self.queue.length)
+        return Occupancy(self.queue.length + self.assisted - coming, self.running + coming)
+
+    # What they share. The lock is held in all of these.
+
+    def _assign(self, worker: Worker, task: Task) -> None:
+        worker.parked = False
+        worker.task = task
+        task.future.begin()
+        self.running += 1
+
+    def _grant(self) -> Task | None:
+        waiter = self.line.pop()
+        if waiter is None:
+            return None
+        task = waiter.task
+        now = self._now()
+        self.ledger.admission_wait.observe(now - task.admitted_at)
+        self.ledger.submitted += 1
+        task.admitted_at = now
+        waiter.admitted = True
+        self.to_tell.append(waiter)
+        return task
+
+    def _fill(self) -> None:
+        while self.line.length and self.queue.length + self.assisted < self.queue_capacity + self.starting:
+            task = self._grant()
+            if task is not None:
+                self.queue.push(task)
+
+    def _put_to_work(self) -> tuple[list[Worker], int]:
+        woken: list[Worker] = []
+        if self.paused:
+            return woken, 0
+        while self.parked and (task := self.queue.pop() or self._grant()) is not None:
+            worker = self.parked.pop()
+            self._assign(worker, task)
+            woken.append(worker)
+        self._fill()
+        wanted = self.queue.length + self.line.length - self.starting
+        missing = min(self.max_workers - len(self.workers), wanted)
+        return woken, max(0, missing)
+
+    def _dismiss(self, count: int) -> list[Worker]:
+        gone, self.parked = self.parked[:count], self.parked[count:]
+        for worker in gone:
+            worker.parked = False
+            worker.dismissed = True
+            self.workers.discard(worker)
+        return gone
+
+    def _check_quiet(self) -> None:
+        if self.state is not State.OPEN and self._idle():
+            self.quiet.set()
+
+    def _idle(self) -> bool:
+        # A worker that is neither parked nor starting may be in a done-callback of its last task.
+        away = len(self.workers) - len(self.parked) - self.starting
+        return not (self.running or self.assisted or self.queue.length) and away <= 0
+
+    def _wake(self, workers: list[Worker]) -> None:
+        """Set parked workers going; the lock is released by now."""
+        for worker in workers:
+            worker.wake.release()
+        self.tell()

@@ -1,0 +1,239 @@
+"""The door: from a call to an admitted task and its future, or to a refusal that is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from prodpool.admission.gate import AsyncWaiter, ThreadWaiter, Waiter
+from prodpool.dispatch import Offer
+from prodpool.errors import BreakerOpenError, PoolClosedError, PoolFullError, WorkerLostError
+from prodpool.futures import PoolFuture
+from prodpool.task import Task, TaskOptions, here
+from prodpool.vocabulary import Reason, State
+
+if TYPE_CHECKING:
+    from prodpool.engine import Engine
+
+_NESTED = "a task of this pool would wait here for a slot that only tasks of this pool can free"
+
+
+class Door:
+    """Lets tasks into one pool."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._dispatcher = engine.dispatcher
+        self._runner = engine.runner
+        self._breaker = engine.breaker
+        self._now = engine.now
+        self._overload = engine.settings.overload
+        self._pool = engine.settings.name
+
+    def submit(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> PoolFuture[Any]:
+        """Admit a call as the pool's overload policy says."""
+        task = self._task(options, fn, args, kwargs)
+        offer = self._offer(task, None)
+        if offer is Offer.ADMITTED:
+            return task.future
+        if offer is Offer.CLOSED:
+            raise self._closed(task)
+        if options.wait is not None:
+            return self._stand_in_line(task, options.wait)
+        if self._overload == "block":
+            return self._stand_in_line(task, math.inf)
+        if self._overload == "caller_runs":
+            self._runner.run_by_caller(task)
+            return task.future
+        raise self._full(task)
+
+    def submit_wait(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> PoolFuture[Any]:
+        """Admit a call, waiting for a slot as long as its options allow."""
+        if _on_event_loop():
+            # Also when there is a slot: an error that shows up only under load would be found too late.
+            raise RuntimeError(_blocks_loop(self._pool))
+        task = self._task(options, fn, args, kwargs)
+        offer = self._offer(task, None)
+        if offer is Offer.ADMITTED:
+            return task.future
+        return self._stand_in_line(task, math.inf if options.wait is None else options.wait)
+
+    def try_submit(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...]
+    ) -> PoolFuture[Any] | None:
+        """Admit a call if there is a slot; None, and nothing counted, if not."""
+        task = self._task(options, fn, args, {})
+        offer = self._offer(task, None)
+        if offer is Offer.ADMITTED:
+            return task.future
+        if offer is Offer.CLOSED:
+            raise self._closed(task)
+        self._give_back(task)
+        return None
+
+    def places(self) -> int:
+        """Return how many tasks the pool can hold, running and waiting."""
+        return self._dispatcher.max_workers + self._dispatcher.queue_capacity
+
+    async def submit_async(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> PoolFuture[Any]:
+        """Admit a call, suspending the coroutine while there is no slot."""
+        task = self._task(options, fn, args, kwargs)
+        offer = self._offer(task, None)
+        if offer is Offer.ADMITTED:
+            return task.future
+        self._refuse_nested(task)
+        waiter = AsyncWaiter(task)
+        offer = self._offer(task, waiter)
+        if offer is Offer.WAITING:
+            try:
+                async with asyncio.timeout(self._patience(task, options.wait)):
+                    await waiter.future
+            except TimeoutError:
+                if self._dispatcher.step_out(waiter):
+                    raise self._full(task) from None
+            except BaseException:
+                self._walk_away(task, waiter)
+                raise
+        return self._outcome(task, offer, waiter)
+
+    # Steps.
+
+    def _task(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Task:
+        """Make the task and take its permit. From here on it is either admitted or given back."""
+        if not callable(fn):
+            raise TypeError(f"fn={fn!r} cannot be called: pass the function and then its arguments")
+        task = Task(fn, args, kwargs, copy_context(), self._now(), options)
+        task.future = PoolFuture(self._runner, task)
+        if options.deadline is not None:
+            task.expires_at = task.admitted_at + options.deadline
+        if self._breaker is not None:
+            if self._dispatcher.state is not State.OPEN:
+                raise self._closed(task)
+            try:
+                task.permit = self._breaker.acquire()
+            except BreakerOpenError:
+                self._dispatcher.refuse(Reason.BREAKER_OPEN)
+                raise
+        return task
+
+    def _offer(self, task: Task, waiter: Waiter | None) -> Offer:
+        """Offer the task until there is an answer, starting loops as they are needed."""
+        while True:
+            offer = self._dispatcher.offer(task, waiter)
+            if offer is not Offer.NEEDS_WORKER:
+                return offer
+            try:
+                self._engine.workers.start()
+            except RuntimeError as error:
+                raise self._unusable(task, error) from error
+
+    def _stand_in_line(self, task: Task, wait: float) -> PoolFuture[Any]:
+        self._refuse_nested(task)
+        if _on_event_loop():
+            self._give_back(task)
+            self._dispatcher.refuse(Reason.FULL)
+            raise RuntimeError(_blocks_loop(self._pool))
+        waiter = ThreadWaiter(task)
+        offer = self._offer(task, waiter)
+        if offer is Offer.WAITING:
+            try:
+                told = waiter.wait(self._patience(task, wait))
+            except BaseException:
+                self._walk_away(task, waiter)
+                raise
+            if not told:
+                if self._dispatcher.step_out(waiter):
+                    raise self._full(task)
+                waiter.wait(None)  # it is being told this very moment
+        return self._outcome(task, offer, waiter)
+
+    def _outcome(self, task: Task, offer: Offer, waiter: Waiter) -> PoolFuture[Any]:
+        if offer is Offer.CLOSED:
+            raise self._closed(task)
+        if offer is Offer.WAITING and not waiter.admitted:
+            # The pool closed and has counted the refusal itself.
+            self._give_back(task)
+            raise PoolClosedError(pool=self._pool)
+        return task.future
+
+    def _walk_away(self, task: Task, waiter: Waiter) -> None:
+        """Leave the line with nobody there to take the result, having been let in or not."""
+        if self._dispatcher.step_out(waiter):
+            self._give_back(task)
+            self._dispatcher.refuse(Reason.FULL)
+        else:
+            task.future.cancel()
+
+    def _patience(self, task: Task, wait: float | None) -> float | None:
+        """Return the seconds to stand in line: no longer than the task itself may wait."""
+        bounds = [wait, task.options.deadline]
+        finite = [bound for bound in bounds if bound is not None and math.isfinite(bound)]
+        return min(finite, default=None)
+
+    def _give_back(self, task: Task) -> None:
+        if task.permit is not None and self._breaker is not None:
+            self._breaker.release(task.permit)
+
+    # Refusals.
+
+    def _refuse_nested(self, task: Task) -> None:
+        """Refuse to wait inside a worker of a full pool: that is how a pool deadlocks itself."""
+        worker = here.worker
+        if worker is not None and worker in self._dispatcher.workers:
+            raise self._full(task, _NESTED)
+
+    def _full(self, task: Task, detail: str | None = None) -> PoolFullError:
+        self._give_back(task)
+        self._dispatcher.refuse(Reason.FULL)
+        with self._dispatcher.lock:
+            queued = self._dispatcher.occupancy().queued
+        return PoolFullError(
+            pool=self._pool,
+            queued=queued,
+            queue_capacity=self._dispatcher.queue_capacity,
+            retry_after=self._engine.retry_after(),
+            detail=detail,
+        )
+
+    def _closed(self, task: Task) -> PoolClosedError | WorkerLostError:
+        self._give_back(task)
+        self._dispatcher.refuse(Reason.CLOSED)
+        broken = self._engine.broken
+        if broken is None:
+            return PoolClosedError(pool=self._pool)
+        return WorkerLostError(pool=self._pool, task=task.name, detail=f"the backend broke: {broken!r}")
+
+    def _unusable(self, task: Task, error: RuntimeError) -> PoolClosedError | WorkerLostError:
+        """Refuse because the backend takes no more loops, which somebody else has shut down or broken."""
+        self._give_back(task)
+        self._dispatcher.refuse(Reason.CLOSED)
+        if isinstance(error, BrokenExecutor):
+            return WorkerLostError(pool=self._pool, task=task.name, detail=f"the backend broke: {error!r}")
+        return PoolClosedError(pool=self._pool, detail=f"the wrapped executor takes no more work: {error}")
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _blocks_loop(pool: str) -> str:
+    return (
+        f"pool {pool!r} would block the event loop of this thread while it waits for a slot: "
+        "use 'await pool.submit_async(fn, ...)' there"
+    )

@@ -1,0 +1,266 @@
+"""The parts of one pool, put together. `InstrumentedPool` is the face; this is what it drives.
+
+Worker loops, the watchdog, the scrape and the exit hook hold the engine's parts and never the face,
+so that a pool nobody refers to any more can be noticed and drained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from opentelemetry.trace import TracerProvider
+from prometheus_client.registry import CollectorRegistry
+
+from prodpool.admission.breaker import Breaker
+from prodpool.dispatch import Dispatcher
+from prodpool.errors import PoolClosedError
+from prodpool.execution import Runner
+from prodpool.exits import exit_desk
+from prodpool.monitor import Monitor
+from prodpool.settings import Settings
+from prodpool.stopping import Stopper
+from prodpool.task import Task
+from prodpool.telemetry.ledger import Ledger
+from prodpool.telemetry.logs import PoolLog
+from prodpool.telemetry.prometheus import collector_of
+from prodpool.telemetry.reading import PoolReading
+from prodpool.telemetry.tracing import Tracing
+from prodpool.telemetry.trouble import Trouble
+from prodpool.telemetry.watchdog import watchdog
+from prodpool.vocabulary import Reason, State
+from prodpool.worker import Worker
+from prodpool.workers.base import Backend, Capabilities
+from prodpool.workers.threads import LeasedWorkers
+
+try:
+    VERSION = version("prodpool")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    VERSION = "unknown"
+
+
+class Engine:
+    """One pool without its face."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        abilities: Capabilities,
+        *,
+        breaker: Any,
+        registry: CollectorRegistry,
+        tracer_provider: TracerProvider | None,
+        logger: Any,
+        now: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.abilities = abilities
+        self.backend = backend
+        self.now = now
+        self.trouble = Trouble(settings.name)
+        self.log = PoolLog(settings.name, logger, self.trouble, now)
+        self.tracing = Tracing(settings.name, tracer_provider, self.trouble)
+        self.dispatcher = Dispatcher(
+            workers=settings.max_workers,
+            queue_capacity=settings.queue_capacity,
+            ledger=Ledger(settings.buckets),
+            now=now,
+        )
+        self.breaker = None if breaker is None else self._make_breaker(breaker)
+        self.runner = Runner(
+            pool=settings.name,
+            dispatcher=self.dispatcher,
+            breaker=self.breaker,
+            tracing=self.tracing,
+            log=self.log,
+            trouble=self.trouble,
+            slow_after=settings.slow_after,
+            now=now,
+        )
+        self.monitor = Monitor(
+            dispatcher=self.dispatcher,
+            runner=self.runner,
+            log=self.log,
+            trouble=self.trouble,
+            hung_after=settings.hung_after,
+            now=now,
+        )
+        self.workers = LeasedWorkers(
+            pool=settings.name,
+            backend=backend,
+            dispatcher=self.dispatcher,
+            runner=self.runner,
+            linger=abilities.linger,
+            shared=not settings.own_backend,
+            now=now,
+            on_broken=self._backend_broken,
+        )
+        self.stopper = Stopper(
+            pool=settings.name,
+            dispatcher=self.dispatcher,
+            runner=self.runner,
+            backend=backend,
+            own_backend=settings.own_backend,
+            start_loops=self.start_loops,
+            log=self.log,
+            on_stopped=self._stopped,
+        )
+        # What broke the backend, once something has.
+        self.broken: BaseException | None = None
+        self.collector = collector_of(registry)
+        # From here on the pool is in the world; nothing below may fail.
+        self.collector.add(settings.name, self)
+        exit_desk.enter(self)
+        watchdog().watch(self.monitor)
+        self.log.info(
+            "pool.created",
+            backend=abilities.kind,
+            workers=settings.max_workers,
+            queue_capacity=settings.queue_capacity,
+        )
+
+    def read(self) -> PoolReading:
+        """Read the pool at one moment, under one lock."""
+        breaker = None if self.breaker is None else self.breaker.state
+        errors = self.trouble.counts()
+        settings, dispatcher, ledger = self.settings, self.dispatcher, self.dispatcher.ledger
+        with dispatcher.lock:
+            now = self.now()
+            there = dispatcher.occupancy()
+            first = dispatcher.queue.first()
+            runs = [now - began for worker in dispatcher.workers if (began := worker.started) is not None]
+            return PoolReading(
+                pool=settings.name,
+                backend=self.abilities.kind,
+                version=VERSION,
+                state=dispatcher.state.value,
+                workers=dispatcher.max_workers,
+                queue_capacity=dispatcher.queue_capacity,
+                queued=there.queued,
+                running=there.running,
+                submitted=ledger.submitted,
+                completed=ledger.completed(),
+                dropped=dict(ledger.dropped),
+                dwell=ledger.dwell.read(),
+                duration=ledger.duration.read(),
+                admission_wait=ledger.admission_wait.read(),
+                busy_seconds=ledger.busy_seconds + sum(runs),
+                oldest_queued=0.0 if first is None else max(0.0, now - first.admitted_at),
+                longest_running=max(runs, default=0.0),
+                hung=sum(run >= settings.hung_after for run in runs),
+                slow=ledger.slow,
+                backend_rebuilds=0,
+                telemetry_errors=errors,
+                breaker=breaker,
+            )
+
+    def start_loops(self, count: int) -> None:
+        """Start ``count`` loops, or as many as the backend has threads for."""
+        for _ in range(count):
+            try:
+                self.workers.start()
+            except RuntimeError:
+                # None to be had; the loops that are there get to the waiting tasks in their turn.
+                return
+
+    def resize(self, workers: int) -> None:
+        """Set how many tasks may run at once."""
+        most = self.abilities.max_workers
+        if most is not None and workers > most:
+            raise ValueError(
+                f"max_workers={workers!r} is more than the {most} threads of the backend: pass at most "
+                f"{most}, or use prodpool.threads(...), which grows"
+            )
+        old = self.dispatcher.max_workers
+        self.start_loops(self.dispatcher.resize(workers))
+        self.log.info("pool.resized", old=old, new=workers)
+
+    def owner_gone(self) -> None:
+        """Drain a pool that nobody refers to any more; its numbers stay for one more scrape."""
+        self.stopper.stop(math.inf, wait=False)
+        self.collector.remove(self.settings.name, self, after_scrape=True)
+
+    def retry_after(self) -> float:
+        """Guess the seconds until a slot is free: the mean task, shared by all workers.
+
+        While nothing has finished yet there is nothing to go by, and it is a second.
+        """
+        mean = self.monitor.mean_duration()
+        if mean is None:
+            return 1.0
+        return max(0.001, mean / self.dispatcher.max_workers)
+
+    # What the exit desk asks.
+
+    def close(self) -> None:
+        """Begin to drain."""
+        self.start_loops(self.dispatcher.close())
+
+    def stop_at_exit(self) -> None:
+        """Stop within the drain deadline, in this thread."""
+        self.stopper.stop_here(self.settings.drain_deadline)
+
+    def forked(self) -> None:
+        """Be dead in this process: every use meets a lock that says why."""
+        self.dispatcher.lock = self.runner.lock = ForkedLock(self.settings.name)  # type: ignore[assignment]
+        self.stopper.forked()
+
+    # What the parts report.
+
+    def _make_breaker(self, spec: Any) -> Breaker:
+        return Breaker(
+            spec,
+            pool=self.settings.name,
+            monotonic=self.now,
+            hung_after=self.settings.hung_after,
+            on_change=self._breaker_changed,
+            on_error=self.trouble.report,
+        )
+
+    def _breaker_changed(self, old: str, new: str, why: str) -> None:
+        self.log.warning("breaker.changed", old=old, new=new, why=why)
+
+    def _stopped(self, left: tuple[Worker, ...]) -> None:
+        self.monitor.summarise_drops(final=True)
+        self.log.flush_suppressed()
+        exit_desk.leave(self)
+        if not left:
+            watchdog().unwatch(self.monitor)
+            return
+        # The watchdog goes on to speak of them, and is there for the last resort at exit.
+        if self.abilities.holds_up_exit and self.settings.on_hang_exit == "exit":
+            alive = self.dispatcher.workers
+            exit_desk.leave_behind(lambda: any(worker in alive for worker in left))
+
+    def _backend_broken(self, worker: Worker, task: Task | None, error: BaseException | None) -> None:
+        """Close the pool: a backend that breaks or drops loops runs nothing any more."""
+        if self.dispatcher.state is State.STOPPED:
+            return
+        self.broken = error
+        self.log.error("pool.backend_broken", error=repr(error), worker_began=worker.ident is not None)
+        if task is not None:
+            self.runner.lost(task, error)
+        self.dispatcher.close()
+        self.dispatcher.tell()
+        for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):
+            self.runner.lost(queued, error, counted=True)
+
+
+class ForkedLock:
+    """Stands in for a pool's lock in a forked child; the real one may be held for ever there."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> None:
+        raise PoolClosedError(
+            pool=self._pool,
+            detail="it was built before this process was forked, and its threads stayed in the parent: "
+            "build the pool after the fork",
+        )
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Nothing to give back."""

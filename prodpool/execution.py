@@ -1,0 +1,290 @@
+"""Running one task and settling it: the only way out of the pool for a task.
+
+The order at settlement is fixed: the tallies, the worker's place and the permit first, then the
+breaker, the span, the log, and the future's result last, so that whoever wakes up on the result reads
+metrics that include the task already.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from prodpool.errors import TaskExpiredError, WorkerLostError
+from prodpool.futures import CANCELLED, FINISHED
+from prodpool.task import here
+from prodpool.telemetry.logs import own_frames_dropped, trace_fields
+from prodpool.vocabulary import Reason, Result
+from prodpool.worker import Worker
+
+if TYPE_CHECKING:
+    from prodpool.admission.breaker import Breaker
+    from prodpool.dispatch import Dispatcher
+    from prodpool.task import Task
+    from prodpool.telemetry.logs import PoolLog
+    from prodpool.telemetry.tracing import Tracing
+    from prodpool.telemetry.trouble import Trouble
+
+
+class Place(Enum):
+    """On whose place a task runs, which is what its settlement gives back."""
+
+    WORKER = auto()
+    ASSISTED = auto()  # inside a task of the same pool that waits for it
+    CALLER = auto()  # in the submitter's own thread, counted only when it has ended
+
+
+class Runner:
+    """Runs and settles the tasks of one pool; the home of their futures."""
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        dispatcher: Dispatcher,
+        breaker: Breaker | None,
+        tracing: Tracing,
+        log: PoolLog,
+        trouble: Trouble,
+        slow_after: float,
+        now: Callable[[], float],
+    ) -> None:
+        self.pool = pool
+        self.lock = dispatcher.lock
+        self._dispatcher = dispatcher
+        self._ledger = dispatcher.ledger
+        self._breaker = breaker
+        self._tracing = tracing
+        self._log = log
+        self._trouble = trouble
+        self._slow_after = slow_after
+        self._now = now
+
+    def run(self, worker: Worker, task: Task) -> Task | None:
+        """Run ``task``, settle it and return the worker's next one; None: it is parked or dismissed.
+
+        This is the hot path. A task that ends well, in time, untraced and with nobody to call back
+        is settled in line, with the lock taken once; all others take the long way (`_settle`).
+        """
+        started = self._now()
+        if task.expires_at is not None and started >= task.expires_at:
+            return self._expire(worker, task)
+        worker.started = started
+        try:
+            if self._tracing.wanted(started):
+                value = self._tracing.run(task, started)
+            else:
+                value = task.context.run(task.fn, *task.args, **task.kwargs)
+        except BaseException as error:  # noqa: BLE001  # a worker outlives whatever a task raises
+            self._settle(worker, task, started, None, error, Place.WORKER)
+            return self._next(worker)
+        ended = self._now()
+        duration = ended - started
+        if duration >= self._slow_after or task.span is not None:
+            self._settle(worker, task, started, value, None, Place.WORKER)
+            return self._next(worker)
+        if task.permit is not None and self._breaker is not None:
+            self._breaker.record(task.permit, None, duration)
+        dispatcher, ledger, future = self._dispatcher, self._ledger, task.future
+        dwell = started - task.admitted_at
+        following: Task | None = None
+        with self.lock:
+            ledger.ok += 1
+            ledger.busy_seconds += duration
+            histogram = ledger.dwell
+            histogram.counts[bisect_left(histogram.bounds, dwell)] += 1
+            histogram.total += dwell
+            histogram = ledger.duration
+            histogram.counts[bisect_left(histogram.bounds, duration)] += 1
+            histogram.total += duration
+            dispatcher.running -= 1
+            worker.started = None
+            quick = future.finish_quietly(value)
+            if quick:
+                following = dispatcher.take(worker)
+        if quick:
+            future.wake()
+            if dispatcher.to_tell:
+                dispatcher.tell()
+            return following
+        future.resolve(FINISHED, value, None)
+        return self._next(worker)
+
+    def run_by_caller(self, task: Task) -> None:
+        """Run ``task`` in the submitter's thread (``overload="caller_runs"``)."""
+        worker = Worker(self.pool, self._now)
+        worker.task = task
+        task.future.begin()
+        outer, here.worker = here.worker, worker
+        try:
+            self._run_aside(worker, task, Place.CALLER)
+        finally:
+            here.worker = outer
+
+    # What futures ask of their home.
+
+    def cancel(self, task: Task) -> bool:
+        """Take a queued task out of the pool for good; False when it is too late."""
+        if not self._dispatcher.discard(task, Reason.CANCELLED):
+            return False
+        self.dropped(task, Reason.CANCELLED)
+        return True
+
+    def assist(self, task: Task) -> None:
+        """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""
+        worker = here.worker
+        if worker is None or worker not in self._dispatcher.workers or not self._dispatcher.take_out(task):
+            return
+        outer, worker.assisting = worker.assisting, task
+        try:
+            self._run_aside(worker, task, Place.ASSISTED)
+        finally:
+            worker.assisting = outer
+
+    def callback_failed(self, error: BaseException) -> None:
+        """Count a done-callback that raised."""
+        self._trouble.report("callback", error)
+
+    # What stop and the watchdog ask.
+
+    def dropped(self, task: Task, reason: Reason) -> None:
+        """Settle a task that was admitted, counted as dropped, and will never run."""
+        if task.permit is not None and self._breaker is not None:
+            self._breaker.release(task.permit)
+        now = self._now()
+        self._tracing.dropped(task, reason, now)
+        if reason is Reason.EXPIRED:
+            dwell = now - task.admitted_at
+            deadline = task.options.deadline or 0.0
+            error = TaskExpiredError(pool=self.pool, task=task.name, deadline=deadline, dwell=dwell)
+            task.future.resolve(FINISHED, None, error)
+        else:
+            task.future.resolve(CANCELLED, None, None)
+        # Whoever keeps the future must not keep the arguments of a call that never happened.
+        task.forget_call()
+
+    def lost(self, task: Task, error: BaseException | None, *, counted: bool = False) -> None:
+        """Settle an admitted task that will never run because its backend broke.
+
+        ``counted``: it was still queued and is among the dropped already.
+        """
+        if not counted:
+            with self.lock:
+                self._dispatcher.running -= 1
+                self._ledger.dropped[Reason.SHUTDOWN] += 1
+        if task.permit is not None and self._breaker is not None:
+            self._breaker.release(task.permit)
+        lost = WorkerLostError(pool=self.pool, task=task.name, detail=f"the backend broke: {error!r}")
+        lost.__cause__ = error
+        task.future.resolve(FINISHED, None, lost)
+        task.forget_call()
+
+    def drop_expired(self) -> None:
+        """Drop the queued tasks whose deadline has passed, so that nobody waits for a hung pool."""
+        now = self._now()
+        with self.lock:
+            queued = self._dispatcher.queue.snapshot()
+        for task in queued:
+            expired = task.expires_at is not None and now >= task.expires_at
+            if expired and self._dispatcher.discard(task, Reason.EXPIRED):
+                self.dropped(task, Reason.EXPIRED)
+
+    # The long way.
+
+    def _next(self, worker: Worker) -> Task | None:
+        with self.lock:
+            task = self._dispatcher.take(worker)
+        if self._dispatcher.to_tell:
+            self._dispatcher.tell()
+        return task
+
+    def _expire(self, worker: Worker, task: Task) -> Task | None:
+        with self.lock:
+            self._dispatcher.running -= 1
+            self._ledger.dropped[Reason.EXPIRED] += 1
+        self.dropped(task, Reason.EXPIRED)
+        return self._next(worker)
+
+    def _run_aside(self, worker: Worker, task: Task, place: Place) -> None:
+        started = self._now()
+        if place is Place.CALLER:
+            worker.started = started
+        try:
+            if self._tracing.wanted(started):
+                value, error = self._tracing.run(task, started), None
+            else:
+                value, error = task.context.run(task.fn, *task.args, **task.kwargs), None
+        except BaseException as raised:  # noqa: BLE001
+            value, error = None, raised
+        self._settle(worker, task, started, value, error, place)
+
+    def _settle(
+        self,
+        worker: Worker,
+        task: Task,
+        started: float,
+        value: Any,
+        error: BaseException | None,
+        place: Place,
+    ) -> None:
+        dwell = started - task.admitted_at
+        duration = max(0.0, self._now() - started)
+        result = classify(error)
+        slow = duration >= self._slow_after
+        if error is not None:
+            error = presentable(error)
+        self._count(worker, task, result, dwell, duration, place)
+        if task.permit is not None and self._breaker is not None:
+            self._breaker.record(task.permit, error, duration)
+        self._tracing.finish(task, result, error)
+        if error is not None:
+            ids = trace_fields(task.span)
+            panic = result is Result.PANIC
+            self._log.task_failed(panic=panic, task=task.name, error=error, duration=duration, **ids)
+        if slow:
+            ids = trace_fields(task.span)
+            self._log.task_slow(task=task.name, dwell=dwell, duration=duration, result=result.value, **ids)
+        task.future.resolve(FINISHED, value, error)
+
+    def _count(
+        self, worker: Worker, task: Task, result: Result, dwell: float, duration: float, place: Place
+    ) -> None:
+        exemplar = self._tracing.exemplar(task, duration)
+        ledger, dispatcher = self._ledger, self._dispatcher
+        with self.lock:
+            ledger.count_completed(result, dwell, duration, exemplar)
+            ledger.slow += duration >= self._slow_after
+            if place is Place.ASSISTED:
+                # Its seconds are part of those of the task that waits for it.
+                dispatcher.release_assisted()
+            elif place is Place.CALLER:
+                ledger.submitted += 1
+            else:
+                ledger.busy_seconds += duration
+                dispatcher.running -= 1
+                worker.started = None
+        if dispatcher.to_tell:
+            dispatcher.tell()
+
+
+def classify(error: BaseException | None) -> Result:
+    """Sort an outcome: an ``Exception`` is an error, any other ``BaseException`` a panic."""
+    if error is None:
+        return Result.OK
+    return Result.ERROR if isinstance(error, Exception) else Result.PANIC
+
+
+def presentable(error: BaseException) -> BaseException:
+    """Return ``error`` as the future may carry it.
+
+    Its traceback loses this package's frames, whose locals would keep the task alive in a cycle.
+    A StopIteration would hang an asyncio waiter before Python 3.13, which cannot be told of one.
+    """
+    error.__traceback__ = own_frames_dropped(error.__traceback__)
+    if isinstance(error, StopIteration):
+        replaced = RuntimeError("task raised StopIteration")
+        replaced.__cause__ = error
+        return replaced
+    return error

@@ -1,0 +1,106 @@
+"""`map` over a bounded pool: lazy, in order, and never further ahead than slots and buffer allow."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from prodpool.futures import PoolFuture
+from prodpool.settings import check_count
+from prodpool.task import TaskOptions
+
+if TYPE_CHECKING:
+    from prodpool.door import Door
+
+_END: Any = object()
+
+
+def lazy_map(
+    owner: object,
+    door: Door,
+    options: TaskOptions,
+    fn: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    *,
+    timeout: float | None,
+    chunksize: int,
+    buffersize: int | None,
+) -> Iterator[Any]:
+    """Check the arguments of a `map` call, submit what fits and return its results' iterator."""
+    check_count("chunksize", chunksize, least=1)
+    if timeout is not None and math.isnan(timeout):
+        raise ValueError(f"timeout={timeout!r} is no duration: pass seconds, or None for no limit")
+    ahead = door.places()
+    if buffersize is not None:
+        ahead = min(ahead, check_count("buffersize", buffersize, least=1))
+    return LazyMap(owner, door, options, fn, iterables, timeout=timeout, ahead=ahead).results()
+
+
+class LazyMap:
+    """The state of one `map` call: calls not yet made, and futures not yet read."""
+
+    def __init__(
+        self,
+        owner: object,
+        door: Door,
+        options: TaskOptions,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        *,
+        timeout: float | None,
+        ahead: int,
+    ) -> None:
+        # Keeps the pool alive: one that nobody refers to is drained and takes nothing more.
+        self._owner = owner
+        self._door = door
+        self._options = options
+        self._fn = fn
+        self._calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        self._next: Any = next(self._calls, _END)
+        self._ends_at = math.inf if timeout is None else time.monotonic() + timeout
+        self._ahead = ahead
+        self._futures: deque[PoolFuture[Any]] = deque()
+        try:
+            # At once, as the stdlib does: a map whose results nobody reads still does its work.
+            self._submit_what_fits()
+        except BaseException:
+            self._cancel()
+            raise
+
+    def results(self) -> Iterator[Any]:
+        """Yield the results in order; closing the generator cancels what has not begun."""
+        try:
+            while self._futures or self._next is not _END:
+                if not self._futures:
+                    self._wait_for_slot()
+                # Read and dropped in one expression: no reference to the future may outlive it.
+                yield self._futures.popleft().result(self._left())
+                self._submit_what_fits()
+        finally:
+            self._cancel()
+
+    def _submit_what_fits(self) -> None:
+        while self._next is not _END and len(self._futures) < self._ahead:
+            future = self._door.try_submit(self._options, self._fn, self._next)
+            if future is None:
+                return
+            self._futures.append(future)
+            self._next = next(self._calls, _END)
+
+    def _wait_for_slot(self) -> None:
+        left = self._left()
+        waiting = self._options if left is None else replace(self._options, wait=left)
+        self._futures.append(self._door.submit_wait(waiting, self._fn, self._next, {}))
+        self._next = next(self._calls, _END)
+
+    def _left(self) -> float | None:
+        return None if math.isinf(self._ends_at) else max(0.0, self._ends_at - time.monotonic())
+
+    def _cancel(self) -> None:
+        for future in self._futures:
+            future.cancel()
+        self._next = _END

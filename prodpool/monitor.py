@@ -1,0 +1,117 @@
+"""What the watchdog does for one pool at each tick."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+
+from prodpool.dispatch import Dispatcher
+from prodpool.execution import Runner
+from prodpool.telemetry.logs import PoolLog, render_frame, trace_fields
+from prodpool.telemetry.trouble import Trouble
+from prodpool.worker import Worker
+
+# Seconds between two summaries of drops, and over which the mean duration for retry_after is taken.
+SUMMARY_EVERY = 10.0
+
+
+class Monitor:
+    """Speaks up about hung tasks and drops, and drops what expired, while workers may all be stuck."""
+
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        runner: Runner,
+        log: PoolLog,
+        trouble: Trouble,
+        hung_after: float,
+        now: Callable[[], float],
+    ) -> None:
+        self.interval = min(1.0, max(0.02, hung_after / 10))
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._log = log
+        self._trouble = trouble
+        self._hung_after = hung_after
+        self._now = now
+        self._summarised = dict.fromkeys(dispatcher.ledger.dropped, 0)
+        self._summary_at = float("-inf")
+        # (time, tasks finished, seconds they took) at earlier ticks, the oldest SUMMARY_EVERY ago.
+        self._history: deque[tuple[float, int, float]] = deque()
+
+    def tick(self) -> None:
+        """Look once. Never raises."""
+        try:
+            self._warn_of_hung()
+            self._runner.drop_expired()
+            self.summarise_drops()
+            self._log.flush_suppressed()
+            self._remember()
+        except Exception as error:  # noqa: BLE001  # the watchdog must outlive its own faults
+            self._trouble.report("watchdog", error)
+
+    def summarise_drops(self, *, final: bool = False) -> None:
+        """Write ``pool.dropping`` if anything was dropped since the last time, at most every 10 s."""
+        now = self._now()
+        if now < self._summary_at and not final:
+            return
+        with self._dispatcher.lock:
+            dropped = dict(self._dispatcher.ledger.dropped)
+        news = {reason: count - self._summarised[reason] for reason, count in dropped.items()}
+        total = sum(news.values())
+        if total:
+            self._summarised = dropped
+            self._summary_at = now + SUMMARY_EVERY
+            by_reason = {reason.value: count for reason, count in news.items() if count}
+            self._log.warning("pool.dropping", dropped=total, **by_reason)
+
+    def mean_duration(self) -> float | None:
+        """Return the mean seconds of the tasks finished lately; None when none has."""
+        with self._dispatcher.lock:
+            histogram = self._dispatcher.ledger.duration
+            count, total = sum(histogram.counts), histogram.total
+        if self._history and count > self._history[0][1]:
+            _, count_then, total_then = self._history[0]
+            return (total - total_then) / (count - count_then)
+        return total / count if count else None
+
+    def _remember(self) -> None:
+        now = self._now()
+        with self._dispatcher.lock:
+            histogram = self._dispatcher.ledger.duration
+            self._history.append((now, sum(histogram.counts), histogram.total))
+        while len(self._history) > 1 and self._history[1][0] <= now - SUMMARY_EVERY:
+            self._history.popleft()
+
+    def _warn_of_hung(self) -> None:
+        now = self._now()
+        for worker in list(self._dispatcher.workers):
+            started = worker.started
+            if started is None or now - started < self._hung_after:
+                worker.next_warning = None
+            elif now - started >= (worker.next_warning or self._hung_after):
+                worker.next_warning = 2 * max(now - started, self._hung_after)
+                self._warn(worker, now - started)
+
+    def _warn(self, worker: Worker, elapsed: float) -> None:
+        task, began = worker.assisting or worker.task, worker.started
+        stack = live_stack(worker)
+        # Without a lock the task may have ended meanwhile, and the stack be another's.
+        if task is None or worker.started != began:
+            return
+        self._log.warning(
+            "task.still_running", task=task.name, elapsed=elapsed, stack=stack, **trace_fields(task.span)
+        )
+
+
+def live_stack(worker: Worker) -> str:
+    """Return where the worker's thread is right now, innermost frame last."""
+    # sys._current_frames is documented API of the sys module, underscore and all.
+    frame = sys._current_frames().get(worker.ident or 0)  # noqa: SLF001
+    try:
+        return "(no stack: the thread is gone)" if frame is None else render_frame(frame)
+    finally:
+        # A frame kept alive keeps its locals alive, the task's arguments among them.
+        del frame

@@ -1,0 +1,288 @@
+"""`InstrumentedPool`: an executor that wraps an executor."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from prometheus_client import REGISTRY
+
+from prodpool.clock import Clock, SystemClock
+from prodpool.door import Door
+from prodpool.engine import Engine
+from prodpool.futures import PoolFuture
+from prodpool.settings import (
+    OnHangExit,
+    Overload,
+    check_count,
+    check_seconds,
+    check_settings,
+)
+from prodpool.stats import PoolStats
+from prodpool.stopping import StopReport
+from prodpool.task import DEFAULT_OPTIONS, here
+from prodpool.telemetry.watchdog import watchdog
+from prodpool.views import PoolView
+from prodpool.workers.base import capabilities
+from prodpool.workers.daemon import DaemonThreadExecutor
+
+if TYPE_CHECKING:
+    import pybreaker
+    from opentelemetry.trace import TracerProvider
+    from prometheus_client.registry import CollectorRegistry
+
+    from prodpool.admission.policy import BreakerPolicy
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InstrumentedPool(Executor):
+    """Wraps a thread executor in a bounded queue, numbers, traces, logs, a breaker and a stop that ends.
+
+    The pool owns the queue and leases the backend's threads: it submits at most ``max_workers``
+    long-lived loops, which take tasks from the pool's queue. It is itself an `Executor`.
+
+    Args:
+        backend: A ``ThreadPoolExecutor``, or a subclass that keeps its ``submit``.
+        name: What metrics, logs and spans call it; ``^[a-z][a-z0-9_]*$``. One live pool per
+            name and registry.
+        max_workers: Tasks that run at once; None takes the backend's own number.
+        queue_capacity: Tasks that may wait; None for twice the workers, 0 for none.
+        overload: What `submit` does when nothing more may wait: "reject", "block" or "caller_runs".
+        slow_after: Seconds of running from which a finished task is logged as slow.
+        hung_after: Seconds of running from which a task counts as hung and its live stack is logged.
+        drain_deadline: Seconds that `stop`, `shutdown`, ``with`` and interpreter exit may take.
+        breaker: A `BreakerPolicy`, a ``pybreaker.CircuitBreaker``, or None.
+        registry: The Prometheus registry to export to; None for the default one.
+        tracer_provider: None for the global one, once the application has set it.
+        logger: A structlog or stdlib logger; None for structlog if it is configured, else ``prodpool``.
+        buckets: Upper bounds of the histograms in seconds; None for 1 ms to 300 s.
+        own_backend: Whether stopping the pool shuts the backend down. False for one that is shared:
+            then busy loops also give it back every 50 ms so that others get a turn.
+        on_hang_exit: "exit" leaves threads that never end behind when the interpreter exits; "wait" joins
+            them, as the stdlib does.
+        clock: Where the time is read; for tests.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
+
+    Source: concurrent.futures.Executor, docs.python.org/3/library/concurrent.futures.html
+    """
+
+    def __init__(
+        self,
+        backend: ThreadPoolExecutor | DaemonThreadExecutor,
+        *,
+        name: str,
+        max_workers: int | None = None,
+        queue_capacity: int | None = None,
+        overload: Overload = "reject",
+        slow_after: float = 0.5,
+        hung_after: float = 60.0,
+        drain_deadline: float = 25.0,
+        breaker: BreakerPolicy | pybreaker.CircuitBreaker | None = None,
+        registry: CollectorRegistry | None = None,
+        tracer_provider: TracerProvider | None = None,
+        logger: Any = None,
+        buckets: Sequence[float] | None = None,
+        own_backend: bool = True,
+        on_hang_exit: OnHangExit = "exit",
+        clock: Clock | None = None,
+    ) -> None:
+        abilities = capabilities(backend)
+        settings = check_settings(
+            name=name,
+            max_workers=max_workers,
+            backend_workers=abilities.max_workers,
+            queue_capacity=queue_capacity,
+            overload=overload,
+            slow_after=slow_after,
+            hung_after=hung_after,
+            drain_deadline=drain_deadline,
+            buckets=buckets,
+            own_backend=own_backend,
+            on_hang_exit=on_hang_exit,
+        )
+        self._engine = Engine(
+            settings,
+            backend,
+            abilities,
+            breaker=breaker,
+            registry=REGISTRY if registry is None else registry,
+            tracer_provider=tracer_provider,
+            logger=logger,
+            now=(SystemClock() if clock is None else clock).monotonic,
+        )
+        self._door = Door(self._engine)
+        # A finalizer may run anywhere, also where the pool's own lock is held: it only leaves a note.
+        watchdog_call = self._engine.owner_gone
+        self._finalizer = weakref.finalize(self, lambda: watchdog().soon(watchdog_call))
+        self._finalizer.atexit = False
+
+    @property
+    def name(self) -> str:
+        """The pool's name in metrics, logs and spans."""
+        return self._engine.settings.name
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
+        """Schedule ``fn(*args, **kwargs)`` and return its future.
+
+        The calling thread's contextvars are captured and seen by ``fn``.
+
+        Args:
+            fn: Called once, in a worker.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments, whatever they are called.
+
+        Raises:
+            PoolFullError: ``overload="reject"`` and no slot is free; ``retry_after`` is the seconds after
+                which one is likely. Also, whatever the policy, when it would wait inside a task of this pool.
+            BreakerOpenError: The breaker holds tasks back for ``retry_after`` seconds.
+            PoolClosedError: `stop` or `shutdown` has begun, or the process was forked.
+            TypeError: ``fn`` cannot be called.
+
+        Threads: safe from any thread. With ``overload="block"`` it may block, and raises RuntimeError
+            where that would block a running event loop.
+        Source: Executor.submit, docs.python.org/3/library/concurrent.futures.html
+        """
+        return self._door.submit(DEFAULT_OPTIONS, fn, args, kwargs)
+
+    def submit_wait(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
+        """Schedule ``fn(*args, **kwargs)``, waiting for a slot whatever the overload policy.
+
+        Bound the wait with ``pool.options(wait=seconds).submit_wait(...)``.
+
+        Raises:
+            PoolFullError: The wait was bounded and is over.
+            RuntimeError: The calling thread runs an event loop, which this would block.
+        """
+        return self._door.submit_wait(DEFAULT_OPTIONS, fn, args, kwargs)
+
+    async def submit_async(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Schedule ``fn(*args, **kwargs)``, suspending this coroutine while there is no slot.
+
+        Returns an asyncio future: ``result = await (await pool.submit_async(fn))``. A coroutine that is
+        cancelled while it waits gives its place up. Waiting coroutines hold no thread.
+        """
+        future: PoolFuture[T] = await self._door.submit_async(DEFAULT_OPTIONS, fn, args, kwargs)
+        return asyncio.wrap_future(future)
+
+    def options(
+        self, *, task: str | None = None, deadline: float | None = None, wait: float | None = None
+    ) -> PoolView:
+        """Return a light executor that submits to this pool with options.
+
+        Args:
+            task: Name in logs and spans; None for the function's own.
+            deadline: Seconds from submit after which the task is dropped unrun and its future raises
+                TaskExpiredError.
+            wait: Seconds that ``submit`` waits for a slot, whatever the overload policy.
+        """
+        return PoolView(self, self._door).options(task=task, deadline=deadline, wait=wait)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Call ``fn`` for each set of arguments; yield the results in order.
+
+        Lazy and bounded: as many calls as fit are submitted at once, the others as results are read. It
+        waits for slots whatever the overload policy. Closing the iterator cancels what has not begun.
+
+        Args:
+            fn: Called with one item of each iterable.
+            *iterables: Read as the calls are submitted; the shortest ends it.
+            timeout: Seconds from now after which reading a result raises TimeoutError.
+            chunksize: Accepted and without effect, as for threads in the stdlib.
+            buffersize: Submitted calls whose results have not been read, at most; None for as many as the
+                pool holds.
+
+        Source: Executor.map, docs.python.org/3.14/library/concurrent.futures.html
+        """
+        view = PoolView(self, self._door)
+        return view.map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+
+    def pause(self) -> None:
+        """Start no more tasks until `resume`; running ones go on, and the queue fills up to its bound."""
+        self._engine.dispatcher.pause()
+
+    def resume(self) -> None:
+        """Start tasks again."""
+        self._engine.start_loops(self._engine.dispatcher.resume())
+
+    def resize(self, max_workers: int) -> None:
+        """Set how many tasks may run at once. Running tasks are never interrupted by it.
+
+        Raises:
+            ValueError: The backend has fewer threads than that.
+        """
+        check_count("max_workers", max_workers, least=1)
+        self._engine.resize(max_workers)
+
+    def stats(self) -> PoolStats:
+        """Return the pool's numbers at this moment, read under one lock."""
+        return PoolStats.of(self._engine.read())
+
+    def stop(self, deadline: float | None = None) -> StopReport:
+        """Drain the pool within ``deadline`` seconds and report what became of its tasks.
+
+        New tasks are refused, queued and running ones may finish. At the deadline queued tasks are
+        cancelled, ``current_task().cancelled`` is set for running ones, and those that still do not end
+        are abandoned: logged with their stack, their futures resolved with WorkerLostError, and kept
+        from holding up the interpreter's exit.
+
+        Args:
+            deadline: Seconds; None for ``drain_deadline``. A later call may shorten it, never prolong it.
+
+        Raises:
+            RuntimeError: Called from inside a task of this pool, which would wait for itself.
+
+        Threads: safe from any thread, several times, and from a signal handler.
+        """
+        seconds = self._drain_deadline() if deadline is None else check_seconds("deadline", deadline)
+        self._refuse_from_inside("stop()")
+        return self._engine.stopper.stop(seconds, wait=True)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Stop the pool as an `Executor` does, but within ``drain_deadline``.
+
+        Args:
+            wait: Return when it has stopped; else at once, and it drains in the background.
+            cancel_futures: Cancel queued tasks at once.
+        """
+        if wait:
+            self._refuse_from_inside("shutdown(wait=True)")
+        self._engine.stopper.stop(self._drain_deadline(), wait=wait, cancel_queued=cancel_futures)
+
+    def close_metrics(self) -> None:
+        """Export this pool no more. Until then a stopped pool's metrics stay readable."""
+        self._engine.collector.remove(self.name, self._engine)
+
+    def __repr__(self) -> str:
+        dispatcher = self._engine.dispatcher
+        return (
+            f"<{type(self).__name__} {self.name!r} {dispatcher.state.value}: "
+            f"{dispatcher.running}/{dispatcher.max_workers} running, "
+            f"{dispatcher.queue.length}/{dispatcher.queue_capacity} queued>"
+        )
+
+    def _drain_deadline(self) -> float:
+        return self._engine.settings.drain_deadline
+
+    def _refuse_from_inside(self, what: str) -> None:
+        worker = here.worker
+        if worker is not None and worker in self._engine.dispatcher.workers:
+            raise RuntimeError(
+                f"{what} inside a task of pool {self.name!r} would wait for that very task: "
+                "call shutdown(wait=False) there, or stop the pool from outside"
+            )

@@ -1,0 +1,76 @@
+"""What `InstrumentedPool.stats` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from prodpool.telemetry.reading import PoolReading
+from prodpool.vocabulary import Reason, Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStats:
+    """A pool at one moment; its numbers add up.
+
+    ``submitted`` is the sum of ``completed``, of what was dropped after admission (expired, cancelled,
+    shutdown), of ``queued`` and of ``running``.
+
+    Attributes:
+        state: "open", "draining" or "stopped".
+        workers: Tasks that may run at once.
+        queue_capacity: Tasks that may wait.
+        queued, running: Tasks that wait and run now.
+        submitted: Tasks admitted since the pool was built.
+        completed: Tasks finished, by result.
+        dropped: Tasks that never ran, by reason.
+        oldest_queued, longest_running: Seconds; 0 when there is none.
+        hung: Running tasks past ``hung_after``.
+        breaker: "closed", "open" or "half_open"; None without a breaker.
+    """
+
+    name: str
+    state: str
+    workers: int
+    queue_capacity: int
+    queued: int
+    running: int
+    submitted: int
+    completed: Mapping[Result, int]
+    dropped: Mapping[Reason, int]
+    oldest_queued: float
+    longest_running: float
+    hung: int
+    breaker: str | None
+
+    @classmethod
+    def of(cls, reading: PoolReading) -> Self:
+        """Take the numbers from a reading."""
+        return cls(
+            name=reading.pool,
+            state=reading.state,
+            workers=reading.workers,
+            queue_capacity=reading.queue_capacity,
+            queued=reading.queued,
+            running=reading.running,
+            submitted=reading.submitted,
+            completed=reading.completed,
+            dropped=reading.dropped,
+            oldest_queued=reading.oldest_queued,
+            longest_running=reading.longest_running,
+            hung=reading.hung,
+            breaker=reading.breaker,
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks admitted and not finished."""
+        return self.queued + self.running
+
+    @property
+    def offered(self) -> int:
+        """Tasks that came to the door: admitted or refused there."""
+        after_admission = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
+        refused = sum(n for reason, n in self.dropped.items() if reason not in after_admission)
+        return self.submitted + refused

@@ -1,0 +1,248 @@
+"""Ending one pool: open, draining, stopped, against a deadline, with an exact report.
+
+The work is done by a thread of its own while the caller waits for a bounded time, so that a log
+sink or a backend that hangs cannot hold the caller, and so that `stop` may be called from a signal
+handler: that runs between two bytecodes of the main thread, perhaps on top of a frame that holds
+the pool's lock.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prodpool.errors import WorkerLostError
+from prodpool.futures import FINISHED
+from prodpool.latch import Latch
+from prodpool.monitor import live_stack
+from prodpool.telemetry.logs import trace_fields
+from prodpool.vocabulary import Reason
+
+if TYPE_CHECKING:
+    from prodpool.dispatch import Dispatcher
+    from prodpool.execution import Runner
+    from prodpool.telemetry.logs import PoolLog
+    from prodpool.worker import Worker
+    from prodpool.workers.base import Backend
+
+# Seconds that running tasks get after the deadline to notice that they are cancelled.
+GRACE = 0.05
+# Seconds beyond deadline and grace after which a caller no longer waits for the report.
+PATIENCE = 0.5
+PROGRESS_EVERY = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopReport:
+    """What `InstrumentedPool.stop` did.
+
+    Attributes:
+        drained: Whether everything that was queued or running has finished.
+        completed: Tasks that finished while the pool drained.
+        dropped: Queued tasks that were dropped at the deadline (counted as ``shutdown``).
+        abandoned: Names of the tasks that still ran after the deadline.
+        elapsed: Seconds it took.
+    """
+
+    drained: bool
+    completed: int
+    dropped: int
+    abandoned: tuple[str, ...]
+    elapsed: float
+
+
+class Stopper:
+    """Stops one pool, once."""
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        dispatcher: Dispatcher,
+        runner: Runner,
+        backend: Backend,
+        own_backend: bool,
+        start_loops: Callable[[int], None],
+        log: PoolLog,
+        on_stopped: Callable[[tuple[Worker, ...]], None],
+    ) -> None:
+        self._pool = pool
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._backend = backend
+        self._own_backend = own_backend
+        self._start_loops = start_loops
+        self._log = log
+        self._on_stopped = on_stopped
+        # A lock taken once and never given back: the first to take it does the stopping.
+        self._claim = threading.Lock()
+        self._cancel_queued = False
+        self._began = 0.0
+        self._deadline_at = float("inf")
+        self._closed = Latch()
+        self._done = Latch()
+        self._report: StopReport | None = None
+
+    def stop(self, deadline: float, *, wait: bool, cancel_queued: bool = False) -> StopReport:
+        """Stop within ``deadline`` seconds; see `InstrumentedPool.stop`. Safe to call again."""
+        now = time.monotonic()
+        self._cancel_queued |= cancel_queued
+        # A later call may shorten the deadline of the first, never prolong it.
+        self._deadline_at = min(self._deadline_at, now + deadline)
+        if self._claim.acquire(blocking=False):
+            self._began = now
+            self._launch()
+        else:
+            self._dispatcher.quiet.set()  # have it look at the new deadline
+        # The lock is only ever held for microseconds. Not having got it for a second means that the
+        # caller is a signal handler on top of the very frame that holds it: let that frame go on.
+        if self._closed.wait(1.0) and wait:
+            self._done.wait(self._deadline_at - now + GRACE + PATIENCE)
+        return self._report or self._provisional(now)
+
+    def stop_here(self, deadline: float) -> StopReport:
+        """Stop in the calling thread: at interpreter exit no thread can be started (3.12 on)."""
+        now = time.monotonic()
+        self._deadline_at = min(self._deadline_at, now + deadline)
+        if self._claim.acquire(blocking=False):
+            self._began = now
+            self._run()
+        else:
+            self._dispatcher.quiet.set()
+            self._done.wait(self._deadline_at - now + GRACE + PATIENCE)
+        return self._report or self._provisional(now)
+
+    def forked(self) -> None:
+        """Be done with it: in a forked child there is nothing of this pool left to stop."""
+        self._claim, self._closed, self._done = threading.Lock(), Latch(), Latch()
+        self._claim.acquire()
+        self._closed.open()
+        self._done.open()
+        self._report = StopReport(drained=True, completed=0, dropped=0, abandoned=(), elapsed=0.0)
+
+    def _launch(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"prodpool-stop-{self._pool}", daemon=True)
+        try:
+            # An empty context: the thread must not keep the caller's span alive.
+            contextvars.Context().run(thread.start)
+        except RuntimeError:
+            self._run()
+
+    def _run(self) -> None:
+        dispatcher = self._dispatcher
+        self._start_loops(dispatcher.close())
+        self._closed.open()
+        if self._cancel_queued:
+            self._drop_queued()
+        with dispatcher.lock:
+            before = sum(dispatcher.ledger.completed().values())
+            dropped_before = dispatcher.ledger.dropped[Reason.SHUTDOWN]
+            there = dispatcher.occupancy()
+        self._log.info("pool.draining", queue_depth=there.queued, running=there.running)
+        drained = self._drain() or self._break_off()
+        busy = tuple(dispatcher.finish())
+        with dispatcher.lock:
+            completed = sum(dispatcher.ledger.completed().values()) - before
+            dropped = dispatcher.ledger.dropped[Reason.SHUTDOWN] - dropped_before
+        abandoned = tuple(name for worker in busy if (name := self._abandon(worker)) is not None)
+        if self._own_backend:
+            self._backend.shutdown(wait=not busy)
+        self._report = StopReport(
+            drained=drained and not dropped,
+            completed=completed,
+            dropped=dropped,
+            abandoned=abandoned,
+            elapsed=time.monotonic() - self._began,
+        )
+        self._on_stopped(busy)
+        self._log.info(
+            "pool.stopped",
+            drained=self._report.drained,
+            completed=completed,
+            dropped=dropped,
+            abandoned=len(abandoned),
+            elapsed=self._report.elapsed,
+        )
+        self._done.open()
+
+    def _drain(self) -> bool:
+        """Wait until nothing is queued or running; False at the deadline."""
+        dispatcher = self._dispatcher
+        next_progress = self._began + PROGRESS_EVERY
+        while True:
+            now = time.monotonic()
+            if dispatcher.is_quiet():
+                return True
+            if now >= self._deadline_at:
+                return False
+            if now >= next_progress:
+                next_progress += PROGRESS_EVERY
+                self._log.info("pool.drain_progress", remaining=self._remaining(), elapsed=now - self._began)
+            if self._cancel_queued:
+                self._drop_queued()
+            wait = min(self._deadline_at, next_progress) - now
+            dispatcher.quiet.wait(wait)
+            dispatcher.quiet.clear()
+
+    def _break_off(self) -> bool:
+        """Drop what is queued, ask what runs to end, and give it a moment; True if all did."""
+        dispatcher = self._dispatcher
+        self._log.warning(
+            "pool.drain_deadline", remaining=self._remaining(), elapsed=time.monotonic() - self._began
+        )
+        self._drop_queued()
+        for worker in list(dispatcher.workers):
+            for task in (worker.task, worker.assisting):
+                if task is not None:
+                    task.request_cancel()
+        ends = time.monotonic() + GRACE
+        while not dispatcher.is_quiet() and (left := ends - time.monotonic()) > 0:
+            dispatcher.quiet.wait(left)
+            dispatcher.quiet.clear()
+        return dispatcher.is_quiet()
+
+    def _drop_queued(self) -> None:
+        for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
+            self._runner.dropped(task, Reason.SHUTDOWN)
+
+    def _abandon(self, worker: Worker) -> str | None:
+        """Give up on a worker: name it, and let nobody wait for its task any longer.
+
+        None when it turns out to have finished at the last moment.
+        """
+        task, started = worker.task, worker.started
+        lost = False
+        for each in (worker.assisting, task):
+            if each is not None:
+                detail = "it still ran when the pool's stop deadline passed"
+                error = WorkerLostError(pool=self._pool, task=each.name, detail=detail)
+                lost |= each.future.resolve(FINISHED, None, error)
+        if task is None or not (lost or worker in self._dispatcher.workers):
+            return None
+        # Not lost, but not back either: it hangs in a done-callback of a task that has finished.
+        name = task.name if lost else f"a done-callback of {task.name}"
+        elapsed = 0.0 if started is None else worker.now() - started
+        self._log.error(
+            "task.abandoned", task=name, elapsed=elapsed, stack=live_stack(worker), **trace_fields(task.span)
+        )
+        return name
+
+    def _remaining(self) -> int:
+        with self._dispatcher.lock:
+            there = self._dispatcher.occupancy()
+        return there.queued + there.running
+
+    def _provisional(self, began: float) -> StopReport:
+        """Report what is known when the caller's time is up and the stop still goes on behind it."""
+        running = [worker.task for worker in list(self._dispatcher.workers)]
+        return StopReport(
+            drained=False,
+            completed=0,
+            dropped=0,
+            abandoned=tuple(task.name for task in running if task is not None),
+            elapsed=time.monotonic() - began,
+        )

@@ -1,0 +1,169 @@
+"""One task: the record that everyone who handles it shares, and what the task itself may ask."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from prodpool.futures import PoolFuture
+    from prodpool.worker import Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What ``pool.options(...)`` fixes for the tasks submitted through a view.
+
+    Attributes:
+        task: The name in logs and spans; None takes the function's own.
+        deadline: Seconds from submit after which the task is dropped unrun; None for never.
+        wait: Seconds that submit may wait for a slot; None leaves it to the pool's overload policy.
+    """
+
+    task: str | None = None
+    deadline: float | None = None
+    wait: float | None = None
+
+
+DEFAULT_OPTIONS = TaskOptions()
+
+
+class Task:
+    """One submitted call, from the door to its result.
+
+    Times are seconds of the pool's monotonic clock. ``queued`` belongs to the queue that holds the
+    task and is guarded by the dispatcher's lock, as is every state change of ``future``.
+    """
+
+    __slots__ = (
+        "admitted_at",
+        "args",
+        "cancel_requested",
+        "context",
+        "expires_at",
+        "fn",
+        "future",
+        "kwargs",
+        "options",
+        "permit",
+        "queued",
+        "span",
+        "token",
+    )
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        context: Context,
+        admitted_at: float,
+        options: TaskOptions,
+    ) -> None:
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.context = context
+        self.admitted_at = admitted_at
+        self.options = options
+        self.expires_at: float | None = None
+        self.permit: Any = None
+        self.span: Span | None = None
+        self.queued = False
+        self.cancel_requested = False
+        self.token: threading.Event | None = None
+        self.future: PoolFuture[Any]
+
+    @property
+    def name(self) -> str:
+        """The name for logs and spans; worked out when asked, since most tasks are never named."""
+        return self.options.task or callable_name(self.fn)
+
+    def request_cancel(self) -> None:
+        """Ask the running task to end; it may look at ``current_task().cancelled``."""
+        # Flag first, then the event: `CurrentTask.cancelled` makes the event, then reads the flag,
+        # so whichever comes second sees the other.
+        self.cancel_requested = True
+        if self.token is not None:
+            self.token.set()
+
+    def forget_call(self) -> None:
+        """Let go of what the caller handed in, for a task that will not run (any more)."""
+        self.fn = _nothing
+        self.args = ()
+        self.kwargs = {}
+
+
+def _nothing() -> None:
+    """Stand in for a forgotten call."""
+
+
+def callable_name(fn: Callable[..., Any]) -> str:
+    """Name a callable without ever looking at its arguments."""
+    while isinstance(fn, partial):
+        fn = fn.func
+    name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+    return str(name)
+
+
+class CurrentTask:
+    """What a running task may know of itself. Obtained from `current_task`."""
+
+    __slots__ = ("_now", "_task", "pool")
+
+    def __init__(self, task: Task, pool: str, now: Callable[[], float]) -> None:
+        self._task = task
+        self._now = now
+        self.pool = pool
+
+    @property
+    def name(self) -> str:
+        """The task's name in logs and spans."""
+        return self._task.name
+
+    @property
+    def attempt(self) -> int:
+        """Which run of this task it is, from 1."""
+        return 1
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left of the task's deadline, never below 0; None without a deadline."""
+        expires_at = self._task.expires_at
+        return None if expires_at is None else max(0.0, expires_at - self._now())
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """An event that is set when the pool wants this task to end (its stop deadline has passed)."""
+        task = self._task
+        if task.token is None:
+            task.token = threading.Event()
+        if task.cancel_requested:
+            task.token.set()
+        return task.token
+
+
+class Here(threading.local):
+    """The worker that the calling thread is, if it is one."""
+
+    worker: Worker | None = None
+
+
+here = Here()
+
+
+def current_task() -> CurrentTask | None:
+    """Return the task that the calling thread runs, or None outside of any pool."""
+    worker = here.worker
+    if worker is None:
+        return None
+    task = worker.assisting or worker.task
+    if task is None:
+        return None
+    return CurrentTask(task, worker.pool, worker.now)

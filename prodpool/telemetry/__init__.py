@@ -1,0 +1,1 @@
+"""What is seen of a pool: tallies, metrics, logs, spans, the watchdog. Nothing here knows the pool."""

@@ -1,0 +1,111 @@
+"""The tallies of one pool: plain numbers, added to on the hot path and read at scrape.
+
+The dispatcher's lock guards every field, so that any one reading adds up (conservation). A tally per
+worker without a lock was the plan; one ledger under the lock that is held anyway measured the same
+and makes every scrape exact (docs/decisions.md, D4).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from prodpool.vocabulary import Reason, Result
+
+# Seconds. Every threshold of an alert must be one of these below the last.
+DEFAULT_BUCKETS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One traced observation of a bucket: its trace, its value in seconds, its Unix time."""
+
+    trace_id: str
+    value: float
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramReading:
+    """A histogram at one moment. ``buckets``: (upper bound, observations up to it, exemplar)."""
+
+    buckets: tuple[tuple[float, int, Exemplar | None], ...]
+    total: float
+    count: int
+
+
+class Histogram:
+    """Counts of seconds by bucket. The hot path adds to ``counts`` and ``total`` itself."""
+
+    __slots__ = ("bounds", "counts", "exemplars", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+
+    def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
+        """Add one observation of ``value`` seconds."""
+        index = bisect_left(self.bounds, value)
+        self.counts[index] += 1
+        self.total += value
+        if exemplar is not None:
+            self.exemplars[index] = exemplar
+
+    def read(self) -> HistogramReading:
+        """Return the cumulative buckets, the last of them unbounded."""
+        bounds = (*self.bounds, float("inf"))
+        cumulative = tuple(accumulate(self.counts))
+        buckets = tuple(
+            (bound, count, self.exemplars.get(index))
+            for index, (bound, count) in enumerate(zip(bounds, cumulative, strict=True))
+        )
+        return HistogramReading(buckets, self.total, cumulative[-1])
+
+
+class Ledger:
+    """What happened to the tasks of one pool since it was built."""
+
+    __slots__ = (
+        "admission_wait",
+        "busy_seconds",
+        "dropped",
+        "duration",
+        "dwell",
+        "not_ok",
+        "ok",
+        "slow",
+        "submitted",
+    )
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.submitted = 0
+        # Apart from the others: hashing an enum member costs more than the rest of a fast settlement.
+        self.ok = 0
+        self.not_ok: dict[Result, int] = {result: 0 for result in Result if result is not Result.OK}
+        self.dropped = dict.fromkeys(Reason, 0)
+        self.slow = 0
+        self.busy_seconds = 0.0
+        self.dwell = Histogram(bounds)
+        self.duration = Histogram(bounds)
+        self.admission_wait = Histogram(bounds)
+
+    def completed(self) -> dict[Result, int]:
+        """Return how many tasks finished, by result."""
+        return {Result.OK: self.ok, **self.not_ok}
+
+    def count_completed(
+        self, result: Result, dwell: float, duration: float, exemplar: Exemplar | None
+    ) -> None:
+        """Count one finished task; the fast path of execution.py does the same in line."""
+        if result is Result.OK:
+            self.ok += 1
+        else:
+            self.not_ok[result] += 1
+        self.dwell.observe(dwell)
+        self.duration.observe(duration, exemplar)

@@ -1,0 +1,180 @@
+"""The log events of one pool, written so that they never break, flood or betray a task.
+
+Stacks are rendered here, as text without local variables, and never handed on as ``exc_info``:
+structlog's own traceback renderers print locals by default, and locals hold task arguments.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+import structlog
+from opentelemetry import trace
+
+from prodpool.telemetry.trouble import Trouble
+
+# A task that fails is logged with its stack; a thousand that fail alike are logged ten a second.
+_BURST = 100.0
+_PER_SECOND = 10.0
+_LIMITED = frozenset({"task.error", "task.panic", "task.slow"})
+
+
+class TokenBucket:
+    """Lets ``burst`` events through at once and ``per_second`` after that, and counts the rest."""
+
+    __slots__ = ("_burst", "_last", "_lock", "_now", "_per_second", "_tokens", "suppressed")
+
+    def __init__(self, burst: float, per_second: float, now: Callable[[], float]) -> None:
+        self._lock = threading.Lock()
+        self._burst = burst
+        self._per_second = per_second
+        self._now = now
+        self._tokens = burst
+        self._last = now()
+        self.suppressed = 0
+
+    def take(self) -> bool:
+        """Take one token; without one, count the event as suppressed."""
+        with self._lock:
+            now = self._now()
+            self._tokens = min(self._burst, self._tokens + (now - self._last) * self._per_second)
+            self._last = now
+            if self._tokens < 1.0:
+                self.suppressed += 1
+                return False
+            self._tokens -= 1.0
+            return True
+
+    def reset(self) -> int:
+        """Return how many events were suppressed since the last call."""
+        with self._lock:
+            suppressed, self.suppressed = self.suppressed, 0
+            return suppressed
+
+
+class PoolLog:
+    """Writes events with the pool's name in each. The logger is resolved when the first is written."""
+
+    def __init__(self, pool: str, logger: Any, trouble: Trouble, now: Callable[[], float]) -> None:
+        self._pool = pool
+        self._given = logger
+        self._logger: Any = None
+        self._trouble = trouble
+        self._buckets = {event: TokenBucket(_BURST, _PER_SECOND, now) for event in _LIMITED}
+
+    def info(self, event: str, **fields: object) -> None:
+        """Write a lifecycle event."""
+        self._write("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Write something that somebody should look at by day."""
+        self._write("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Write something that somebody should look at now."""
+        self._write("error", event, fields)
+
+    def task_failed(self, *, panic: bool, task: str, error: BaseException, **fields: object) -> None:
+        """Write ``task.error`` or ``task.panic`` with the task's own stack."""
+        event = "task.panic" if panic else "task.error"
+        if self._buckets[event].take():
+            fields["error"] = type(error).__qualname__
+            fields["stack"] = render_error(error)
+            self._write("error" if panic else "warning", event, {"task": task, **fields})
+
+    def task_slow(self, **fields: object) -> None:
+        """Write ``task.slow``."""
+        if self._buckets["task.slow"].take():
+            self._write("warning", "task.slow", fields)
+
+    def flush_suppressed(self) -> None:
+        """Say how many lines were held back where no later line has said so."""
+        for event, bucket in self._buckets.items():
+            if bucket.suppressed:
+                self._write("warning", event, {"suppressed": bucket.reset(), "summary": True})
+
+    def _write(self, method: str, event: str, fields: dict[str, object]) -> None:
+        bucket = self._buckets.get(event)
+        if bucket is not None and bucket.suppressed and "suppressed" not in fields:
+            fields["suppressed"] = bucket.reset()
+        try:
+            if self._logger is None:
+                self._logger = resolve_logger(self._given)
+            getattr(self._logger, method)(event, pool=self._pool, **fields)
+        except Exception as error:  # noqa: BLE001  # a log processor may raise anything
+            self._trouble.report("log", error)
+
+
+def trace_fields(span: trace.Span | None) -> dict[str, str]:
+    """Return the log fields that tie a line to its trace; none without a span."""
+    context = span.get_span_context() if span is not None else None
+    if context is None or not context.is_valid:
+        return {}
+    return {
+        "trace_id": trace.format_trace_id(context.trace_id),
+        "span_id": trace.format_span_id(context.span_id),
+    }
+
+
+def resolve_logger(given: Any) -> Any:
+    """Return the logger passed in, structlog's if the application configured it, else stdlib's.
+
+    Unconfigured, ``structlog.get_logger()`` would print to standard output; a library must not.
+    """
+    if isinstance(given, logging.Logger):
+        return _over_stdlib(given)
+    if given is not None:
+        return given
+    if structlog.is_configured():
+        return structlog.get_logger("prodpool")
+    logger = logging.getLogger("prodpool")
+    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+        logger.addHandler(logging.NullHandler())
+    return _over_stdlib(logger)
+
+
+def _over_stdlib(logger: logging.Logger) -> Any:
+    return structlog.wrap_logger(
+        logger,
+        processors=[structlog.stdlib.filter_by_level, _as_message],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+
+def _as_message(_logger: Any, _method: str, fields: Any) -> tuple[tuple[str, str], dict[str, Any]]:
+    """Render ``event key=value ...`` and the stack below it, for a plain logging handler."""
+    event, stack = fields.pop("event"), fields.pop("stack", None)
+    line = " ".join([str(event), *(f"{key}={value}" for key, value in fields.items())])
+    # The message goes in as an argument: a "%" in a task's name must not be taken for a format.
+    return ("%s", line if stack is None else f"{line}\n{stack}"), {}
+
+
+def own_frames_dropped(tb: TracebackType | None) -> TracebackType | None:
+    """Skip this package's frames at the head of a traceback: they tell nothing and hold the task."""
+    while tb is not None and _is_ours(tb.tb_frame):
+        tb = tb.tb_next
+    return tb
+
+
+def render_error(error: BaseException) -> str:
+    """Render an exception and its stack as text, without local variables."""
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def render_frame(frame: FrameType) -> str:
+    """Render the live stack that ends in ``frame``, from the task's own outermost frame on."""
+    frames = list(traceback.walk_stack(frame))[::-1]
+    # Outermost first now: the thread's start, the worker's loop (ours), the task, which may well have
+    # called into this package again.
+    loop = next((index for index, (each, _) in enumerate(frames) if _is_ours(each)), 0)
+    task = next((index for index in range(loop, len(frames)) if not _is_ours(frames[index][0])), loop)
+    return "".join(traceback.StackSummary.extract(iter(frames[task:])).format()).rstrip()
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("prodpool.")

@@ -1,0 +1,152 @@
+"""Spans: the wait in the queue and the run, children of what was current at submit.
+
+Tracing costs nothing while no tracer provider is set: one comparison per task. The span of a task is
+made when it starts, from times taken before, so that submit does no tracing at all.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Span, StatusCode
+
+from prodpool.telemetry.ledger import Exemplar
+from prodpool.vocabulary import Reason, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+
+    from prodpool.task import Task
+    from prodpool.telemetry.trouble import Trouble
+
+# Waits shorter than this many seconds get no span of their own; they would only clutter a waterfall.
+QUEUE_SPAN_FROM = 0.001
+# Looking for a global provider costs a microsecond, so it is done this often (seconds) and not per task.
+_LOOK_AGAIN = 0.1
+
+
+class Tracing:
+    """Makes the spans of one pool. Nothing that a provider or exporter raises gets out of here."""
+
+    def __init__(self, pool: str, provider: trace.TracerProvider | None, trouble: Trouble) -> None:
+        self._pool = pool
+        self._trouble = trouble
+        self._given = provider
+        self._tracer = provider.get_tracer("prodpool") if provider is not None else None
+        self._look_at = float("-inf")
+
+    def wanted(self, now: float) -> bool:
+        """Tell whether there is anybody to trace for; ``now`` in seconds of any steady clock."""
+        if self._tracer is not None:
+            return True
+        return now >= self._look_at and self._look(now)
+
+    def provider(self) -> trace.TracerProvider | None:
+        """Return the provider in use, None while there is none."""
+        if self._tracer is None:
+            return None
+        return self._given or trace.get_tracer_provider()
+
+    def run(self, task: Task, started: float) -> Any:
+        """Call the task with its span current; return what it returns, raise what it raises."""
+        parent = task.context.run(otel_context.get_current)
+        try:
+            task.span = self._start(task, parent, started - task.admitted_at)
+        except Exception as error:  # noqa: BLE001  # a span processor may raise anything
+            self._trouble.report("trace", error)
+        if task.span is None:
+            return task.context.run(task.fn, *task.args, **task.kwargs)
+        current = trace.set_span_in_context(task.span, parent)
+        return task.context.run(_call_in, current, task.fn, task.args, task.kwargs)
+
+    def finish(self, task: Task, result: Result, error: BaseException | None) -> None:
+        """End the task's span."""
+        span = task.span
+        if span is None:
+            return
+        try:
+            if span.is_recording():
+                span.set_attribute("workerpool.result", result.value)
+                if error is not None:
+                    span.record_exception(error)
+                    span.set_status(StatusCode.ERROR, type(error).__qualname__)
+            span.end()
+        except Exception as trouble:  # noqa: BLE001
+            self._trouble.report("trace", trouble)
+
+    def dropped(self, task: Task, reason: Reason, now: float) -> None:
+        """Leave a queue span with an error status for a task that never ran."""
+        if not self.wanted(now) or self._tracer is None:
+            return
+        try:
+            parent = task.context.run(otel_context.get_current)
+            ended = time.time_ns()
+            span = self._queue_span(self._tracer, task, parent, ended, now - task.admitted_at)
+            span.set_attribute("workerpool.reason", reason.value)
+            span.set_status(StatusCode.ERROR, reason.value)
+            span.end(ended)
+        except Exception as error:  # noqa: BLE001
+            self._trouble.report("trace", error)
+
+    def exemplar(self, task: Task, value: float) -> Exemplar | None:
+        """Return the link from a histogram to the trace of a sampled task."""
+        if task.span is None:
+            return None
+        try:
+            context = task.span.get_span_context()
+            if not context.trace_flags.sampled:
+                return None
+            return Exemplar(trace.format_trace_id(context.trace_id), value, time.time())
+        except Exception as error:  # noqa: BLE001
+            self._trouble.report("trace", error)
+            return None
+
+    def _look(self, now: float) -> bool:
+        self._look_at = now + _LOOK_AGAIN
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            return False
+        self._tracer = trace.get_tracer("prodpool")
+        return True
+
+    def _start(self, task: Task, parent: Context, dwell: float) -> Span | None:
+        tracer = self._tracer
+        if tracer is None:
+            return None
+        started = time.time_ns()
+        if dwell >= QUEUE_SPAN_FROM:
+            self._queue_span(tracer, task, parent, started, dwell).end(started)
+        span = tracer.start_span(f"workerpool.task {task.name}", context=parent, start_time=started)
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    "workerpool.pool": self._pool,
+                    "workerpool.task": task.name,
+                    "workerpool.dwell_seconds": dwell,
+                }
+            )
+            span.add_event("workerpool.started", {"workerpool.dwell_seconds": dwell}, timestamp=started)
+        return span
+
+    def _queue_span(
+        self, tracer: trace.Tracer, task: Task, parent: Context, ended: int, dwell: float
+    ) -> Span:
+        return tracer.start_span(
+            f"workerpool.queue {task.name}",
+            context=parent,
+            start_time=ended - max(0, int(dwell * 1e9)),
+            attributes={"workerpool.pool": self._pool, "workerpool.task": task.name},
+        )
+
+
+def _call_in(context: Context, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+    """Call ``fn`` with ``context`` attached. Attach and detach in one frame, or OpenTelemetry complains."""
+    token = otel_context.attach(context)
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        otel_context.detach(token)

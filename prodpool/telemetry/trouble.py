@@ -1,0 +1,42 @@
+"""What went wrong while observing: reported once, counted always, never in a task's way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+
+# The label ``sink`` of workerpool_telemetry_errors_total.
+SINKS = ("log", "trace", "breaker", "callback", "watchdog")
+
+
+class Trouble:
+    """Counts what observers raised, by sink, and hands the first of each on to be reported."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(SINKS, 0)
+
+    def report(self, sink: str, error: BaseException) -> None:
+        """Count ``error``; the first of its sink is written to the logger ``prodpool``."""
+        with self._lock:
+            self._counts[sink] += 1
+            first = self._counts[sink] == 1
+        if not first:
+            return
+        # Straight to the standard library: the configured log may be what is broken. Should this fail as
+        # well, the count still stands.
+        with suppress(Exception):
+            logging.getLogger("prodpool").error(
+                "pool.telemetry_error pool=%s sink=%s error=%r; further ones are only counted",
+                self._pool,
+                sink,
+                error,
+                exc_info=error,
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Return how many errors there were, by sink."""
+        with self._lock:
+            return dict(self._counts)

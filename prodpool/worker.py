@@ -1,0 +1,49 @@
+"""One worker: what it runs, since when, and the lock it parks on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from prodpool.task import Task
+
+
+class Worker:
+    """The record of one worker loop. Read by the watchdog and by scrapes, written by its own thread.
+
+    ``task`` is assigned under the dispatcher's lock, by the worker itself or by the submitter that
+    wakes it. ``started`` is the monotonic second at which the task began, None while none runs.
+    """
+
+    __slots__ = (
+        "assisting",
+        "dismissed",
+        "ident",
+        "lease",
+        "next_warning",
+        "now",
+        "parked",
+        "pool",
+        "started",
+        "task",
+        "wake",
+    )
+
+    def __init__(self, pool: str, now: Callable[[], float]) -> None:
+        self.pool = pool
+        self.now = now
+        self.task: Task | None = None
+        self.started: float | None = None
+        # A task that this one waits for and therefore runs itself, on top of ``task``.
+        self.assisting: Task | None = None
+        # Seconds of running after which the watchdog speaks (again); None: at its first threshold.
+        self.next_warning: float | None = None
+        self.parked = False
+        self.dismissed = False
+        self.ident: int | None = None
+        self.lease: Future[Any] | None = None
+        # A raw lock, not an Event: parking and waking cost one operation each.
+        self.wake = threading.Lock()
+        self.wake.acquire()

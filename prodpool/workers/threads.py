@@ -1,0 +1,110 @@
+"""Leased workers: long-lived loops in the backend's threads that take tasks from the pool's queue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from prodpool.dispatch import Dispatcher
+from prodpool.execution import Runner
+from prodpool.task import Task, here
+from prodpool.worker import Worker
+from prodpool.workers.base import Backend
+
+# Seconds after which a busy loop on a shared backend lets whoever else uses it have a turn.
+TURN = 0.05
+
+
+class LeasedWorkers:
+    """Starts loops on a thread backend, as many as the pool asks for."""
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        backend: Backend,
+        dispatcher: Dispatcher,
+        runner: Runner,
+        linger: float,
+        shared: bool,
+        now: Callable[[], float],
+        on_broken: Callable[[Worker, Task | None, BaseException | None], None],
+    ) -> None:
+        self._pool = pool
+        self._backend = backend
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._linger = linger
+        self._shared = shared
+        self._now = now
+        self._on_broken = on_broken
+
+    def start(self) -> bool:
+        """Start one more loop; False when there are enough.
+
+        Raises:
+            RuntimeError: The backend takes no more work; what it said itself.
+        """
+        worker = Worker(self._pool, self._now)
+        if not self._dispatcher.reserve(worker):
+            return False
+        try:
+            worker.lease = self._backend.submit(self._begin, worker)
+        except BaseException:
+            self._dispatcher.lose(worker, began=False)
+            raise
+        worker.lease.add_done_callback(lambda lease: self._lease_ended(worker, lease))
+        return True
+
+    def _begin(self, worker: Worker) -> None:
+        worker.ident = threading.get_ident()
+        self._loop(worker, self._dispatcher.begin(worker))
+
+    def _resume(self, worker: Worker, task: Task) -> None:
+        worker.ident = threading.get_ident()
+        self._loop(worker, task)
+
+    def _loop(self, worker: Worker, task: Task | None) -> None:
+        """Run tasks until dismissed, idle for too long, or somebody else's turn has come."""
+        run, wake = self._runner.run, worker.wake
+        here.worker = worker
+        turn_ends = self._now() + TURN
+        try:
+            while True:
+                while task is not None:
+                    task = run(worker, task)
+                    if self._shared and task is not None and self._now() >= turn_ends:
+                        if self._give_turn(worker, task):
+                            return
+                        turn_ends = self._now() + TURN
+                if worker.dismissed:
+                    return
+                if not wake.acquire(timeout=self._linger):
+                    if self._dispatcher.leave(worker):
+                        return
+                    # Given a task, or dismissed, at the very moment it gave up waiting.
+                    wake.acquire()
+                task = worker.task
+                turn_ends = self._now() + TURN
+        finally:
+            here.worker = None
+
+    def _give_turn(self, worker: Worker, task: Task) -> bool:
+        """Go to the end of the backend's own queue; False when the backend takes nothing any more."""
+        try:
+            lease = self._backend.submit(self._resume, worker, task)
+        except RuntimeError:
+            return False
+        worker.lease = lease
+        lease.add_done_callback(lambda ended: self._lease_ended(worker, ended))
+        return True
+
+    def _lease_ended(self, worker: Worker, lease: Future[Any]) -> None:
+        """Notice a loop that the backend dropped, or that broke down; a regular end needs nothing."""
+        error = None if lease.cancelled() else lease.exception()
+        if not lease.cancelled() and error is None:
+            return
+        task = self._dispatcher.lose(worker, began=worker.ident is not None)
+        self._on_broken(worker, task, error)
