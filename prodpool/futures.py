@@ -38,6 +38,7 @@ class Home(Protocol):
 
     def cancel(self, task: Task) -> bool:
         """Take a queued task out of the pool for good; False when it is too late."""
+        ...
 
     def assist(self, task: Task) -> None:
         """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""

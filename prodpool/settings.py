@@ -142,8 +142,8 @@ def _workers(max_workers: object, backend_workers: int | None) -> int:
     workers = check_count("max_workers", max_workers, least=1)
     if backend_workers is not None and workers > backend_workers:
         raise ValueError(
-            f"max_workers={workers!r} is more than the {backend_workers} threads of the backend: pass at most "
-            f"{backend_workers}, or a larger executor"
+            f"max_workers={workers!r} is more than the {backend_workers} threads of the backend: "
+            f"pass at most {backend_workers}, or a larger executor"
         )
     return workers
 

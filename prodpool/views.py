@@ -29,7 +29,7 @@ def check_options(
         TypeError, ValueError: An option is wrong; the message names it, its value and what would do.
     """
     if task is not None:
-        if not isinstance(task, str) or not task:  # type: ignore[redundant-expr]  # callers may be untyped
+        if not isinstance(task, str) or not task:
             raise TypeError(f"task={task!r} is no name: pass a short string, such as 'resize'")
         options = replace(options, task=task)
     if deadline is not None:

@@ -107,10 +107,10 @@ class Breaker:
         self._announcing = threading.Lock()  # never waited for
 
         with self._driving:
-            self._circuit.guard()
             self._state: BreakerState = _STATES[self._circuit.breaker.current_state]
             self._ear = Ear(self._heard)
             self._circuit.breaker.add_listener(self._ear)
+            self._circuit.guard()  # moves what it guards behind our ear, so that we know before they do
         self._publish()
 
     def _circuit_for(self, spec: object) -> Circuit:
@@ -215,7 +215,8 @@ class Breaker:
 
     def _half_open(self) -> None:
         with self._driving:
-            if not self._due():
+            # A listener that submits while pybreaker tells of this very change must not start it once more.
+            if self._driver == threading.get_ident() or not self._due():
                 return
             self._drive(f"it was open for {self._circuit.open_for:g} s", self._circuit.breaker.half_open)
             if self._due():  # the storage raised: ask it again when the time is up again, not at every submit

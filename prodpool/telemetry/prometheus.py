@@ -134,6 +134,7 @@ class Source(Protocol):
 
     def read(self) -> PoolReading:
         """Read the pool now."""
+        ...
 
 
 class PoolCollector(Collector):

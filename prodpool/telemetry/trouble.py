@@ -16,7 +16,7 @@ class Trouble:
     def __init__(self, pool: str) -> None:
         self._pool = pool
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(SINKS, 0)
+        self._counts: dict[str, int] = dict.fromkeys(SINKS, 0)
 
     def report(self, sink: str, error: BaseException) -> None:
         """Count ``error``; the first of its sink is written to the logger ``prodpool``."""

@@ -51,11 +51,11 @@ class LeasedWorkers:
         if not self._dispatcher.reserve(worker):
             return False
         try:
-            worker.lease = self._backend.submit(self._begin, worker)
+            lease = worker.lease = self._backend.submit(self._begin, worker)
         except BaseException:
             self._dispatcher.lose(worker, began=False)
             raise
-        worker.lease.add_done_callback(lambda lease: self._lease_ended(worker, lease))
+        lease.add_done_callback(lambda lease: self._lease_ended(worker, lease))
         return True
 
     def _begin(self, worker: Worker) -> None:
