@@ -198,10 +198,10 @@ class Breaker:
         if self._due():
             self._half_open()
         self._publish()
-        now = self._monotonic()
         with self._lock:
             if self._state == "closed":
                 return self._generation
+            now = self._monotonic()
             if self._state == "half_open" and self._permit_free(now):
                 probe = Probe()
                 self._probes[probe] = now

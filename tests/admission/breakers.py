@@ -15,7 +15,7 @@ from prodpool.errors import BreakerOpenError
 HUNG_AFTER = 60.0
 
 
-class Boom(Exception):
+class BoomError(Exception):
     """What a failing task raises here."""
 
 
@@ -36,7 +36,7 @@ class Rig:
 
     def fail(self, times: int = 1) -> None:
         for _ in range(times):
-            self.run(Boom())
+            self.run(BoomError())
 
     def succeed(self, times: int = 1) -> None:
         for _ in range(times):

@@ -64,4 +64,4 @@ def test_frozen_and_keyword_only() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         BreakerPolicy().window = 5  # type: ignore[misc]
     with pytest.raises(TypeError):
-        BreakerPolicy(5)  # type: ignore[misc]
+        BreakerPolicy(5)  # type: ignore[call-arg]
