@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from prodpool import BreakerOpenError, PoolClosedError, RejectedError
+from prodpool import BreakerOpenError, InstrumentedPool, PoolClosedError, RejectedError
 
 from .servers import BoundedServer, JsonHandler
 
@@ -35,20 +34,27 @@ class IntakeServer(BoundedServer):
     """Takes ``POST /webhooks/<customer>``; answers 202 once the pool has admitted the delivery."""
 
     def __init__(
-        self, port: int, pool: Executor, deliverer: Deliverer, tracer: Tracer, *, max_connections: int = 128
+        self,
+        port: int,
+        pool: InstrumentedPool,
+        deliverer: Deliverer,
+        tracer: Tracer,
+        *,
+        max_connections: int = 128,
     ) -> None:
         """Listen on loopback.
 
         Args:
             port: 0 takes any free one.
-            pool: Where deliveries are submitted; anything that refuses does so with a `RejectedError`.
+            pool: Where deliveries are submitted.
             deliverer: Knows the customers.
             tracer: Makes the span a delivery's own spans hang under.
             max_connections: Open at the same time; beyond them a sender is turned away at the socket.
         """
         super().__init__(port, _Intake, max_connections=max_connections)
-        self.pool = pool
         self.deliverer = deliverer
+        # A name per customer: logs and spans then say whose delivery hangs, which no metric label may.
+        self.pools = {name: pool.options(task=f"deliver.{name}") for name in deliverer.targets}
         self.tracer = tracer
 
 
@@ -61,16 +67,17 @@ class _Intake(JsonHandler):
             if body is None:
                 return
             customer = self.path.removeprefix("/webhooks/")
-            if customer in self.server.deliverer.targets and customer != self.path:
+            if customer in self.server.pools and customer != self.path:
                 self._submit(customer, body)
             else:
                 self.answer(404, {"error": "no such customer"})
 
     def _submit(self, customer: str, body: bytes) -> None:
         # Nobody reads the future: a delivery that fails is counted and logged by the pool all the same.
-        with self.server.tracer.start_as_current_span("POST /webhooks"):
+        with self.server.tracer.start_as_current_span("POST /webhooks") as span:
+            span.set_attribute("webhook.customer", customer)
             try:
-                self.server.pool.submit(self.server.deliverer.deliver, customer, body)
+                self.server.pools[customer].submit(self.server.deliverer.deliver, customer, body)
             except RejectedError as error:
                 status, headers, why = refusal(error)
                 self.answer(status, why, headers)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -47,7 +48,7 @@ def _one_line(span: ReadableSpan) -> str:
 
 def spans_to(path: Path) -> TracerProvider:
     """Return a tracer provider that writes every span as one JSON line."""
-    provider = TracerProvider()
+    provider = TracerProvider(resource=Resource.create({"service.name": "webhook_service"}))
     # Line-buffered and left open for good: the process ends with the last span.
     out = path.open("a", buffering=1, encoding="utf-8")
     provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(out=out, formatter=_one_line)))

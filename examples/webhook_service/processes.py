@@ -70,9 +70,9 @@ class Child:
         """Its exit status; None while it runs."""
         return self._process.poll()
 
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self._process.send_signal(signal.SIGTERM)
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
 
     def wait(self, timeout: float) -> int | None:
         """Wait for its end; return the exit status, or None when it still runs after ``timeout`` seconds."""
@@ -140,4 +140,4 @@ class ServiceProcess(Child):
     def terminate(self) -> None:
         """Send SIGTERM and remember when."""
         self.terminated_at = time.monotonic()
-        super().terminate()
+        self.send(signal.SIGTERM)

@@ -60,9 +60,17 @@ class BoundedServer(ThreadingHTTPServer):
         """
         self.stopping = True
         self.shutdown()
+        self._accept_rest()
         self.server_close()
         with self._idle:
             return self._idle.wait_for(lambda: self._answering == 0, timeout)
+
+    def _accept_rest(self) -> None:
+        # Whoever has connected already waits in the kernel, and would be reset by closing the socket.
+        self.socket.settimeout(0.0)
+        with suppress(BlockingIOError):
+            while True:
+                self.process_request(*self.get_request())
 
     def hang_up(self) -> None:
         """End the connections that are still open, most of them idle ones that a sender keeps."""

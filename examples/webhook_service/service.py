@@ -164,8 +164,10 @@ class Service:
 
 
 def _stop_with_stdin() -> None:
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdin.buffer.read()
+    # Not sys.stdin: a daemon thread that holds its lock is a fatal error at the interpreter's exit.
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
