@@ -1,0 +1,1 @@
+"""What prodpool costs, measured beside the bare executor: ``python -m benchmarks``."""
