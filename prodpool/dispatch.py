@@ -11,6 +11,7 @@ Invariants, while the pool is not paused:
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,8 +66,9 @@ class Dispatcher:
         # Queued tasks that their own waiter runs right now (see `take_out`); they keep their place.
         self.assisted = 0
         self.to_tell: list[Waiter] = []
-        # Set while draining whenever the pool has become idle; look at `is_quiet` for the truth.
-        self.quiet = threading.Event()
+        # Something is put here whenever a draining pool becomes idle; `is_quiet` tells the truth. A
+        # SimpleQueue and no Event, because a signal handler may put something as well.
+        self.stirred: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._now = now
 
     # The submitter's side.
@@ -335,7 +337,7 @@ class Dispatcher:
 
     def _check_quiet(self) -> None:
         if self.state is not State.OPEN and self._idle():
-            self.quiet.set()
+            self.stirred.put(None)
 
     def _idle(self) -> bool:
         # A worker that is neither parked nor starting may be in a done-callback of its last task.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -87,6 +88,7 @@ class Engine:
             trouble=self.trouble,
             hung_after=settings.hung_after,
             now=now,
+            on_over=self._over,
         )
         self.workers = LeasedWorkers(
             pool=settings.name,
@@ -96,7 +98,7 @@ class Engine:
             linger=abilities.linger,
             shared=not settings.own_backend,
             now=now,
-            on_broken=self._backend_broken,
+            on_lost=self._worker_lost,
         )
         self.stopper = Stopper(
             pool=settings.name,
@@ -106,6 +108,7 @@ class Engine:
             own_backend=settings.own_backend,
             start_loops=self.start_loops,
             log=self.log,
+            before_last_word=self._say_what_was_held_back,
             on_stopped=self._stopped,
         )
         # What broke the backend, once something has.
@@ -203,6 +206,10 @@ class Engine:
         """Stop within the drain deadline, in this thread."""
         self.stopper.stop_here(self.settings.drain_deadline)
 
+    def hangs(self) -> bool:
+        """Tell whether a stopped pool still has a worker that does not end."""
+        return bool(self.dispatcher.workers)
+
     def forked(self) -> None:
         """Be dead in this process: every use meets a lock that says why."""
         self.dispatcher.lock = self.runner.lock = ForkedLock(self.settings.name)  # type: ignore[assignment]
@@ -223,21 +230,33 @@ class Engine:
     def _breaker_changed(self, old: str, new: str, why: str) -> None:
         self.log.warning("breaker.changed", old=old, new=new, why=why)
 
-    def _stopped(self, left: tuple[Worker, ...]) -> None:
+    def _say_what_was_held_back(self) -> None:
         self.monitor.summarise_drops(final=True)
         self.log.flush_suppressed()
+
+    def _stopped(self, left: tuple[Worker, ...]) -> None:
         exit_desk.leave(self)
         if not left:
-            watchdog().unwatch(self.monitor)
-            return
-        # The watchdog goes on to speak of them, and is there for the last resort at exit.
-        if self.abilities.holds_up_exit and self.settings.on_hang_exit == "exit":
-            alive = self.dispatcher.workers
-            exit_desk.leave_behind(lambda: any(worker in alive for worker in left))
+            self._over()
+        elif self.abilities.holds_up_exit and self.settings.on_hang_exit == "exit":
+            # The watchdog goes on to speak of them, and is there for the last resort at exit.
+            exit_desk.leave_behind(self)
 
-    def _backend_broken(self, worker: Worker, task: Task | None, error: BaseException | None) -> None:
-        """Close the pool: a backend that breaks or drops loops runs nothing any more."""
+    def _over(self) -> None:
+        """Be done for good: the pool is stopped and its last worker is back."""
+        watchdog().unwatch(self.monitor)
+        exit_desk.come_back(self)
+
+    def _worker_lost(self, worker: Worker, task: Task | None, error: BaseException | None) -> None:
+        """Settle what a lost worker held; close the pool if the backend will run nothing any more."""
         if self.dispatcher.state is State.STOPPED:
+            return
+        if error is not None and not isinstance(error, BrokenExecutor):
+            # A loop of ours broke down. Another is started when a task needs one.
+            self.trouble.report("internal", error)
+            if task is not None:
+                # ``started`` is reset by the very step that counts a task as finished.
+                self.runner.lost(task, error, counted=worker.started is None)
             return
         self.broken = error
         self.log.error("pool.backend_broken", error=repr(error), worker_began=worker.ident is not None)

@@ -168,7 +168,7 @@ class Runner:
     def lost(self, task: Task, error: BaseException | None, *, counted: bool = False) -> None:
         """Settle an admitted task that will never run because its backend broke.
 
-        ``counted``: it was still queued and is among the dropped already.
+        ``counted``: it is among the dropped, or the finished, already.
         """
         if not counted:
             with self.lock:

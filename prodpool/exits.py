@@ -18,7 +18,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from prodpool.telemetry.prometheus import forget_after_fork
@@ -38,6 +37,10 @@ class Stoppable(Protocol):
     def stop_at_exit(self) -> None:
         """Stop within the drain deadline, in this thread."""
 
+    def hangs(self) -> bool:
+        """Tell whether a stopped pool still has a worker that does not end."""
+        ...
+
     def forked(self) -> None:
         """Be dead in this process; called in the child of a fork, where any lock may be held."""
 
@@ -52,8 +55,8 @@ class ExitDesk:
     def __init__(self) -> None:
         self._alive: set[Stoppable] = set()
         self._hooked = False
-        # Threads (their workers) that were left behind by a stop and would hold up the exit.
-        self._left_behind: set[Callable[[], bool]] = set()
+        # Stopped pools with threads that would hold up the exit.
+        self._left_behind: set[Stoppable] = set()
 
     def enter(self, pool: Stoppable) -> None:
         """Have ``pool`` stopped at exit if nobody does it before."""
@@ -67,9 +70,13 @@ class ExitDesk:
         """Forget a pool that has stopped."""
         self._alive.discard(pool)
 
-    def leave_behind(self, still_hung: Callable[[], bool]) -> None:
-        """Do not wait at exit for threads of which ``still_hung`` then says that they hang."""
-        self._left_behind.add(still_hung)
+    def leave_behind(self, pool: Stoppable) -> None:
+        """Do not wait at exit for the threads of a stopped pool that hang."""
+        self._left_behind.add(pool)
+
+    def come_back(self, pool: Stoppable) -> None:
+        """Forget a stopped pool whose last thread has come back after all."""
+        self._left_behind.discard(pool)
 
     def forked(self) -> None:
         """Mark everything dead in a forked child."""
@@ -85,7 +92,7 @@ class ExitDesk:
             pool.close()
         for pool in pools:
             pool.stop_at_exit()
-        if any(still_hung() for still_hung in self._left_behind):
+        if any(pool.hangs() for pool in list(self._left_behind)):
             watchdog().soon(_end_hard_later)
             _leave_threads()
 

@@ -10,6 +10,7 @@ from prodpool.dispatch import Dispatcher
 from prodpool.execution import Runner
 from prodpool.telemetry.logs import PoolLog, render_frame, trace_fields
 from prodpool.telemetry.trouble import Trouble
+from prodpool.vocabulary import State
 from prodpool.worker import Worker
 
 # Seconds between two summaries of drops, and over which the mean duration for retry_after is taken.
@@ -28,6 +29,7 @@ class Monitor:
         trouble: Trouble,
         hung_after: float,
         now: Callable[[], float],
+        on_over: Callable[[], None],
     ) -> None:
         self.interval = min(1.0, max(0.02, hung_after / 10))
         self._dispatcher = dispatcher
@@ -36,6 +38,7 @@ class Monitor:
         self._trouble = trouble
         self._hung_after = hung_after
         self._now = now
+        self._on_over = on_over
         self._summarised = dict.fromkeys(dispatcher.ledger.dropped, 0)
         self._summary_at = float("-inf")
         # (time, tasks finished, seconds they took) at earlier ticks, the oldest SUMMARY_EVERY ago.
@@ -49,6 +52,8 @@ class Monitor:
             self.summarise_drops()
             self._log.flush_suppressed()
             self._remember()
+            if self._dispatcher.state is State.STOPPED and not self._dispatcher.workers:
+                self._on_over()
         except Exception as error:  # noqa: BLE001  # the watchdog must outlive its own faults
             self._trouble.report("watchdog", error)
 

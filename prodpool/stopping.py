@@ -9,12 +9,15 @@ the pool's lock.
 from __future__ import annotations
 
 import contextvars
+import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from prodpool.aside import Aside
 from prodpool.errors import WorkerLostError
 from prodpool.futures import FINISHED
 from prodpool.latch import Latch
@@ -68,6 +71,7 @@ class Stopper:
         own_backend: bool,
         start_loops: Callable[[int], None],
         log: PoolLog,
+        before_last_word: Callable[[], None],
         on_stopped: Callable[[tuple[Worker, ...]], None],
     ) -> None:
         self._pool = pool
@@ -77,6 +81,7 @@ class Stopper:
         self._own_backend = own_backend
         self._start_loops = start_loops
         self._log = log
+        self._before_last_word = before_last_word
         self._on_stopped = on_stopped
         # A lock taken once and never given back: the first to take it does the stopping.
         self._claim = threading.Lock()
@@ -97,10 +102,8 @@ class Stopper:
             self._began = now
             self._launch()
         else:
-            self._dispatcher.quiet.set()  # have it look at the new deadline
-        # The lock is only ever held for microseconds. Not having got it for a second means that the
-        # caller is a signal handler on top of the very frame that holds it: let that frame go on.
-        if self._closed.wait(1.0) and wait:
+            self._dispatcher.stirred.put(None)  # have it look at the new deadline
+        if self._begun() and wait:
             self._done.wait(self._deadline_at - now + GRACE + PATIENCE)
         return self._report or self._provisional(now)
 
@@ -112,7 +115,7 @@ class Stopper:
             self._began = now
             self._run()
         else:
-            self._dispatcher.quiet.set()
+            self._dispatcher.stirred.put(None)
             self._done.wait(self._deadline_at - now + GRACE + PATIENCE)
         return self._report or self._provisional(now)
 
@@ -123,6 +126,19 @@ class Stopper:
         self._closed.open()
         self._done.open()
         self._report = StopReport(drained=True, completed=0, dropped=0, abandoned=(), elapsed=0.0)
+
+    def _begun(self) -> bool:
+        """Wait until new tasks are refused; False if the caller is in the way of that.
+
+        The pool's lock is only ever held for microseconds. Where it cannot be had for a second, the
+        caller is a signal handler on top of the very frame that holds it and has to let that go on.
+        """
+        lock = self._dispatcher.lock
+        while not self._closed.wait(1.0):
+            if not lock.acquire(timeout=1.0):
+                return False
+            lock.release()
+        return True
 
     def _launch(self) -> None:
         thread = threading.Thread(target=self._run, name=f"prodpool-stop-{self._pool}", daemon=True)
@@ -136,38 +152,35 @@ class Stopper:
         dispatcher = self._dispatcher
         self._start_loops(dispatcher.close())
         self._closed.open()
-        if self._cancel_queued:
-            self._drop_queued()
+        self._aside = Aside(f"prodpool-stop-log-{self._pool}")
+        completed_before, dropped_before = self._counts()
         with dispatcher.lock:
-            before = sum(dispatcher.ledger.completed().values())
-            dropped_before = dispatcher.ledger.dropped[Reason.SHUTDOWN]
             there = dispatcher.occupancy()
-        self._log.info("pool.draining", queue_depth=there.queued, running=there.running)
+        self._say(self._log.info, "pool.draining", queue_depth=there.queued, running=there.running)
         drained = self._drain() or self._break_off()
         busy = tuple(dispatcher.finish())
-        with dispatcher.lock:
-            completed = sum(dispatcher.ledger.completed().values()) - before
-            dropped = dispatcher.ledger.dropped[Reason.SHUTDOWN] - dropped_before
+        completed, dropped = self._counts()
         abandoned = tuple(name for worker in busy if (name := self._abandon(worker)) is not None)
         if self._own_backend:
             self._backend.shutdown(wait=not busy)
         self._report = StopReport(
-            drained=drained and not dropped,
-            completed=completed,
-            dropped=dropped,
+            drained=drained and dropped == dropped_before,
+            completed=completed - completed_before,
+            dropped=dropped - dropped_before,
             abandoned=abandoned,
             elapsed=time.monotonic() - self._began,
         )
         self._on_stopped(busy)
-        self._log.info(
-            "pool.stopped",
-            drained=self._report.drained,
-            completed=completed,
-            dropped=dropped,
-            abandoned=len(abandoned),
-            elapsed=self._report.elapsed,
-        )
+        self._aside.say(self._before_last_word)
+        self._say(self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)})
+        self._aside.finish(PATIENCE)
         self._done.open()
+
+    def _counts(self) -> tuple[int, int]:
+        """Return how many tasks have finished, and how many a stop has dropped."""
+        with self._dispatcher.lock:
+            ledger = self._dispatcher.ledger
+            return sum(ledger.completed().values()), ledger.dropped[Reason.SHUTDOWN]
 
     def _drain(self) -> bool:
         """Wait until nothing is queued or running; False at the deadline."""
@@ -181,18 +194,25 @@ class Stopper:
                 return False
             if now >= next_progress:
                 next_progress += PROGRESS_EVERY
-                self._log.info("pool.drain_progress", remaining=self._remaining(), elapsed=now - self._began)
+                self._say(
+                    self._log.info,
+                    "pool.drain_progress",
+                    remaining=self._remaining(),
+                    elapsed=now - self._began,
+                )
             if self._cancel_queued:
                 self._drop_queued()
             wait = min(self._deadline_at, next_progress) - now
-            dispatcher.quiet.wait(wait)
-            dispatcher.quiet.clear()
+            self._await_stir(wait)
 
     def _break_off(self) -> bool:
         """Drop what is queued, ask what runs to end, and give it a moment; True if all did."""
         dispatcher = self._dispatcher
-        self._log.warning(
-            "pool.drain_deadline", remaining=self._remaining(), elapsed=time.monotonic() - self._began
+        self._say(
+            self._log.warning,
+            "pool.drain_deadline",
+            remaining=self._remaining(),
+            elapsed=time.monotonic() - self._began,
         )
         self._drop_queued()
         for worker in list(dispatcher.workers):
@@ -201,9 +221,12 @@ class Stopper:
                     task.request_cancel()
         ends = time.monotonic() + GRACE
         while not dispatcher.is_quiet() and (left := ends - time.monotonic()) > 0:
-            dispatcher.quiet.wait(left)
-            dispatcher.quiet.clear()
+            self._await_stir(left)
         return dispatcher.is_quiet()
+
+    def _await_stir(self, timeout: float) -> None:
+        with suppress(queue.Empty):
+            self._dispatcher.stirred.get(timeout=min(timeout, threading.TIMEOUT_MAX))
 
     def _drop_queued(self) -> None:
         for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
@@ -226,10 +249,18 @@ class Stopper:
         # Not lost, but not back either: it hangs in a done-callback of a task that has finished.
         name = task.name if lost else f"a done-callback of {task.name}"
         elapsed = 0.0 if started is None else worker.now() - started
-        self._log.error(
-            "task.abandoned", task=name, elapsed=elapsed, stack=live_stack(worker), **trace_fields(task.span)
+        self._say(
+            self._log.error,
+            "task.abandoned",
+            task=name,
+            elapsed=elapsed,
+            stack=live_stack(worker),
+            **trace_fields(task.span),
         )
         return name
+
+    def _say(self, write: Callable[..., None], event: str, **fields: object) -> None:
+        self._aside.say(lambda: write(event, **fields))
 
     def _remaining(self) -> int:
         with self._dispatcher.lock:

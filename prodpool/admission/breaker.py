@@ -90,8 +90,7 @@ class Breaker:
         # around its lock would deadlock with a listener that submits to this pool.
         own: AbstractContextManager[object] = threading.RLock()
         self._driving = cast("AbstractContextManager[object]", getattr(self._circuit.breaker, "_lock", own))
-        self._driver: int | None = None  # guarded by _driving, with _cause
-        self._cause = _OUTSIDE
+        self._cause: str | None = None  # guarded by _driving; None while nobody here drives
 
         self._lock = threading.RLock()  # reentrant: a signal handler may submit while its thread is in here
         # Guarded by _lock:
@@ -216,7 +215,7 @@ class Breaker:
     def _half_open(self) -> None:
         with self._driving:
             # A listener that submits while pybreaker tells of this very change must not start it once more.
-            if self._driver == threading.get_ident() or not self._due():
+            if self._cause is not None or not self._due():
                 return
             self._drive(f"it was open for {self._circuit.open_for:g} s", self._circuit.breaker.half_open)
             if self._due():  # the storage raised: ask it again when the time is up again, not at every submit
@@ -266,8 +265,7 @@ class Breaker:
 
     def _drive(self, cause: str, act: Callable[..., object], *args: object) -> None:
         """Make pybreaker ``act``; needs _driving, and keeps what the user's parts raise from the task."""
-        outer = self._driver, self._cause
-        self._driver, self._cause = threading.get_ident(), cause
+        outer, self._cause = self._cause, cause
         try:
             self._circuit.guard()
             act(*args)
@@ -276,12 +274,12 @@ class Breaker:
         except BaseException as error:  # noqa: BLE001
             self._report(error)
         finally:
-            self._driver, self._cause = outer
+            self._cause = outer
 
     def _heard(self, name: str) -> None:
         """Follow pybreaker into the state ``name``; its lock is held, by whoever changes it."""
         new = _STATES[name]
-        why = self._cause if self._driver == threading.get_ident() else _OUTSIDE
+        why = self._cause or _OUTSIDE
         with self._lock:
             old = self._state
             self._state = new

@@ -34,9 +34,6 @@ __all__ = ["AdoptedCircuit", "Ear", "OwnCircuit", "ReportError", "feed"]
 ReportError = Callable[[BaseException], None]
 
 _NO_OUTCOME = (RejectedError, concurrent.futures.CancelledError, asyncio.CancelledError)
-# pybreaker half-opens by the wall clock when it is called; the pool does it by monotonic time instead, so the
-# policy's circuit waits about 31 years, which a datetime can still add.
-_NEVER = 1e9
 
 _judged = threading.local()  # .exception: the one this thread feeds right now, found not to be excluded
 
@@ -155,7 +152,7 @@ class Circuit:
 
     @property
     def open_for(self) -> float:
-        """Seconds from a trip until a probe is let through."""
+        """Seconds from a trip until a probe is let through; pybreaker itself would go by the wall clock."""
         return self.breaker.reset_timeout
 
     def wants(self, exception: BaseException | None) -> bool:
@@ -182,13 +179,12 @@ class OwnCircuit(Circuit):
         """Make the circuit and, where the policy wants rates, the window."""
         self.breaker = CircuitBreaker(
             fail_max=policy.consecutive_failures or sys.maxsize,
-            reset_timeout=_NEVER,
+            reset_timeout=policy.open_for,
             success_threshold=policy.successes_to_close,
             state_storage=CircuitMemoryStorage(STATE_CLOSED),
             name=pool,
         )
         self.half_open_permits = policy.half_open_permits
-        self._open_for = policy.open_for
         self.slow_after = math.inf if policy.slow_after is None else policy.slow_after
         self.window: Window | None = None
         if policy.has_window:
@@ -200,11 +196,6 @@ class OwnCircuit(Circuit):
             )
         self._exclude = (*_NO_OUTCOME, *policy.exclude)
         self._counts_in_a_row = policy.consecutive_failures is not None
-
-    @property
-    def open_for(self) -> float:
-        """Seconds from a trip until a probe is let through."""
-        return self._open_for
 
     def wants(self, exception: BaseException | None) -> bool:
         """Whether this outcome of a call would change anything in pybreaker's closed state."""

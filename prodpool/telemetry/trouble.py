@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 
 # The label ``sink`` of workerpool_telemetry_errors_total.
-SINKS = ("log", "trace", "breaker", "callback", "watchdog")
+SINKS = ("log", "trace", "breaker", "callback", "watchdog", "internal")
 
 
 class Trouble:

@@ -30,7 +30,7 @@ class LeasedWorkers:
         linger: float,
         shared: bool,
         now: Callable[[], float],
-        on_broken: Callable[[Worker, Task | None, BaseException | None], None],
+        on_lost: Callable[[Worker, Task | None, BaseException | None], None],
     ) -> None:
         self._pool = pool
         self._backend = backend
@@ -39,7 +39,7 @@ class LeasedWorkers:
         self._linger = linger
         self._shared = shared
         self._now = now
-        self._on_broken = on_broken
+        self._on_lost = on_lost
 
     def start(self) -> bool:
         """Start one more loop; False when there are enough.
@@ -107,4 +107,4 @@ class LeasedWorkers:
         if not lease.cancelled() and error is None:
             return
         task = self._dispatcher.lose(worker, began=worker.ident is not None)
-        self._on_broken(worker, task, error)
+        self._on_lost(worker, task, error)
