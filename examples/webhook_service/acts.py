@@ -203,7 +203,7 @@ ACTS = (
         ),
     ),
     Act(
-        "SIGTERM with work still queued",
+        "SIGTERM with work queued",
         "Deliveries take 500 ms and the queue is full when SIGTERM comes: the intake closes, workers go on "
         f"for {DRAIN_DEADLINE} s, what is still queued then is dropped, and counted.",
         8.0,

@@ -20,10 +20,11 @@ from rich.console import Console
 from . import acts as play
 from .acts import ACTS, Act, Stage
 from .events import EventLog
+from .live import LiveView
 from .processes import CUSTOMERS, ChildError, Customers, ServiceProcess
 from .report import Check, Window, broken_law, check_claims, check_end, check_scrapes, window
 from .scrape import ScrapeError, Scraper, Snapshot
-from .screen import LiveView, Moment, PlainView, View, report_table
+from .screen import Moment, PlainView, View, report_table
 from .traffic import Tally, Traffic
 
 POOL_NAME = "webhook_delivery"

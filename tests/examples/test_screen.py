@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rich", reason="the demonstration's screen needs the demo extra")
+
+from rich.console import Console
+
+from examples.webhook_service.acts import ACTS
+from examples.webhook_service.events import EventLog
+from examples.webhook_service.live import LiveView, spark
+from examples.webhook_service.report import broken_law, window
+from examples.webhook_service.screen import Moment, PlainView, report_table, seconds
+from tests.examples.exposition import snapshot
+
+
+def _moment(events: EventLog, *, number: int = 2, elapsed: float = 12.0, **numbers: Any) -> Moment:
+    before, now = snapshot(0.0), snapshot(1.0, **numbers)
+    return Moment(
+        act=ACTS[number - 1],
+        number=number,
+        acts=len(ACTS),
+        act_elapsed=3.0,
+        elapsed=elapsed,
+        now=now,
+        recent=window([before, now]),
+        scrapes=48,
+        broken=broken_law(now),
+        events=events,
+    )
+
+
+def _console(width: int, height: int) -> Console:
+    return Console(file=io.StringIO(), width=width, height=height, force_terminal=False, color_system=None)
+
+
+def _drawn(console: Console, what: Any) -> str:
+    console.print(what)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> EventLog:
+    """Return a log with an event that repeats."""
+    log = tmp_path / "service.log"
+    record = {"event": "task.error", "level": "warning", "timestamp": "2026-11-22T18:00:45Z", "stack": "long"}
+    log.write_text(
+        "".join(json.dumps({**record, "task": f"deliver.{name}"}) + "\n" for name in ("acme", "hooli"))
+    )
+    read = EventLog(log)
+    read.read()
+    return read
+
+
+@pytest.mark.parametrize(("width", "height"), [(120, 40), (100, 30), (80, 24)], ids=str)
+def test_the_table_fits_the_terminal(events: EventLog, width: int, height: int) -> None:
+    """Whatever the terminal's size, act, numbers and the law's state are on it, and nothing runs over."""
+    console = _console(width, height)
+    view = LiveView(console)
+    view.render(_moment(events))
+    drawn = _drawn(
+        console, view.render(_moment(events, elapsed=13.0, queue_depth=32, workers_busy=8, submitted=130))
+    )
+    lines = drawn.splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert f"Act 2 of 7: {ACTS[1].title}" in lines[0]
+    assert "32 of 32" in drawn
+    assert "holds in all of 48 scrapes" in drawn
+    assert ("task.error x2" in drawn) == (height >= 30)
+
+
+def test_a_broken_law_is_on_the_screen(events: EventLog) -> None:
+    """An operator sees at once that numbers do not add up, and which."""
+    console = _console(120, 40)
+    drawn = _drawn(console, LiveView(console).render(_moment(events, submitted=101)))
+    assert "conservation law BROKEN: submitted 101, but" in drawn
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(events: EventLog) -> None:
+    """Off a terminal an act is announced once, and the numbers come every few seconds, one line each."""
+    console = _console(200, 40)
+    with PlainView(console, every=5.0) as view:
+        for elapsed in (10.0, 10.5, 12.0, 14.0, 17.5):
+            view.show(_moment(events, elapsed=elapsed, full=37))
+    lines = _drawn(console, "").splitlines()
+    assert [line[:13] for line in lines if line] == ["act 2 of 7: A", "    12 s  off", "    18 s  off"]
+    assert "full=37" in lines[1]
+
+
+def test_the_report_has_a_line_per_act() -> None:
+    """The table at the end shows each act's own numbers."""
+    console = _console(120, 60)
+    windows = [window([snapshot(0.0), snapshot(1.0, full=7 + n)]) for n in range(len(ACTS))]
+    drawn = _drawn(console, report_table(ACTS, windows))
+    assert all(f"{n} {act.title}" in drawn for n, act in enumerate(ACTS, start=1))
+    assert max(map(len, drawn.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0.0123, "12 ms"), (1.254, "1.25 s"), (12.3, "12 s")],
+    ids=str,
+)
+def test_times_are_written_for_people(value: float | None, text: str) -> None:
+    """Milliseconds below a second, then seconds."""
+    assert seconds(value) == text
+
+
+def test_bars_grow_with_their_values() -> None:
+    """Nothing is blank, something is at least the lowest bar, and the top is never passed."""
+    assert spark([0.0, 0.001, 0.5, 1.0, 9.0], 1.0) == " ▁▅██"
+
+
+def test_a_line_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    """The log may be read while it is written."""
+    log = tmp_path / "service.log"
+    read = EventLog(log)
+    read.read()
+    log.write_text('{"event": "pool.created", "leve')
+    read.read()
+    assert not read.lines
+    with log.open("a") as file:
+        file.write('l": "info"}\n')
+    read.read()
+    assert dict(read.counts) == {"pool.created": 1}
