@@ -1,6 +1,7 @@
 """Wrap a service's executors: bounded queue, metrics, traces, breaker, watchdog, a stop that ends."""
 
 from prodpool.admission.policy import BreakerPolicy
+from prodpool.current import CurrentTask, current_task
 from prodpool.errors import (
     BreakerOpenError,
     PoolClosedError,
@@ -16,7 +17,6 @@ from prodpool.pool import InstrumentedPool
 from prodpool.ready import threads
 from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
-from prodpool.task import CurrentTask, current_task
 from prodpool.views import PoolView
 from prodpool.vocabulary import Reason, Result
 

@@ -10,10 +10,11 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from prodpool.admission.gate import AsyncWaiter, ThreadWaiter, Waiter
+from prodpool.current import here
 from prodpool.dispatch import Offer
 from prodpool.errors import BreakerOpenError, PoolClosedError, PoolFullError, WorkerLostError
 from prodpool.futures import PoolFuture
-from prodpool.task import Task, TaskOptions, here
+from prodpool.task import Task, TaskOptions
 from prodpool.vocabulary import Reason, State
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from prodpool.current import here
 from prodpool.errors import TaskExpiredError, WorkerLostError
 from prodpool.futures import CANCELLED, FINISHED
-from prodpool.task import here
 from prodpool.telemetry.logs import own_frames_dropped, trace_fields
 from prodpool.vocabulary import Reason, Result
 from prodpool.worker import Worker

@@ -12,12 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-from prodpool.task import here
-
-if TYPE_CHECKING:
-    from prodpool.task import Task
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -32,15 +27,15 @@ _OVER = frozenset({CANCELLED, FINISHED})
 
 
 class Home(Protocol):
-    """What a future needs of the pool it came from."""
+    """What a future needs of the pool it came from. The task is the pool's affair; here it is opaque."""
 
     lock: threading.Lock
 
-    def cancel(self, task: Task) -> bool:
+    def cancel(self, task: Any) -> bool:
         """Take a queued task out of the pool for good; False when it is too late."""
         ...
 
-    def assist(self, task: Task) -> None:
+    def assist(self, task: Any) -> None:
         """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""
 
     def callback_failed(self, error: BaseException) -> None:
@@ -67,10 +62,10 @@ class PoolFuture(Future[T]):
         "_waiters",
     )
 
-    def __init__(self, home: Home, task: Task) -> None:
+    def __init__(self, home: Home, task: Any) -> None:
         # The base class's __init__ is left out on purpose: it would make the Condition.
         self._home = home
-        self._task: Task | None = task
+        self._task: Any = task
         self._state: str = PENDING
         self._result: Any = None
         self._exception: BaseException | None = None
@@ -239,7 +234,7 @@ class PoolFuture(Future[T]):
 
     def _await(self, timeout: float | None) -> None:
         task = self._task
-        if task is not None and here.worker is not None and (timeout is None or timeout > 0):
+        if task is not None and (timeout is None or timeout > 0):
             self._home.assist(task)
         lock = threading.Lock()
         lock.acquire()

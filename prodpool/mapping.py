@@ -43,6 +43,8 @@ def lazy_map(
 class LazyMap:
     """The state of one `map` call: calls not yet made, and futures not yet read."""
 
+    _next: Any
+
     def __init__(
         self,
         owner: object,
@@ -54,13 +56,14 @@ class LazyMap:
         timeout: float | None,
         ahead: int,
     ) -> None:
-        # Keeps the pool alive: one that nobody refers to is drained and takes nothing more.
-        self._owner = owner
+        # Keeps the pool alive while there are calls left: one that nobody refers to is drained and
+        # takes nothing more.
+        self._owner: object | None = owner
         self._door = door
         self._options = options
         self._fn = fn
         self._calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
-        self._next: Any = next(self._calls, _END)
+        self._advance()
         self._ends_at = math.inf if timeout is None else time.monotonic() + timeout
         self._ahead = ahead
         self._futures: deque[PoolFuture[Any]] = deque()
@@ -77,11 +80,25 @@ class LazyMap:
             while self._futures or self._next is not _END:
                 if not self._futures:
                     self._wait_for_slot()
-                # Read and dropped in one expression: no reference to the future may outlive it.
-                yield self._futures.popleft().result(self._left())
+                yield self._read()
                 self._submit_what_fits()
         finally:
             self._cancel()
+
+    def _read(self) -> Any:
+        future = self._futures.popleft()
+        try:
+            return future.result(self._left())
+        finally:
+            # Of no effect once it is done; after a timeout it must not run for nobody. And no
+            # reference to it may stay behind in a traceback.
+            future.cancel()
+            del future
+
+    def _advance(self) -> None:
+        self._next = next(self._calls, _END)
+        if self._next is _END:
+            self._owner = None
 
     def _submit_what_fits(self) -> None:
         while self._next is not _END and len(self._futures) < self._ahead:
@@ -89,13 +106,13 @@ class LazyMap:
             if future is None:
                 return
             self._futures.append(future)
-            self._next = next(self._calls, _END)
+            self._advance()
 
     def _wait_for_slot(self) -> None:
         left = self._left()
         waiting = self._options if left is None else replace(self._options, wait=left)
         self._futures.append(self._door.submit_wait(waiting, self._fn, self._next, {}))
-        self._next = next(self._calls, _END)
+        self._advance()
 
     def _left(self) -> float | None:
         return None if math.isinf(self._ends_at) else max(0.0, self._ends_at - time.monotonic())
@@ -104,3 +121,4 @@ class LazyMap:
         for future in self._futures:
             future.cancel()
         self._next = _END
+        self._owner = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from prometheus_client import REGISTRY
 
 from prodpool.clock import Clock, SystemClock
+from prodpool.current import here
 from prodpool.door import Door
 from prodpool.engine import Engine
 from prodpool.futures import PoolFuture
@@ -23,7 +24,7 @@ from prodpool.settings import (
 )
 from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
-from prodpool.task import DEFAULT_OPTIONS, here
+from prodpool.task import DEFAULT_OPTIONS
 from prodpool.telemetry.watchdog import watchdog
 from prodpool.views import PoolView
 from prodpool.workers.base import capabilities

@@ -1,4 +1,4 @@
-"""One task: the record that everyone who handles it shares, and what the task itself may ask."""
+"""One task: the record that everyone who handles it shares."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from prodpool.futures import PoolFuture
+
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
-
-    from prodpool.futures import PoolFuture
-    from prodpool.worker import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,60 +109,3 @@ def callable_name(fn: Callable[..., Any]) -> str:
         fn = fn.func
     name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
     return str(name)
-
-
-class CurrentTask:
-    """What a running task may know of itself. Obtained from `current_task`."""
-
-    __slots__ = ("_now", "_task", "pool")
-
-    def __init__(self, task: Task, pool: str, now: Callable[[], float]) -> None:
-        self._task = task
-        self._now = now
-        self.pool = pool
-
-    @property
-    def name(self) -> str:
-        """The task's name in logs and spans."""
-        return self._task.name
-
-    @property
-    def attempt(self) -> int:
-        """Which run of this task it is, from 1."""
-        return 1
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds left of the task's deadline, never below 0; None without a deadline."""
-        expires_at = self._task.expires_at
-        return None if expires_at is None else max(0.0, expires_at - self._now())
-
-    @property
-    def cancelled(self) -> threading.Event:
-        """An event that is set when the pool wants this task to end (its stop deadline has passed)."""
-        task = self._task
-        if task.token is None:
-            task.token = threading.Event()
-        if task.cancel_requested:
-            task.token.set()
-        return task.token
-
-
-class Here(threading.local):
-    """The worker that the calling thread is, if it is one."""
-
-    worker: Worker | None = None
-
-
-here = Here()
-
-
-def current_task() -> CurrentTask | None:
-    """Return the task that the calling thread runs, or None outside of any pool."""
-    worker = here.worker
-    if worker is None:
-        return None
-    task = worker.assisting or worker.task
-    if task is None:
-        return None
-    return CurrentTask(task, worker.pool, worker.now)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from prodpool.current import here
 from prodpool.dispatch import Dispatcher
 from prodpool.execution import Runner
-from prodpool.task import Task, here
+from prodpool.task import Task
 from prodpool.worker import Worker
 from prodpool.workers.base import Backend
 
