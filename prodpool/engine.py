@@ -246,6 +246,9 @@ class Engine:
         """Be done for good: the pool is stopped and its last worker is back."""
         watchdog().unwatch(self.monitor)
         exit_desk.come_back(self)
+        if self.breaker is not None:
+            # The application's own circuit breaker outlives the pool.
+            self.breaker.detach()
 
     def _worker_lost(self, worker: Worker, task: Task | None, error: BaseException | None) -> None:
         """Settle what a lost worker held; close the pool if the backend will run nothing any more."""
