@@ -28,9 +28,7 @@ def test_manual_clock_refuses_to_go_back() -> None:
 def test_manual_clock_loses_no_advance() -> None:
     """Advances from several threads add up."""
     clock = ManualClock()
-    threads = [
-        threading.Thread(target=lambda: [clock.advance(1.0) for _ in range(2_000)]) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: [clock.advance(1.0) for _ in range(2_000)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

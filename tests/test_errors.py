@@ -97,7 +97,10 @@ def test_lost_worker_is_a_broken_executor() -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (EACH[0], ["5 of 5", "waited 2 s", "Retry in about 0.25 s", "options(wait=seconds)", "queue_capacity"]),
+        (
+            EACH[0],
+            ["5 of 5", "waited 2 s", "Retry in about 0.25 s", "options(wait=seconds)", "queue_capacity"],
+        ),
         (PoolFullError(pool="mail", queued=0, queue_capacity=0), ["every worker is busy", "Retry later"]),
         (PoolClosedError(pool="mail"), ["stop()", "build a new one"]),
         (PoolClosedError(pool="mail", detail="built before a fork: build it after"), ["build it after"]),

@@ -322,29 +322,30 @@ def test_a_listener_may_use_two_pools() -> None:
     assert [rig.errors for rig in rigs] == [[], []]
 
 
-def test_a_listener_that_submits_deadlocks_with_nobody() -> None:
-    """An outside open() whose listener submits meets a worker that records, and both get through."""
-    in_listener, recording = threading.Event(), threading.Event()
+def test_a_listener_that_records_deadlocks_with_nobody() -> None:
+    """A listener that settles a task under pybreaker's lock and a worker that settles another get through."""
+    in_listener, started = threading.Event(), threading.Event()
 
-    class Submits(pybreaker.CircuitBreakerListener):
-        def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:  # noqa: ARG002
-            if threading.current_thread() is outsider:
+    class Settles(pybreaker.CircuitBreakerListener):
+        def before_call(self, cb: Any, func: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            if threading.current_thread() is outsider and not in_listener.is_set():
                 in_listener.set()
-                recording.wait(10)
-                rig.breaker.release(rig.breaker.acquire())
+                started.wait(10)
+                worker.join(0.2)  # it cannot end before we leave; the time lets it get as far as it can
+                rig.fail()
 
-    own = circuit(fail_max=1, reset_timeout=5, listeners=[Submits()])
+    own = circuit(fail_max=9, listeners=[Settles()])
     rig = make(own)
-    permit = rig.breaker.acquire()
-    outsider = threading.Thread(target=own.open)
-    worker = threading.Thread(target=rig.breaker.record, args=(permit, BoomError(), 0.1))
+    outsider = threading.Thread(target=own.call, args=(bool,), daemon=True)
+    worker = threading.Thread(target=rig.fail, daemon=True)
     outsider.start()
     assert in_listener.wait(10)
     worker.start()
-    recording.set()
+    started.set()
     for thread in (outsider, worker):
         thread.join(timeout=10)
         assert not thread.is_alive()
+    assert rig.errors == []
 
 
 # -- changed from outside ----------------------------------------------------------------------------------
@@ -378,6 +379,33 @@ def test_forced_closed(look: Callable[[Rig], object]) -> None:
     assert rig.changes[1:] == [("open", "closed", "changed from outside the pool")]
     rig.fail()
     assert rig.moves == ["open", "closed", "open"]
+
+
+def test_a_change_while_another_thread_announces() -> None:
+    """A change that could not be announced yet is announced by a later acquire."""
+    own = circuit()
+    rig = make(own)
+    with rig.breaker._announcing:
+        own.open()
+        own.close()
+        rig.succeed()
+    assert rig.moves == []
+    rig.succeed()
+    assert rig.moves == ["open", "closed"]
+
+
+def test_changed_while_a_predicate_thinks() -> None:
+    """An outcome whose generation ends while it is being judged does not count any more."""
+
+    def predicate(_: BaseException) -> bool:
+        own.close()
+        return False
+
+    own = circuit([predicate], fail_max=1)
+    rig = make(own)
+    rig.fail()
+    assert own.fail_counter == 0
+    assert rig.breaker.state == "closed"
 
 
 def test_forced_half_open() -> None:

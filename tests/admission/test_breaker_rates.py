@@ -83,7 +83,8 @@ def test_one_trip_for_two_reasons() -> None:
     """A call that meets both conditions opens the breaker once."""
     rig = make(BreakerPolicy(consecutive_failures=6, failure_rate=0.5, window=10, minimum_calls=6))
     rig.fail(6)
-    assert rig.moves == ["open"]
+    assert rig.changes == [("closed", "open", "consecutive failures: 6")]
+    assert rig.breaker._generation == 2
 
 
 def test_slow_calls_trip() -> None:
