@@ -51,7 +51,7 @@ class Breaker:
     """Drives one `pybreaker.CircuitBreaker` for one pool.
 
     Threads: safe from any thread, also from inside a listener.
-    Cost: 0.15 us for `acquire` and `record` together while closed and healthy, 1.3 us with a window, 1 us for
+    Cost: 0.12 us for `acquire` and `record` together while closed and healthy, 1.1 us with a window, 1 us for
         a plain circuit breaker (CPython 3.11, 2026-11).
     Source: Nygard, Release It!, 2nd edition, "Circuit Breaker"; generations after sony/gobreaker
     """

@@ -275,6 +275,21 @@ def test_a_listener_that_raises(error: BaseException, *, late: bool) -> None:
     assert rig.errors == [("breaker", error)] * len(bad.events)
 
 
+def test_ctrl_c_in_a_listener_is_not_swallowed() -> None:
+    """KeyboardInterrupt goes through to the thread it was meant for, and the probe it met is not lost."""
+    listener = Recorder()
+    own = circuit(fail_max=1, listeners=[listener])
+    rig = half_open(own)
+    probe = rig.probe()
+    listener._error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        rig.breaker.record(probe, None, 0.1)
+    listener._error = None
+    rig.run()
+    assert rig.moves == ["open", "half_open", "closed"]
+    assert rig.errors == []
+
+
 def test_a_listener_may_use_the_pool() -> None:
     """A listener that submits to the pool, from within the change, neither deadlocks nor spoils it."""
     got: list[object] = []
