@@ -295,7 +295,8 @@ class Breaker:
 
     def _publish(self) -> None:
         """Announce what has changed, then open the way past the locks where there is one."""
-        while self._changes and self._announcing.acquire(blocking=False):
+        # Whoever drives holds pybreaker's lock, and comes by here after letting go of it.
+        while self._changes and self._cause is None and self._announcing.acquire(blocking=False):
             try:
                 while self._changes:
                     self._announce(*self._changes.popleft())

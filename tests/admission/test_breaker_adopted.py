@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable, Iterable
@@ -311,6 +312,32 @@ def test_a_listener_may_use_the_pool() -> None:
     assert [type(item).__name__ for item in got[::2]] == ["BreakerOpenError", "Probe", "int"]
     assert got[1::2] == ["open", "half_open", "closed"]
     assert rig.errors == []
+
+
+def test_nothing_is_announced_from_within_a_listener() -> None:
+    """A listener that submits makes no announcement under pybreaker's lock; it comes after."""
+    free: list[bool] = []
+
+    class Submits(pybreaker.CircuitBreakerListener):
+        def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:  # noqa: ARG002
+            rig.breaker.release(rig.breaker.acquire())
+
+    def hear(*_: str) -> None:
+        lock = cast("Any", own)._lock
+
+        def try_it() -> bool:
+            return bool(lock.acquire(blocking=False)) and lock.release() is None
+
+        with concurrent.futures.ThreadPoolExecutor(1) as other:
+            free.append(other.submit(try_it).result(timeout=10))
+
+    own = circuit(fail_max=1, listeners=[Submits()])
+    rig = make(own)
+    rig.breaker._on_change = hear
+    rig.fail()
+    rig.clock.advance(60)
+    rig.run()
+    assert free == [True] * 3
 
 
 def test_a_listener_may_use_two_pools() -> None:
