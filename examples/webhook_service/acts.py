@@ -142,7 +142,7 @@ ACTS = (
         ),
     ),
     Act(
-        "A slow downstream",
+        "Slow downstream",
         "One customer in four now takes 560 ms. Nothing fails; workers are just longer busy, so the time "
         "webhooks wait (dwell) rises second by second, long before the first one is refused.",
         9.0,
@@ -158,7 +158,7 @@ ACTS = (
         ),
     ),
     Act(
-        "A burst beyond capacity",
+        "Burst beyond capacity",
         "240 webhooks for one customer at once: what does not fit is told 429 and when to come back; these "
         "senders do as they are told, and everything arrives.",
         9.0,
@@ -203,7 +203,7 @@ ACTS = (
         ),
     ),
     Act(
-        "SIGTERM with work queued",
+        "SIGTERM, work queued",
         "Deliveries take 500 ms and the queue is full when SIGTERM comes: the intake closes, workers go on "
         f"for {DRAIN_DEADLINE} s, what is still queued then is dropped, and counted.",
         8.0,

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -139,7 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     server = CustomersServer(parser.parse_args(argv).port)
     server.start()
     print(json.dumps({"port": server.server_port}), flush=True)
-    sys.stdin.read()
+    with suppress(KeyboardInterrupt):
+        sys.stdin.read()
     server.stop(0.0)
     server.hang_up()
     return 0

@@ -174,9 +174,7 @@ def print_report(console: Console, demo: Demo) -> bool:
     console.print(report_table(ACTS, demo.windows))
     for check in checks:
         mark = "[green]held  [/]" if check.held else "[bold red]FAILED[/]"
-        console.print(
-            f" {mark} {check.statement} [dim]({check.evidence})[/]", highlight=False, soft_wrap=True
-        )
+        console.print(f" {mark} {check.statement} [dim]({check.evidence})[/]", highlight=False)
     tally, last = demo.tally, demo.scrapes[-1]
     console.print(
         f"\n The senders: {tally.accepted} accepted, {sum(tally.refused.values())} refused, of which"

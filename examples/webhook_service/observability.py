@@ -55,11 +55,14 @@ def spans_to(path: Path) -> TracerProvider:
     return provider
 
 
-def close_spans(provider: TracerProvider, timeout: float) -> None:
-    """Flush and shut down, for at most ``timeout`` seconds: the SDK does not keep its own limit."""
+def close_spans(provider: TracerProvider) -> threading.Thread:
+    """Begin to flush and shut down; return the thread to wait for.
+
+    Waiting with a limit is up to the caller, because the SDK does not keep its own.
+    """
     flusher = threading.Thread(target=provider.shutdown, name="spans-shutdown", daemon=True)
     flusher.start()
-    flusher.join(timeout)
+    return flusher
 
 
 class _OpsHttp(ThreadingMixIn, WSGIServer):

@@ -24,9 +24,8 @@ _COLUMNS = (
     "full\n429",
     "breaker\n503",
     "closed\n503",
-    "\nshutdown",
+    "shut-\ndown",
     "dwell\np95",
-    "run\np95",
     "most\nqueued",
     "most\nhung",
 )
@@ -136,6 +135,12 @@ class PlainView:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
+def _states(states: Sequence[str]) -> str:
+    # Probes make a list of any length; where it began and ended is what the act is about.
+    first, last = states[0].replace("_", "-"), states[-1].replace("_", "-")
+    return first if len(states) == 1 else f"{first}, {last}"
+
+
 def report_table(acts: Sequence[Act], windows: Sequence[Window]) -> Table:
     """Lay out what happened in each act."""
     table = Table(
@@ -147,7 +152,7 @@ def report_table(acts: Sequence[Act], windows: Sequence[Window]) -> Table:
     table.add_column("\nact", min_width=12)
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("breaker\nwas")
+    table.add_column("\nbreaker")
     for number, (act, seen) in enumerate(zip(acts, windows, strict=False), start=1):
         drops = (seen.dropped.get(reason, 0) for reason in ("full", "breaker_open", "closed", "shutdown"))
         counts = (seen.offered, seen.completed.get("ok", 0), seen.completed.get("error", 0), *drops)
@@ -155,9 +160,8 @@ def report_table(acts: Sequence[Act], windows: Sequence[Window]) -> Table:
             f"{number} {act.title}",
             *(Text(str(count), style="" if count else "dim") for count in counts),
             seconds(seen.dwell_p95),
-            seconds(seen.duration_p95),
             str(seen.max_depth),
             Text(str(seen.max_hung), style="" if seen.max_hung else "dim"),
-            " ".join(seen.breaker).replace("_", "-"),
+            _states(seen.breaker),
         )
     return table

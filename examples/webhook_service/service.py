@@ -145,6 +145,8 @@ class Service:
         began = time.monotonic()
         answered = self.intake.stop(INTAKE_GRACE)
         report = self.pool.stop(self._deadline)
+        # Beside the wait for a scrape: both have to fit into the second that is left after the deadline.
+        spans = close_spans(self._spans) if self._spans is not None else None
         scraped = self.ops.wait_for_scrape(LAST_SCRAPE_GRACE)
         self.ops.stop()
         self.intake.hang_up()
@@ -159,8 +161,8 @@ class Service:
             last_scrape=scraped,
             elapsed=round(time.monotonic() - began, 3),
         )
-        if self._spans is not None:
-            close_spans(self._spans, SPANS_GRACE)
+        if spans is not None:
+            spans.join(SPANS_GRACE)
 
 
 def _stop_with_stdin() -> None:
