@@ -65,7 +65,7 @@ class Runner:
     def run(self, worker: Worker, task: Task) -> Task | None:
         """Run ``task``, settle it and return the worker's next one; None: it is parked or dismissed.
 
-        This is the hot path. A task that ends well, in time, untraced and with nobody to call back
+        This is the hot path. A task that ends well, in time, unrecorded and with nobody to call back
         is settled in line, with the lock taken once; all others take the long way (`_settle`).
         """
         started = self._now()
@@ -82,7 +82,7 @@ class Runner:
             return self._next(worker)
         ended = self._now()
         duration = ended - started
-        if duration >= self._slow_after or task.span is not None:
+        if duration >= self._slow_after or task.recorded:
             self._settle(worker, task, started, value, None, Place.WORKER)
             return self._next(worker)
         if task.permit is not None and self._breaker is not None:

@@ -52,6 +52,7 @@ class Task:
         "options",
         "permit",
         "queued",
+        "recorded",
         "span",
         "token",
     )
@@ -74,6 +75,7 @@ class Task:
         self.expires_at: float | None = None
         self.permit: Any = None
         self.span: Span | None = None
+        self.recorded = False
         self.queued = False
         self.cancel_requested = False
         self.token: threading.Event | None = None

@@ -17,8 +17,6 @@ from prodpool.telemetry.ledger import Exemplar
 from prodpool.vocabulary import Reason, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from opentelemetry.context import Context
 
     from prodpool.task import Task
@@ -54,15 +52,22 @@ class Tracing:
 
     def run(self, task: Task, started: float) -> Any:
         """Call the task with its span current; return what it returns, raise what it raises."""
-        parent = task.context.run(otel_context.get_current)
+        return task.context.run(self._run_inside, task, started)
+
+    def _run_inside(self, task: Task, started: float) -> Any:
+        parent = otel_context.get_current()
         try:
-            task.span = self._start(task, parent, started - task.admitted_at)
+            span = task.span = self._start(task, parent, started - task.admitted_at)
+            task.recorded = span.is_recording()
         except Exception as error:  # noqa: BLE001  # a span processor may raise anything
             self._trouble.report("trace", error)
-        if task.span is None:
-            return task.context.run(task.fn, *task.args, **task.kwargs)
-        current = trace.set_span_in_context(task.span, parent)
-        return task.context.run(_call_in, current, task.fn, task.args, task.kwargs)
+            return task.fn(*task.args, **task.kwargs)
+        # Attach and detach in one frame, or OpenTelemetry complains.
+        token = otel_context.attach(trace.set_span_in_context(span, parent))
+        try:
+            return task.fn(*task.args, **task.kwargs)
+        finally:
+            otel_context.detach(token)
 
     def finish(self, task: Task, result: Result, error: BaseException | None) -> None:
         """End the task's span."""
@@ -113,14 +118,11 @@ class Tracing:
         self._tracer = trace.get_tracer("prodpool")
         return True
 
-    def _start(self, task: Task, parent: Context, dwell: float) -> Span | None:
-        tracer = self._tracer
-        if tracer is None:
-            return None
+    def _start(self, task: Task, parent: Context, dwell: float) -> Span:
+        tracer = self._tracer or trace.get_tracer("prodpool")
         started = time.time_ns()
-        if dwell >= QUEUE_SPAN_FROM:
-            self._queue_span(tracer, task, parent, started, dwell).end(started)
         span = tracer.start_span(f"workerpool.task {task.name}", context=parent, start_time=started)
+        # A span that is not sampled costs no more than this; its wait gets no span either.
         if span.is_recording():
             span.set_attributes(
                 {
@@ -130,6 +132,11 @@ class Tracing:
                 }
             )
             span.add_event("workerpool.started", {"workerpool.dwell_seconds": dwell}, timestamp=started)
+            if dwell >= QUEUE_SPAN_FROM:
+                if not trace.get_current_span(parent).get_span_context().is_valid:
+                    # Two roots would be two traces: without a parent the wait belongs to the task.
+                    parent = trace.set_span_in_context(span, parent)
+                self._queue_span(tracer, task, parent, started, dwell).end(started)
         return span
 
     def _queue_span(
@@ -141,12 +148,3 @@ class Tracing:
             start_time=ended - max(0, int(dwell * 1e9)),
             attributes={"workerpool.pool": self._pool, "workerpool.task": task.name},
         )
-
-
-def _call_in(context: Context, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-    """Call ``fn`` with ``context`` attached. Attach and detach in one frame, or OpenTelemetry complains."""
-    token = otel_context.attach(context)
-    try:
-        return fn(*args, **kwargs)
-    finally:
-        otel_context.detach(token)
