@@ -100,7 +100,7 @@ class OpsServer:
             LOOPBACK, port, self._answer, server_class=_OpsHttp, handler_class=_QuietHandler
         )
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="ops", daemon=True
+            target=self._server.serve_forever, args=(0.02,), name="ops", daemon=True
         )
 
     @property

@@ -42,7 +42,7 @@ class BoundedServer(ThreadingHTTPServer):
         self._open: set[socket] = set()
         self._loop = threading.Thread(
             target=self.serve_forever,
-            kwargs={"poll_interval": 0.05},
+            kwargs={"poll_interval": 0.02},
             name=f"http-{self.server_port}",
             daemon=True,
         )
@@ -121,6 +121,8 @@ class JsonHandler(BaseHTTPRequestHandler):
     """What both servers share: keep-alive, one write per answer, JSON bodies, no line per request."""
 
     protocol_version = "HTTP/1.1"
+    server_version = "webhook_service"
+    sys_version = ""
     # Head and body in two small packets would wait 40 ms for the peer's delayed acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True

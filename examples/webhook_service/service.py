@@ -38,7 +38,7 @@ POOL_NAME = "webhook_delivery"
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 # What the exit may take beside the drain; together well under a second.
 INTAKE_GRACE = 0.25
-LAST_SCRAPE_GRACE = 0.35
+LAST_SCRAPE_GRACE = 0.25
 SPANS_GRACE = 0.2
 
 

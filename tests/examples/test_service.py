@@ -215,6 +215,24 @@ def test_sigterm_ends_it_in_time_although_a_delivery_hangs_for_ever(
     assert (stopped["dropped"], stopped["abandoned"]) == (3, 1)
 
 
+def test_a_second_signal_changes_nothing(start: StartService, customers: Customers) -> None:
+    """A signal that comes during the drain neither cuts it short nor begins another."""
+    customers.behave("slow", 0.3)
+    before = customers.counts()["acknowledged"].get("acme", 0)
+    service = start("--workers=2", "--queue-capacity=8")
+    for _ in range(4):
+        assert service.post().status == 202
+    service.process.terminate()
+    service.until(lambda seen: seen.stopped)
+    service.process.send(signal.SIGINT)
+    service.process.send(signal.SIGTERM)
+    assert service.process.wait(DEADLINE + 10) == 0
+    assert [record["signal"] for record in service.log("service.stopping")] == ["SIGTERM"]
+    (report,) = service.log("service.stopped")
+    assert report["drained"]
+    assert customers.counts()["acknowledged"]["acme"] == before + 4
+
+
 def test_the_last_numbers_can_be_scraped(start: StartService, customers: Customers) -> None:
     """What is dropped in the drain's last moment is in a scrape: metrics outlive the pool by one of them."""
     customers.behave("hanging", 0.0, "acme")

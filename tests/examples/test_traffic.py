@@ -82,7 +82,7 @@ def test_a_sender_comes_back_when_told_and_not_before() -> None:
         seen = traffic.stop()
     assert seen == Tally(accepted=1, refused={"full": 1}, waited=1)
     (first, _), (again, _) = server.received
-    assert 1.0 <= again - first < 2.5
+    assert again - first >= 1.0
 
 
 def test_patience_ends() -> None:
