@@ -1,0 +1,32 @@
+"""Tasks that begin and end when the test says so."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+# Seconds after which a test that forgot to open its gate fails instead of hanging.
+PATIENCE = 10.0
+
+
+class Gate:
+    """A task to submit: it reports that it has begun, waits for `open` and returns its argument."""
+
+    def __init__(self) -> None:
+        self._began = threading.Semaphore(0)
+        self._opened = threading.Event()
+
+    def __call__(self, value: Any = None) -> Any:
+        self._began.release()
+        if not self._opened.wait(PATIENCE):
+            raise AssertionError("the gate was never opened")
+        return value
+
+    def wait_begun(self, tasks: int = 1) -> None:
+        """Return once ``tasks`` more tasks stand at the gate."""
+        for _ in range(tasks):
+            assert self._began.acquire(timeout=PATIENCE), "no task came to the gate"
+
+    def open(self) -> None:
+        """Let everybody through, now and later."""
+        self._opened.set()
