@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from prodpool.task import Task
 from prodpool.worker import Worker
@@ -53,6 +53,16 @@ class Here(threading.local):
 
 
 here = Here()
+
+
+def inside(workers: Collection[Worker]) -> bool:
+    """Tell whether the calling thread is one of ``workers``, whatever it runs on top of that."""
+    worker = here.worker
+    while worker is not None:
+        if worker in workers:
+            return True
+        worker = worker.outer
+    return False
 
 
 def current_task() -> CurrentTask | None:

@@ -73,10 +73,11 @@ class Dispatcher:
 
     # The submitter's side.
 
-    def offer(self, task: Task, waiter: Waiter | None = None) -> Offer:
+    def offer(self, task: Task, waiter: Waiter | None = None, *, may_start: bool = True) -> Offer:
         """Admit ``task`` if there is a worker or a place for it; with a waiter, stand in line if not.
 
         NEEDS_WORKER: a loop may be started for it; reserve and start one, then offer again.
+        ``may_start`` is False where that has been tried in vain.
         """
         with self.lock:
             if self.state is not State.OPEN:
@@ -85,9 +86,10 @@ class Dispatcher:
             worker = None
             if not self.paused:
                 if self.parked:
-                    worker = self.parked.pop()
+                    worker = self.parked[-1]
                     self._assign(worker, task)
-                elif depth >= self.starting and len(self.workers) < self.max_workers:
+                    self.parked.pop()
+                elif may_start and depth >= self.starting and len(self.workers) < self.max_workers:
                     return Offer.NEEDS_WORKER
             if worker is None:
                 if depth + self.assisted >= self.queue_capacity + self.starting:
@@ -156,10 +158,22 @@ class Dispatcher:
             return True
 
     def begin(self, worker: Worker) -> Task | None:
-        """Take the first task of a loop that has just come up."""
+        """Take the first task of a loop that has just come up.
+
+        Paused or surplus, it takes the task that was admitted on the strength of its coming. A loop
+        that was struck out before it came up is dismissed.
+        """
         with self.lock:
+            if worker not in self.workers:
+                worker.dismissed = True
+                return None
             self.starting -= 1
-            task = self.take(worker)
+            task = self.queue.pop()
+            if task is None:
+                task = self.take(worker)
+            else:
+                self._assign(worker, task)
+                self._fill()
         self.tell()
         return task
 
@@ -214,9 +228,9 @@ class Dispatcher:
     # The owner's side.
 
     def pause(self) -> None:
-        """Let running tasks finish and start no other."""
+        """Let running tasks finish and start no other. A pool that drains is past pausing."""
         with self.lock:
-            self.paused = True
+            self.paused = self.state is State.OPEN
 
     def resume(self) -> int:
         """Start tasks again; returns how many loops are to be started for those that wait."""
@@ -264,6 +278,11 @@ class Dispatcher:
             self._check_quiet()
         return tasks
 
+    def missing(self) -> int:
+        """Return how many loops should be started for tasks that wait in vain (a start had failed)."""
+        with self.lock:
+            return 0 if self.paused or self.parked else self._missing()
+
     def finish(self) -> list[Worker]:
         """End the draining: parked workers go. Returns those that are still busy."""
         with self.lock:
@@ -290,9 +309,10 @@ class Dispatcher:
     # What they share. The lock is held in all of these.
 
     def _assign(self, worker: Worker, task: Task) -> None:
+        # The only call comes first: near the recursion limit it raises with nothing changed.
+        task.future.begin()
         worker.parked = False
         worker.task = task
-        task.future.begin()
         self.running += 1
 
     def _grant(self) -> Task | None:
@@ -319,13 +339,16 @@ class Dispatcher:
         if self.paused:
             return woken, 0
         while self.parked and (task := self.queue.pop() or self._grant()) is not None:
-            worker = self.parked.pop()
+            worker = self.parked[-1]
             self._assign(worker, task)
+            self.parked.pop()
             woken.append(worker)
         self._fill()
+        return woken, self._missing()
+
+    def _missing(self) -> int:
         wanted = self.queue.length + self.line.length - self.starting
-        missing = min(self.max_workers - len(self.workers), wanted)
-        return woken, max(0, missing)
+        return max(0, min(self.max_workers - len(self.workers), wanted))
 
     def _dismiss(self, count: int) -> list[Worker]:
         gone, self.parked = self.parked[:count], self.parked[count:]

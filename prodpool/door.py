@@ -10,9 +10,10 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from prodpool.admission.gate import AsyncWaiter, ThreadWaiter, Waiter
-from prodpool.current import here
+from prodpool.current import inside
 from prodpool.dispatch import Offer
 from prodpool.errors import BreakerOpenError, PoolClosedError, PoolFullError, WorkerLostError
+from prodpool.execution import headroom
 from prodpool.futures import PoolFuture
 from prodpool.task import Task, TaskOptions
 from prodpool.vocabulary import Reason, State
@@ -50,8 +51,7 @@ class Door:
         if self._overload == "block":
             return self._stand_in_line(task, math.inf)
         if self._overload == "caller_runs":
-            self._runner.run_by_caller(task)
-            return task.future
+            return self._run_by_caller(task)
         raise self._full(task)
 
     def submit_wait(
@@ -65,6 +65,8 @@ class Door:
         offer = self._offer(task, None)
         if offer is Offer.ADMITTED:
             return task.future
+        if offer is Offer.CLOSED:
+            raise self._closed(task)
         return self._stand_in_line(task, math.inf if options.wait is None else options.wait)
 
     def try_submit(
@@ -92,6 +94,8 @@ class Door:
         offer = self._offer(task, None)
         if offer is Offer.ADMITTED:
             return task.future
+        if offer is Offer.CLOSED:
+            raise self._closed(task)
         self._refuse_nested(task)
         waiter = AsyncWaiter(task)
         offer = self._offer(task, waiter)
@@ -138,7 +142,10 @@ class Door:
             try:
                 self._engine.workers.start()
             except RuntimeError as error:
-                raise self._unusable(task, error) from error
+                if not self._dispatcher.workers:
+                    raise self._unusable(task, error) from error
+                # The system may be out of threads; those that are there get to the task in its turn.
+                return self._dispatcher.offer(task, waiter, may_start=False)
 
     def _stand_in_line(self, task: Task, wait: float) -> PoolFuture[Any]:
         self._refuse_nested(task)
@@ -159,6 +166,15 @@ class Door:
                     raise self._full(task)
                 waiter.wait(None)  # it is being told this very moment
         return self._outcome(task, offer, waiter)
+
+    def _run_by_caller(self, task: Task) -> PoolFuture[Any]:
+        try:
+            headroom()
+        except RecursionError:
+            self._give_back(task)
+            raise
+        self._runner.run_by_caller(task)
+        return task.future
 
     def _outcome(self, task: Task, offer: Offer, waiter: Waiter) -> PoolFuture[Any]:
         if offer is Offer.CLOSED:
@@ -191,8 +207,7 @@ class Door:
 
     def _refuse_nested(self, task: Task) -> None:
         """Refuse to wait inside a worker of a full pool: that is how a pool deadlocks itself."""
-        worker = here.worker
-        if worker is not None and worker in self._dispatcher.workers:
+        if inside(self._dispatcher.workers):
             raise self._full(task, _NESTED)
 
     def _full(self, task: Task, detail: str | None = None) -> PoolFullError:

@@ -88,6 +88,7 @@ class Engine:
             trouble=self.trouble,
             hung_after=settings.hung_after,
             now=now,
+            start_loops=self.start_loops,
             on_over=self._over,
         )
         self.workers = LeasedWorkers(
@@ -113,6 +114,7 @@ class Engine:
         )
         # What broke the backend, once something has.
         self.broken: BaseException | None = None
+        self._busy_told = 0.0  # guarded by the dispatcher's lock
         self.collector = collector_of(registry)
         # From here on the pool is in the world; nothing below may fail.
         self.collector.add(settings.name, self)
@@ -134,7 +136,12 @@ class Engine:
             now = self.now()
             there = dispatcher.occupancy()
             first = dispatcher.queue.first()
-            runs = [now - began for worker in dispatcher.workers if (began := worker.started) is not None]
+            # A task may begin after ``now`` was read: it has run for no time then, not for less.
+            starts = [worker.started for worker in dispatcher.workers]
+            runs = [max(0.0, now - began) for began in starts if began is not None]
+            # And one may have ended before ``now``, and be booked with less than it was shown with. A
+            # counter that goes down is a restart to Prometheus, which would count the whole of it again.
+            self._busy_told = max(self._busy_told, ledger.busy_seconds + sum(runs))
             return PoolReading(
                 pool=settings.name,
                 backend=self.abilities.kind,
@@ -150,7 +157,7 @@ class Engine:
                 dwell=ledger.dwell.read(),
                 duration=ledger.duration.read(),
                 admission_wait=ledger.admission_wait.read(),
-                busy_seconds=ledger.busy_seconds + sum(runs),
+                busy_seconds=self._busy_told,
                 oldest_queued=0.0 if first is None else max(0.0, now - first.admitted_at),
                 longest_running=max(runs, default=0.0),
                 hung=sum(run >= settings.hung_after for run in runs),
@@ -182,9 +189,12 @@ class Engine:
         self.log.info("pool.resized", old=old, new=workers)
 
     def owner_gone(self) -> None:
-        """Drain a pool that nobody refers to any more; its numbers stay for one more scrape."""
-        self.stopper.stop(math.inf, wait=False)
-        self.collector.remove(self.settings.name, self, after_scrape=True)
+        """Drain a pool that nobody refers to any more; its numbers stay for one more scrape.
+
+        Called by a finalizer, which may run anywhere, also where any lock is held: it leaves notes.
+        """
+        self.collector.remove_after_scrape(self.settings.name, self)
+        watchdog().soon(lambda: self.stopper.stop(math.inf, wait=False))
 
     def retry_after(self) -> float:
         """Guess the seconds until a slot is free: the mean task, shared by all workers.

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from prodpool.current import here
+from prodpool.current import here, inside
 from prodpool.errors import TaskExpiredError, WorkerLostError
 from prodpool.futures import CANCELLED, FINISHED
-from prodpool.telemetry.logs import own_frames_dropped, trace_fields
+from prodpool.telemetry.stacks import own_frames_dropped
 from prodpool.vocabulary import Reason, Result
 from prodpool.worker import Worker
 
@@ -79,6 +79,8 @@ class Runner:
                 value = task.context.run(task.fn, *task.args, **task.kwargs)
         except BaseException as error:  # noqa: BLE001  # a worker outlives whatever a task raises
             self._settle(worker, task, started, None, error, Place.WORKER)
+            # This frame stays in the failed task's traceback; `task` would close a cycle in it.
+            del task
             return self._next(worker)
         ended = self._now()
         duration = ended - started
@@ -116,17 +118,23 @@ class Runner:
         """Run ``task`` in the submitter's thread (``overload="caller_runs"``)."""
         worker = Worker(self.pool, self._now)
         worker.task = task
+        # Stands in for the thread while the task runs; what the thread really is stays in sight.
+        worker.outer = here.worker
         task.future.begin()
-        outer, here.worker = here.worker, worker
+        here.worker = worker
         try:
-            self._run_aside(worker, task, Place.CALLER)
+            error = self._run_aside(worker, task, Place.CALLER)
         finally:
-            here.worker = outer
+            here.worker = worker.outer
+        if isinstance(error, KeyboardInterrupt):
+            # Meant for the thread, which is the caller's, and not for the task.
+            raise error
 
     # What futures ask of their home.
 
     def cancel(self, task: Task) -> bool:
         """Take a queued task out of the pool for good; False when it is too late."""
+        headroom()
         if not self._dispatcher.discard(task, Reason.CANCELLED):
             return False
         self.dropped(task, Reason.CANCELLED)
@@ -135,7 +143,14 @@ class Runner:
     def assist(self, task: Task) -> None:
         """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""
         worker = here.worker
-        if worker is None or worker not in self._dispatcher.workers or not self._dispatcher.take_out(task):
+        if worker is None or not inside(self._dispatcher.workers):
+            return
+        headroom()
+        if task.expires_at is not None and self._now() >= task.expires_at:
+            if self._dispatcher.discard(task, Reason.EXPIRED):
+                self.dropped(task, Reason.EXPIRED)
+            return
+        if not self._dispatcher.take_out(task):
             return
         outer, worker.assisting = worker.assisting, task
         try:
@@ -176,6 +191,7 @@ class Runner:
                 self._ledger.dropped[Reason.SHUTDOWN] += 1
         if task.permit is not None and self._breaker is not None:
             self._breaker.release(task.permit)
+        self._tracing.dropped(task, Reason.SHUTDOWN, self._now())
         lost = WorkerLostError(pool=self.pool, task=task.name, detail=f"the backend broke: {error!r}")
         lost.__cause__ = error
         task.future.resolve(FINISHED, None, lost)
@@ -207,7 +223,7 @@ class Runner:
         self.dropped(task, Reason.EXPIRED)
         return self._next(worker)
 
-    def _run_aside(self, worker: Worker, task: Task, place: Place) -> None:
+    def _run_aside(self, worker: Worker, task: Task, place: Place) -> BaseException | None:
         started = self._now()
         if place is Place.CALLER:
             worker.started = started
@@ -219,6 +235,9 @@ class Runner:
         except BaseException as raised:  # noqa: BLE001
             value, error = None, raised
         self._settle(worker, task, started, value, error, place)
+        # This frame stays in the failed task's traceback; `task` would close a cycle in it.
+        del task
+        return error
 
     def _settle(
         self,
@@ -232,29 +251,28 @@ class Runner:
         dwell = started - task.admitted_at
         duration = max(0.0, self._now() - started)
         result = classify(error)
-        slow = duration >= self._slow_after
         if error is not None:
             error = presentable(error)
         self._count(worker, task, result, dwell, duration, place)
-        if task.permit is not None and self._breaker is not None:
-            self._breaker.record(task.permit, error, duration)
-        self._tracing.finish(task, result, error)
-        if error is not None:
-            ids = trace_fields(task.span)
-            panic = result is Result.PANIC
-            self._log.task_failed(panic=panic, task=task.name, error=error, duration=duration, **ids)
-        if slow:
-            ids = trace_fields(task.span)
-            self._log.task_slow(task=task.name, dwell=dwell, duration=duration, result=result.value, **ids)
-        task.future.resolve(FINISHED, value, error)
+        try:
+            if task.permit is not None and self._breaker is not None:
+                self._breaker.record(task.permit, error, duration)
+            self._tracing.finish(task, result, error)
+            if error is not None:
+                self._log.task_failed(task, result, error, duration=duration)
+            if duration >= self._slow_after:
+                self._log.task_slow(task, dwell=dwell, duration=duration, result=result.value)
+        finally:
+            # Whatever an observer got up to, nobody may wait for this result for ever.
+            task.future.resolve(FINISHED, value, error)
 
     def _count(
         self, worker: Worker, task: Task, result: Result, dwell: float, duration: float, place: Place
     ) -> None:
-        exemplar = self._tracing.exemplar(task, duration)
+        exemplars = self._tracing.exemplar(task, dwell), self._tracing.exemplar(task, duration)
         ledger, dispatcher = self._ledger, self._dispatcher
         with self.lock:
-            ledger.count_completed(result, dwell, duration, exemplar)
+            ledger.count_completed(result, dwell, duration, exemplars)
             ledger.slow += duration >= self._slow_after
             if place is Place.ASSISTED:
                 # Its seconds are part of those of the task that waits for it.
@@ -267,6 +285,12 @@ class Runner:
                 worker.started = None
         if dispatcher.to_tell:
             dispatcher.tell()
+
+
+def headroom(frames: int = 60) -> None:
+    """Raise RecursionError now, with nothing changed, rather than in the middle of a settlement."""
+    if frames:
+        headroom(frames - 1)
 
 
 def classify(error: BaseException | None) -> Result:
@@ -282,7 +306,8 @@ def presentable(error: BaseException) -> BaseException:
     Its traceback loses this package's frames, whose locals would keep the task alive in a cycle.
     A StopIteration would hang an asyncio waiter before Python 3.13, which cannot be told of one.
     """
-    error.__traceback__ = own_frames_dropped(error.__traceback__)
+    # with_traceback and no assignment: an exception may be a frozen dataclass.
+    error = error.with_traceback(own_frames_dropped(error.__traceback__))
     if isinstance(error, StopIteration):
         replaced = RuntimeError("task raised StopIteration")
         replaced.__cause__ = error

@@ -150,7 +150,10 @@ class PoolFuture(Future[T]):
                     self._callbacks = []
                 self._callbacks.append(fn)
                 return
-        self._call(fn)
+        try:
+            fn(self)
+        except Exception as error:  # noqa: BLE001  # as the stdlib; this thread's own exit gets through
+            self._home.callback_failed(error)
 
     def set_running_or_notify_cancel(self) -> bool:
         """Refuse: only the pool moves its futures on."""

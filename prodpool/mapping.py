@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from prodpool.futures import PoolFuture
-from prodpool.settings import check_count
+from prodpool.settings import check_count, check_seconds
 from prodpool.task import TaskOptions
 
 if TYPE_CHECKING:
     from prodpool.door import Door
 
+_NOTHING: Any = object()
 _END: Any = object()
 
 
@@ -32,8 +33,8 @@ def lazy_map(
 ) -> Iterator[Any]:
     """Check the arguments of a `map` call, submit what fits and return its results' iterator."""
     check_count("chunksize", chunksize, least=1)
-    if timeout is not None and math.isnan(timeout):
-        raise ValueError(f"timeout={timeout!r} is no duration: pass seconds, or None for no limit")
+    if timeout is not None:
+        check_seconds("timeout", max(timeout, 0.0) if isinstance(timeout, int | float) else timeout)
     ahead = door.places()
     if buffersize is not None:
         ahead = min(ahead, check_count("buffersize", buffersize, least=1))
@@ -42,8 +43,6 @@ def lazy_map(
 
 class LazyMap:
     """The state of one `map` call: calls not yet made, and futures not yet read."""
-
-    _next: Any
 
     def __init__(
         self,
@@ -63,7 +62,8 @@ class LazyMap:
         self._options = options
         self._fn = fn
         self._calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
-        self._advance()
+        # A call that was read and has not found a slot yet; nothing is read before it is needed.
+        self._next: Any = _NOTHING
         self._ends_at = math.inf if timeout is None else time.monotonic() + timeout
         self._ahead = ahead
         self._futures: deque[PoolFuture[Any]] = deque()
@@ -77,7 +77,7 @@ class LazyMap:
     def results(self) -> Iterator[Any]:
         """Yield the results in order; closing the generator cancels what has not begun."""
         try:
-            while self._futures or self._next is not _END:
+            while self._futures or self._has_next():
                 if not self._futures:
                     self._wait_for_slot()
                 yield self._read()
@@ -95,24 +95,26 @@ class LazyMap:
             future.cancel()
             del future
 
-    def _advance(self) -> None:
-        self._next = next(self._calls, _END)
+    def _has_next(self) -> bool:
+        if self._next is _NOTHING:
+            self._next = next(self._calls, _END)
         if self._next is _END:
             self._owner = None
+        return self._next is not _END
 
     def _submit_what_fits(self) -> None:
-        while self._next is not _END and len(self._futures) < self._ahead:
+        while len(self._futures) < self._ahead and self._has_next():
             future = self._door.try_submit(self._options, self._fn, self._next)
             if future is None:
                 return
             self._futures.append(future)
-            self._advance()
+            self._next = _NOTHING
 
     def _wait_for_slot(self) -> None:
         left = self._left()
         waiting = self._options if left is None else replace(self._options, wait=left)
         self._futures.append(self._door.submit_wait(waiting, self._fn, self._next, {}))
-        self._advance()
+        self._next = _NOTHING
 
     def _left(self) -> float | None:
         return None if math.isinf(self._ends_at) else max(0.0, self._ends_at - time.monotonic())

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from prodpool.dispatch import Dispatcher
 from prodpool.execution import Runner
-from prodpool.telemetry.logs import PoolLog, render_frame, trace_fields
+from prodpool.telemetry.logs import PoolLog, about
+from prodpool.telemetry.stacks import render_frame
 from prodpool.telemetry.trouble import Trouble
 from prodpool.vocabulary import State
 from prodpool.worker import Worker
@@ -29,6 +30,7 @@ class Monitor:
         trouble: Trouble,
         hung_after: float,
         now: Callable[[], float],
+        start_loops: Callable[[int], None],
         on_over: Callable[[], None],
     ) -> None:
         self.interval = min(1.0, max(0.02, hung_after / 10))
@@ -38,6 +40,7 @@ class Monitor:
         self._trouble = trouble
         self._hung_after = hung_after
         self._now = now
+        self._start_loops = start_loops
         self._on_over = on_over
         self._summarised = dict.fromkeys(dispatcher.ledger.dropped, 0)
         self._summary_at = float("-inf")
@@ -49,6 +52,7 @@ class Monitor:
         try:
             self._warn_of_hung()
             self._runner.drop_expired()
+            self._start_loops(self._dispatcher.missing())
             self.summarise_drops()
             self._log.flush_suppressed()
             self._remember()
@@ -106,9 +110,7 @@ class Monitor:
         # Without a lock the task may have ended meanwhile, and the stack be another's.
         if task is None or worker.started != began:
             return
-        self._log.warning(
-            "task.still_running", task=task.name, elapsed=elapsed, stack=stack, **trace_fields(task.span)
-        )
+        self._log.warning("task.still_running", **about(task), elapsed=elapsed, stack=stack)
 
 
 def live_stack(worker: Worker) -> str:

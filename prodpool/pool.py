@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from prometheus_client import REGISTRY
 
 from prodpool.clock import Clock, SystemClock
-from prodpool.current import here
+from prodpool.current import inside
 from prodpool.door import Door
 from prodpool.engine import Engine
 from prodpool.futures import PoolFuture
 from prodpool.settings import (
     OnHangExit,
     Overload,
+    check_collaborators,
     check_count,
     check_seconds,
     check_settings,
@@ -25,7 +26,6 @@ from prodpool.settings import (
 from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
 from prodpool.task import DEFAULT_OPTIONS
-from prodpool.telemetry.watchdog import watchdog
 from prodpool.views import PoolView
 from prodpool.workers.base import capabilities
 from prodpool.workers.daemon import DaemonThreadExecutor
@@ -71,6 +71,8 @@ class InstrumentedPool(Executor):
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
 
+    asyncio: ``loop.run_in_executor(pool, fn)`` works, with a view too; ``loop.set_default_executor(pool)``
+        does not, since asyncio takes nothing but a ``ThreadPoolExecutor`` there.
     Source: concurrent.futures.Executor, docs.python.org/3/library/concurrent.futures.html
     """
 
@@ -108,6 +110,7 @@ class InstrumentedPool(Executor):
             own_backend=own_backend,
             on_hang_exit=on_hang_exit,
         )
+        check_collaborators(registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock)
         self._engine = Engine(
             settings,
             backend,
@@ -119,9 +122,7 @@ class InstrumentedPool(Executor):
             now=(SystemClock() if clock is None else clock).monotonic,
         )
         self._door = Door(self._engine)
-        # A finalizer may run anywhere, also where the pool's own lock is held: it only leaves a note.
-        watchdog_call = self._engine.owner_gone
-        self._finalizer = weakref.finalize(self, lambda: watchdog().soon(watchdog_call))
+        self._finalizer = weakref.finalize(self, self._engine.owner_gone)
         self._finalizer.atexit = False
 
     @property
@@ -281,8 +282,7 @@ class InstrumentedPool(Executor):
         return self._engine.settings.drain_deadline
 
     def _refuse_from_inside(self, what: str) -> None:
-        worker = here.worker
-        if worker is not None and worker in self._engine.dispatcher.workers:
+        if inside(self._engine.dispatcher.workers):
             raise RuntimeError(
                 f"{what} inside a task of pool {self.name!r} would wait for that very task: "
                 "call shutdown(wait=False) there, or stop the pool from outside"

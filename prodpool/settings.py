@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -63,6 +63,10 @@ def check_seconds(argument: str, value: object, *, positive: bool = False) -> fl
     """Return ``value`` if it can be a duration; ``math.inf`` can."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{argument}={value!r} is no number: pass seconds, or math.inf for no limit")
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
     if math.isnan(value) or value < 0 or (positive and value == 0):
         least = "more than 0" if positive else "0 or more"
         raise ValueError(
@@ -78,10 +82,42 @@ def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
+def check_flag(argument: str, value: object) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument}={value!r} is neither True nor False: pass one of them")
+    return value
+
+
+def check_methods(argument: str, value: object, methods: tuple[str, ...], advice: str) -> None:
+    """Check that ``value`` has ``methods``, or is None."""
+    missing = [name for name in methods if not callable(getattr(value, name, None))]
+    if value is not None and (missing or isinstance(value, type)):
+        lacks = f"has no {missing[0]}()" if missing else "is a class"
+        raise TypeError(f"{argument}={value!r} {lacks}: pass {advice}")
+
+
+def check_collaborators(*, registry: object, tracer_provider: object, logger: object, clock: object) -> None:
+    """Check what the pool is handed to work with; None is its own default each time.
+
+    Raises:
+        TypeError: One lacks what the pool calls; the message names it and what would do.
+    """
+    methods = ("register", "collect")
+    check_methods("registry", registry, methods, "a prometheus_client.CollectorRegistry")
+    check_methods("tracer_provider", tracer_provider, ("get_tracer",), "an OpenTelemetry TracerProvider")
+    check_methods("logger", logger, ("info", "warning", "error"), "a structlog or stdlib logger")
+    check_methods("clock", clock, ("monotonic",), "an object with monotonic(), such as ManualClock()")
+
+
 def check_buckets(buckets: Sequence[float] | None) -> tuple[float, ...]:
     """Return the upper bounds of the histograms' buckets, in seconds."""
     if buckets is None:
         return DEFAULT_BUCKETS
+    if not isinstance(buckets, Iterable) or isinstance(buckets, str):
+        raise TypeError(
+            f"buckets={buckets!r} is no ladder: pass numbers of seconds, such as (0.01, 0.1, 1, 10)"
+        )
     bounds = tuple(check_seconds("buckets", bound, positive=True) for bound in buckets)
     if bounds and math.isinf(bounds[-1]):
         bounds = bounds[:-1]
@@ -105,7 +141,7 @@ def check_settings(
     hung_after: object,
     drain_deadline: object,
     buckets: Sequence[float] | None,
-    own_backend: bool,
+    own_backend: object,
     on_hang_exit: object,
 ) -> Settings:
     """Check every argument and fill in the defaults that follow from others.
@@ -127,7 +163,7 @@ def check_settings(
         hung_after=check_seconds("hung_after", hung_after, positive=True),
         drain_deadline=check_seconds("drain_deadline", drain_deadline),
         buckets=check_buckets(buckets),
-        own_backend=own_backend,
+        own_backend=check_flag("own_backend", own_backend),
         on_hang_exit=check_choice("on_hang_exit", on_hang_exit, get_args(OnHangExit)),  # type: ignore[arg-type]
     )
 

@@ -22,7 +22,7 @@ from prodpool.errors import WorkerLostError
 from prodpool.futures import FINISHED
 from prodpool.latch import Latch
 from prodpool.monitor import live_stack
-from prodpool.telemetry.logs import trace_fields
+from prodpool.telemetry.logs import about
 from prodpool.vocabulary import Reason
 
 if TYPE_CHECKING:
@@ -252,10 +252,7 @@ class Stopper:
         self._say(
             self._log.error,
             "task.abandoned",
-            task=name,
-            elapsed=elapsed,
-            stack=live_stack(worker),
-            **trace_fields(task.span),
+            **{**about(task), "task": name, "elapsed": elapsed, "stack": live_stack(worker)},
         )
         return name
 

@@ -109,5 +109,7 @@ def callable_name(fn: Callable[..., Any]) -> str:
     """Name a callable without ever looking at its arguments."""
     while isinstance(fn, partial):
         fn = fn.func
-    name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
-    return str(name)
+    try:
+        return str(fn.__qualname__)
+    except Exception:  # noqa: BLE001  # an instance: without the attribute, or with a __getattr__ that raises
+        return type(fn).__qualname__

@@ -24,10 +24,12 @@ class Worker:
         "lease",
         "next_warning",
         "now",
+        "outer",
         "parked",
         "pool",
         "started",
         "task",
+        "turn",
         "wake",
     )
 
@@ -40,10 +42,14 @@ class Worker:
         self.assisting: Task | None = None
         # Seconds of running after which the watchdog speaks (again); None: at its first threshold.
         self.next_warning: float | None = None
+        # What the thread was before it became this stand-in (a task run by its caller).
+        self.outer: Worker | None = None
         self.parked = False
         self.dismissed = False
         self.ident: int | None = None
         self.lease: Future[Any] | None = None
+        # The ticket of a loop that waits for its turn in a shared backend; see `LeasedWorkers`.
+        self.turn: object = None
         # A raw lock, not an Event: parking and waking cost one operation each.
         self.wake = threading.Lock()
         self.wake.acquire()

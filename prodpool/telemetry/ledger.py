@@ -100,12 +100,15 @@ class Ledger:
         return {Result.OK: self.ok, **self.not_ok}
 
     def count_completed(
-        self, result: Result, dwell: float, duration: float, exemplar: Exemplar | None
+        self, result: Result, dwell: float, duration: float, links: tuple[Exemplar | None, Exemplar | None]
     ) -> None:
-        """Count one finished task; the fast path of execution.py does the same in line."""
+        """Count one finished task; the fast path of execution.py does the same in line.
+
+        ``links``: the exemplars of dwell and duration.
+        """
         if result is Result.OK:
             self.ok += 1
         else:
             self.not_ok[result] += 1
-        self.dwell.observe(dwell)
-        self.duration.observe(duration, exemplar)
+        self.dwell.observe(dwell, links[0])
+        self.duration.observe(duration, links[1])

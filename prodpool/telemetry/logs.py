@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections.abc import Callable
-from types import FrameType, TracebackType
 from typing import Any
 
 import structlog
 from opentelemetry import trace
 
+from prodpool.task import Task
+from prodpool.telemetry.stacks import render_error
 from prodpool.telemetry.trouble import Trouble
+from prodpool.vocabulary import Result
 
 # A task that fails is logged with its stack; a thousand that fail alike are logged ten a second.
 _BURST = 100.0
@@ -62,8 +63,7 @@ class PoolLog:
 
     def __init__(self, pool: str, logger: Any, trouble: Trouble, now: Callable[[], float]) -> None:
         self._pool = pool
-        self._given = logger
-        self._logger: Any = None
+        self._resolve = LoggerFinder(logger)
         self._trouble = trouble
         self._buckets = {event: TokenBucket(_BURST, _PER_SECOND, now) for event in _LIMITED}
 
@@ -79,18 +79,19 @@ class PoolLog:
         """Write something that somebody should look at now."""
         self._write("error", event, fields)
 
-    def task_failed(self, *, panic: bool, task: str, error: BaseException, **fields: object) -> None:
+    def task_failed(self, task: Task, result: Result, error: BaseException, **fields: object) -> None:
         """Write ``task.error`` or ``task.panic`` with the task's own stack."""
+        panic = result is Result.PANIC
         event = "task.panic" if panic else "task.error"
         if self._buckets[event].take():
             fields["error"] = type(error).__qualname__
             fields["stack"] = render_error(error)
-            self._write("error" if panic else "warning", event, {"task": task, **fields})
+            self._write("error" if panic else "warning", event, {**about(task), **fields})
 
-    def task_slow(self, **fields: object) -> None:
+    def task_slow(self, task: Task, **fields: object) -> None:
         """Write ``task.slow``."""
         if self._buckets["task.slow"].take():
-            self._write("warning", "task.slow", fields)
+            self._write("warning", "task.slow", {**about(task), **fields})
 
     def flush_suppressed(self) -> None:
         """Say how many lines were held back where no later line has said so."""
@@ -102,40 +103,46 @@ class PoolLog:
         bucket = self._buckets.get(event)
         if bucket is not None and bucket.suppressed and "suppressed" not in fields:
             fields["suppressed"] = bucket.reset()
-        try:
-            if self._logger is None:
-                self._logger = resolve_logger(self._given)
-            getattr(self._logger, method)(event, pool=self._pool, **fields)
-        except Exception as error:  # noqa: BLE001  # a log processor may raise anything
-            self._trouble.report("log", error)
+        with self._trouble.guard("log"):
+            getattr(self._resolve(), method)(event, pool=self._pool, **fields)
 
 
-def trace_fields(span: trace.Span | None) -> dict[str, str]:
-    """Return the log fields that tie a line to its trace; none without a span."""
-    context = span.get_span_context() if span is not None else None
-    if context is None or not context.is_valid:
-        return {}
-    return {
-        "trace_id": trace.format_trace_id(context.trace_id),
-        "span_id": trace.format_span_id(context.span_id),
-    }
+def about(task: Task) -> dict[str, object]:
+    """Return the fields that say which task a line is about, and tie it to its trace if it has one."""
+    fields: dict[str, object] = {"task": task.name}
+    context = task.span.get_span_context() if task.span is not None else None
+    if context is not None and context.is_valid:
+        fields["trace_id"] = trace.format_trace_id(context.trace_id)
+        fields["span_id"] = trace.format_span_id(context.span_id)
+    return fields
 
 
-def resolve_logger(given: Any) -> Any:
-    """Return the logger passed in, structlog's if the application configured it, else stdlib's.
+class LoggerFinder:
+    """Finds the logger: the one passed in, structlog's if the application configured it, else stdlib's.
 
-    Unconfigured, ``structlog.get_logger()`` would print to standard output; a library must not.
+    Looked at anew for each line, since an application may well configure structlog after it has built
+    its pools. Unconfigured, ``structlog.get_logger()`` would print to standard output; a library must not.
     """
-    if isinstance(given, logging.Logger):
-        return _over_stdlib(given)
-    if given is not None:
-        return given
-    if structlog.is_configured():
-        return structlog.get_logger("prodpool")
-    logger = logging.getLogger("prodpool")
-    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-        logger.addHandler(logging.NullHandler())
-    return _over_stdlib(logger)
+
+    def __init__(self, given: Any) -> None:
+        self._given = _over_stdlib(given) if isinstance(given, logging.Logger) else given
+        self._stdlib: Any = None
+        self._structlog: Any = None
+
+    def __call__(self) -> Any:
+        """Return the logger to use now."""
+        if self._given is not None:
+            return self._given
+        if structlog.is_configured():
+            if self._structlog is None:
+                self._structlog = structlog.get_logger("prodpool")
+            return self._structlog
+        if self._stdlib is None:
+            logger = logging.getLogger("prodpool")
+            if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+                logger.addHandler(logging.NullHandler())
+            self._stdlib = _over_stdlib(logger)
+        return self._stdlib
 
 
 def _over_stdlib(logger: logging.Logger) -> Any:
@@ -152,29 +159,3 @@ def _as_message(_logger: Any, _method: str, fields: Any) -> tuple[tuple[str, str
     line = " ".join([str(event), *(f"{key}={value}" for key, value in fields.items())])
     # The message goes in as an argument: a "%" in a task's name must not be taken for a format.
     return ("%s", line if stack is None else f"{line}\n{stack}"), {}
-
-
-def own_frames_dropped(tb: TracebackType | None) -> TracebackType | None:
-    """Skip this package's frames at the head of a traceback: they tell nothing and hold the task."""
-    while tb is not None and _is_ours(tb.tb_frame):
-        tb = tb.tb_next
-    return tb
-
-
-def render_error(error: BaseException) -> str:
-    """Render an exception and its stack as text, without local variables."""
-    return "".join(traceback.format_exception(error)).rstrip()
-
-
-def render_frame(frame: FrameType) -> str:
-    """Render the live stack that ends in ``frame``, from the task's own outermost frame on."""
-    frames = list(traceback.walk_stack(frame))[::-1]
-    # Outermost first now: the thread's start, the worker's loop (ours), the task, which may well have
-    # called into this package again.
-    loop = next((index for index, (each, _) in enumerate(frames) if _is_ours(each)), 0)
-    task = next((index for index in range(loop, len(frames)) if not _is_ours(frames[index][0])), loop)
-    return "".join(traceback.StackSummary.extract(iter(frames[task:])).format()).rstrip()
-
-
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).startswith("prodpool.")

@@ -6,8 +6,10 @@ silently double the family on any other.
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -143,7 +145,8 @@ class PoolCollector(Collector):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sources: dict[str, Source] = {}  # guarded by _lock
-        self._last: set[str] = set()  # pools to forget after one more scrape; guarded by _lock
+        # Sources to forget after one more scrape; a SimpleQueue, for finalizers put them here.
+        self._last: queue.SimpleQueue[tuple[str, Source]] = queue.SimpleQueue()
 
     def add(self, pool: str, source: Source) -> None:
         """Export ``source``; it takes the place of a stopped pool of that name.
@@ -159,24 +162,22 @@ class PoolCollector(Collector):
                     "be counted twice: choose another name, stop that pool first, or pass another registry"
                 )
             self._sources[pool] = source
-            self._last.discard(pool)
 
-    def remove(self, pool: str, source: Source, *, after_scrape: bool = False) -> None:
-        """Export ``source`` no more: at once, or after one more scrape."""
+    def remove(self, pool: str, source: Source) -> None:
+        """Export ``source`` no more."""
         with self._lock:
-            if self._sources.get(pool) is not source:
-                return
-            if after_scrape:
-                self._last.add(pool)
-            else:
+            if self._sources.get(pool) is source:
                 del self._sources[pool]
-                self._last.discard(pool)
+
+    def remove_after_scrape(self, pool: str, source: Source) -> None:
+        """Export ``source`` once more and then no more. Takes no lock."""
+        self._last.put((pool, source))
 
     def forget_all(self) -> None:
         """Drop all sources without taking a lock, for a forked child."""
         self._lock = threading.Lock()
         self._sources = {}
-        self._last = set()
+        self._last = queue.SimpleQueue()
 
     def describe(self) -> Iterable[Metric]:
         """Name the families without reading anything: a registry asks while it holds its lock."""
@@ -186,9 +187,11 @@ class PoolCollector(Collector):
         """Read every pool and return the families."""
         with self._lock:
             sources = list(self._sources.values())
-            for pool in self._last:
-                del self._sources[pool]
-            self._last.clear()
+            with suppress(queue.Empty):
+                while True:
+                    pool, source = self._last.get_nowait()
+                    if self._sources.get(pool) is source:
+                        del self._sources[pool]
         yield from self._families([source.read() for source in sources])
 
     def _families(self, readings: list[PoolReading]) -> Iterator[Metric]:

@@ -52,64 +52,63 @@ class Tracing:
 
     def run(self, task: Task, started: float) -> Any:
         """Call the task with its span current; return what it returns, raise what it raises."""
-        return task.context.run(self._run_inside, task, started)
+        try:
+            return task.context.run(self._run_inside, task, started)
+        finally:
+            # Its frame is in the traceback of what the task raised; `task` would close a cycle.
+            del task
 
     def _run_inside(self, task: Task, started: float) -> Any:
-        parent = otel_context.get_current()
-        try:
+        fn, args, kwargs = task.fn, task.args, task.kwargs
+        token = None
+        with self._trouble.guard("trace"):
+            parent = otel_context.get_current()
             span = task.span = self._start(task, parent, started - task.admitted_at)
             task.recorded = span.is_recording()
-        except Exception as error:  # noqa: BLE001  # a span processor may raise anything
-            self._trouble.report("trace", error)
-            return task.fn(*task.args, **task.kwargs)
-        # Attach and detach in one frame, or OpenTelemetry complains.
-        token = otel_context.attach(trace.set_span_in_context(span, parent))
+            token = otel_context.attach(trace.set_span_in_context(span, parent))
+        del task
         try:
-            return task.fn(*task.args, **task.kwargs)
+            return fn(*args, **kwargs)
         finally:
-            otel_context.detach(token)
+            del fn, args, kwargs
+            # Attach and detach in one frame, or OpenTelemetry complains.
+            if token is not None:
+                otel_context.detach(token)
 
     def finish(self, task: Task, result: Result, error: BaseException | None) -> None:
         """End the task's span."""
         span = task.span
         if span is None:
             return
-        try:
-            if span.is_recording():
+        with self._trouble.guard("trace"):
+            if task.recorded:
                 span.set_attribute("workerpool.result", result.value)
                 if error is not None:
                     span.record_exception(error)
                     span.set_status(StatusCode.ERROR, type(error).__qualname__)
             span.end()
-        except Exception as trouble:  # noqa: BLE001
-            self._trouble.report("trace", trouble)
 
     def dropped(self, task: Task, reason: Reason, now: float) -> None:
         """Leave a queue span with an error status for a task that never ran."""
         if not self.wanted(now) or self._tracer is None:
             return
-        try:
+        with self._trouble.guard("trace"):
             parent = task.context.run(otel_context.get_current)
             ended = time.time_ns()
             span = self._queue_span(self._tracer, task, parent, ended, now - task.admitted_at)
-            span.set_attribute("workerpool.reason", reason.value)
-            span.set_status(StatusCode.ERROR, reason.value)
+            if span.is_recording():
+                span.set_attribute("workerpool.reason", reason.value)
+                span.set_status(StatusCode.ERROR, reason.value)
             span.end(ended)
-        except Exception as error:  # noqa: BLE001
-            self._trouble.report("trace", error)
 
     def exemplar(self, task: Task, value: float) -> Exemplar | None:
         """Return the link from a histogram to the trace of a sampled task."""
-        if task.span is None:
-            return None
-        try:
-            context = task.span.get_span_context()
-            if not context.trace_flags.sampled:
-                return None
-            return Exemplar(trace.format_trace_id(context.trace_id), value, time.time())
-        except Exception as error:  # noqa: BLE001
-            self._trouble.report("trace", error)
-            return None
+        if task.span is not None:
+            with self._trouble.guard("trace"):
+                context = task.span.get_span_context()
+                if context.trace_flags.sampled:
+                    return Exemplar(trace.format_trace_id(context.trace_id), value, time.time())
+        return None
 
     def _look(self, now: float) -> bool:
         self._look_at = now + _LOOK_AGAIN
@@ -142,9 +141,9 @@ class Tracing:
     def _queue_span(
         self, tracer: trace.Tracer, task: Task, parent: Context, ended: int, dwell: float
     ) -> Span:
-        return tracer.start_span(
-            f"workerpool.queue {task.name}",
-            context=parent,
-            start_time=ended - max(0, int(dwell * 1e9)),
-            attributes={"workerpool.pool": self._pool, "workerpool.task": task.name},
+        span = tracer.start_span(
+            f"workerpool.queue {task.name}", context=parent, start_time=ended - max(0, int(dwell * 1e9))
         )
+        if span.is_recording():
+            span.set_attributes({"workerpool.pool": self._pool, "workerpool.task": task.name})
+        return span

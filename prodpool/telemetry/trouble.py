@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from prodpool.telemetry.stacks import render_error
 
 # The label ``sink`` of workerpool_telemetry_errors_total.
 SINKS = ("log", "trace", "breaker", "callback", "watchdog", "internal")
@@ -29,12 +32,22 @@ class Trouble:
         # well, the count still stands.
         with suppress(Exception):
             logging.getLogger("prodpool").error(
-                "pool.telemetry_error pool=%s sink=%s error=%r; further ones are only counted",
+                "pool.telemetry_error pool=%s sink=%s; further ones are only counted\n%s",
                 self._pool,
                 sink,
-                error,
-                exc_info=error,
+                # As text: renderers of exc_info may print locals, and a callback's hold results.
+                render_error(error),
             )
+
+    @contextmanager
+    def guard(self, sink: str) -> Iterator[None]:
+        """Report what the block raises instead of letting it out; only Ctrl-C goes through."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  # observers raise SystemExit and worse
+            self.report(sink, error)
 
     def counts(self) -> dict[str, int]:
         """Return how many errors there were, by sink."""

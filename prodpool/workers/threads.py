@@ -63,7 +63,13 @@ class LeasedWorkers:
         worker.ident = threading.get_ident()
         self._loop(worker, self._dispatcher.begin(worker))
 
-    def _resume(self, worker: Worker, task: Task) -> None:
+    def _resume(self, worker: Worker, task: Task, turn: object) -> None:
+        # The stdlib may enqueue a call and then raise for want of a thread; the loop has gone on by
+        # itself then, and this ticket is void.
+        with self._dispatcher.lock:
+            if worker.turn is not turn:
+                return
+            worker.turn = None
         worker.ident = threading.get_ident()
         self._loop(worker, task)
 
@@ -94,10 +100,14 @@ class LeasedWorkers:
 
     def _give_turn(self, worker: Worker, task: Task) -> bool:
         """Go to the end of the backend's own queue; False when the backend takes nothing any more."""
+        turn = worker.turn = object()
         try:
-            lease = self._backend.submit(self._resume, worker, task)
+            lease = self._backend.submit(self._resume, worker, task, turn)
         except RuntimeError:
-            return False
+            with self._dispatcher.lock:
+                came_up = worker.turn is not turn
+                worker.turn = None
+            return came_up
         worker.lease = lease
         lease.add_done_callback(lambda ended: self._lease_ended(worker, ended))
         return True
