@@ -1,0 +1,28 @@
+"""Fixtures of the core's tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.core.rig import Hold
+from tests.support import MakePool
+
+
+@pytest.fixture
+def hold(make_pool: MakePool) -> Iterator[Hold]:
+    """Return a task that runs until it is let go; at the latest before the pools are stopped."""
+    held = Hold()
+    yield held
+    held.let_go()
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Switch threads a thousand times as often as usual."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(usual)

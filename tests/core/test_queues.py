@@ -1,0 +1,180 @@
+"""The queue: first in, first out, with discards anywhere and no growth from them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from prodpool.queues import FifoQueue
+
+
+class Item:
+    """Anything that may stand in a queue."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.queued = False
+
+    def __repr__(self) -> str:
+        return f"Item({self.number})"
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Drives a `FifoQueue` beside a plain list that does the same by brute force."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: FifoQueue[Item] = FifoQueue()
+        self.model: list[Item] = []
+        self.gone: list[Item] = []
+
+    @initialize(count=st.integers(0, 200))
+    def fill(self, count: int) -> None:
+        for _ in range(count):
+            self.push()
+
+    @rule()
+    def push(self) -> None:
+        item = Item(len(self.model) + len(self.gone))
+        self.queue.push(item)
+        self.model.append(item)
+
+    @rule()
+    def pop(self) -> None:
+        expected = self.model.pop(0) if self.model else None
+        assert self.queue.pop() is expected
+        if expected is not None:
+            self.gone.append(expected)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def discard(self, data: st.DataObject) -> None:
+        item = self.model.pop(data.draw(st.integers(0, len(self.model) - 1)))
+        assert self.queue.discard(item)
+        self.gone.append(item)
+
+    @precondition(lambda self: self.model)
+    @rule(keep=st.integers(0, 3))
+    def discard_all_but(self, keep: int) -> None:
+        while len(self.model) > keep:
+            item = self.model.pop(0)
+            assert self.queue.discard(item)
+            self.gone.append(item)
+
+    @precondition(lambda self: self.gone)
+    @rule(data=st.data())
+    def discard_what_is_gone(self, data: st.DataObject) -> None:
+        assert not self.queue.discard(data.draw(st.sampled_from(self.gone)))
+
+    @rule()
+    def drain(self) -> None:
+        assert self.queue.drain() == self.model
+        self.gone.extend(self.model)
+        self.model.clear()
+
+    @precondition(lambda self: self.gone)
+    @rule()
+    def push_again(self) -> None:
+        # The dispatcher never does, but nothing about the queue forbids an item that has left for good.
+        item = Item(-1)
+        self.queue.push(item)
+        assert self.queue.discard(item)
+        self.gone.append(item)
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.queue.length == len(self.queue) == len(self.model)
+        assert self.queue.snapshot() == self.model
+        assert self.queue.first() is (self.model[0] if self.model else None)
+        assert all(item.queued for item in self.model)
+        assert not any(item.queued for item in self.gone)
+
+    @invariant()
+    def bounded(self) -> None:
+        most = 2 * len(self.model) + FifoQueue.SWEEP_FROM + 1
+        assert len(self.queue._items) <= most
+
+
+QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestQueueAgainstModel = QueueMachine.TestCase
+
+
+def queue_of(count: int) -> tuple[FifoQueue[Item], list[Item]]:
+    queue: FifoQueue[Item] = FifoQueue()
+    items = [Item(number) for number in range(count)]
+    for item in items:
+        queue.push(item)
+    return queue, items
+
+
+def test_empty() -> None:
+    """An empty queue has no first item and gives nothing out."""
+    queue: FifoQueue[Item] = FifoQueue()
+    assert (queue.pop(), queue.first(), queue.drain(), queue.snapshot(), len(queue)) == (
+        None,
+        None,
+        [],
+        [],
+        0,
+    )
+
+
+def test_first_leaves_the_item() -> None:
+    """Looking at the first item, past discarded ones, does not remove it."""
+    queue, items = queue_of(3)
+    queue.discard(items[0])
+    assert queue.first() is items[1]
+    assert [queue.pop(), queue.pop(), queue.pop()] == [items[1], items[2], None]
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["oldest-first", "newest-first"])
+def test_tombstones_do_not_grow(order: int) -> None:
+    """Submitting and cancelling for ever, with nobody popping, keeps the queue as small as what waits."""
+    queue, waiting = queue_of(10)
+    most = 0
+    for _ in range(1_000):
+        batch = [Item(0) for _ in range(10)]
+        for item in batch:
+            queue.push(item)
+        for item in batch[::order]:
+            assert queue.discard(item)
+        most = max(most, len(queue._items))
+    assert most <= FifoQueue.SWEEP_FROM + 2 * (len(waiting) + 10)
+    assert queue.drain() == waiting
+
+
+@given(st.lists(st.booleans(), max_size=400))
+def test_sweeping_keeps_the_order(discards: list[bool]) -> None:
+    """Whichever items are discarded, the others come out in the order in which they went in."""
+    queue, items = queue_of(len(discards))
+    for item, gone in zip(items, discards, strict=True):
+        if gone:
+            queue.discard(item)
+    kept = [item for item, gone in zip(items, discards, strict=True) if not gone]
+    assert [queue.pop() for _ in range(len(queue))] == kept
+
+
+def test_cost_of_discards_is_amortised() -> None:
+    """Discarding all of n items sweeps the deque a logarithmic number of times, not n times."""
+    sweeps = 0
+
+    class Counted(FifoQueue[Item]):
+        __slots__ = ()
+
+        def discard(self, item: Item) -> bool:
+            nonlocal sweeps
+            before = self._items
+            done = super().discard(item)
+            sweeps += self._items is not before
+            return done
+
+    queue: Counted = Counted()
+    items = [Item(number) for number in range(20_000)]
+    for item in items:
+        queue.push(item)
+    for item in items:
+        queue.discard(item)
+    assert len(queue) == 0
+    assert 1 <= sweeps <= 16
