@@ -1,7 +1,8 @@
 """Find CPython's ``test.test_concurrent_futures`` and put the wrapped executor in its place.
 
-The suite is a module up to 3.11 and a package from 3.12 on. Many builds leave it out; then one of the
-same minor version is borrowed from where Debian's libpython3.x-testsuite puts it.
+The suite is a module up to 3.11 and a package from 3.12 on. Many builds leave it out; then it is borrowed
+from where Debian's libpython3.x-testsuite puts it: that of the same minor version, or else the nearest older
+one, since what an older CPython asked of an executor still holds.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from typing import Any
 from tests.cpython import wrapped
 
 SUITE = "test_concurrent_futures"
-_VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
-_PLACES = (Path(sysconfig.get_path("stdlib")), Path("/usr/lib") / _VERSION, Path("/usr/local/lib") / _VERSION)
-MISSING = f"no {SUITE} for {_VERSION} in {', '.join(str(place / 'test') for place in _PLACES)}"
+_OLDEST = 11
+
+
+def _places() -> Iterator[Path]:
+    yield Path(sysconfig.get_path("stdlib"))
+    for minor in range(sys.version_info.minor, _OLDEST - 1, -1):
+        for library in ("/usr/lib", "/usr/local/lib"):
+            yield Path(library) / f"python3.{minor}"
+
 
 _SCRIPT_IMPORT = re.compile(
     rf"from (?:concurrent\.futures|test\.{SUITE}[.\w]*) import (?=ThreadPoolExecutor|sleep_and_print)"
@@ -45,8 +52,8 @@ class _Futures(types.ModuleType):
 
 
 def locate() -> Path | None:
-    """Return the ``test`` folder of this minor version that holds the suite, None without one."""
-    for place in _PLACES:
+    """Return the ``test`` folder that holds the suite to run, None without one."""
+    for place in _places():
         folder = place / "test"
         if (folder / f"{SUITE}.py").is_file() or (folder / SUITE / "__init__.py").is_file():
             return folder
