@@ -28,6 +28,7 @@ from .screen import Moment, PlainView, View, report_table
 from .traffic import Tally, Traffic
 
 POOL_NAME = "webhook_delivery"
+LOG, SPANS = "service.log", "spans.jsonl"
 TICK = 0.25
 # The drain is short, and the last scrape of all is the one that counts.
 DRAIN_TICK = 0.08
@@ -40,7 +41,7 @@ class Demo:
         """Start the processes; nothing is sent yet."""
         self._cleanup = ExitStack()
         self._view = view
-        self.events = EventLog(folder / "service.log")
+        self.events = EventLog(folder / LOG)
         try:
             customers = Customers()
             self._cleanup.callback(customers.close)
@@ -163,8 +164,8 @@ def _service_options(folder: Path) -> list[str]:
         f"--hung-after={play.HUNG_AFTER}",
         f"--breaker-open-for={play.BREAKER_OPEN_FOR}",
         f"--drain-deadline={play.DRAIN_DEADLINE}",
-        f"--log-file={folder / 'service.log'}",
-        f"--span-file={folder / 'spans.jsonl'}",
+        f"--log-file={folder / LOG}",
+        f"--span-file={folder / SPANS}",
     ]
 
 
@@ -218,6 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=150)
     folder = options.keep or Path(tempfile.mkdtemp(prefix="prodpool-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (LOG, SPANS):
+        # The service appends, as a service should; an earlier run's events would be counted again.
+        (folder / name).unlink(missing_ok=True)
     held = False
     view = _view(console, options.plain)
     demo: Demo | None = None

@@ -28,13 +28,19 @@ _BREAKER_STYLE = {"closed": "green", "open": "bold red", "half_open": "yellow"}
 
 
 def spark(values: Sequence[float], top: float) -> str:
-    """Draw values as a line of bars that are full at ``top``; nothing is drawn for nothing."""
-    return "".join(" " if value <= 0 else _SPARKS[min(7, round(value / top * 7))] for value in values)
+    """Draw values as a line of bars that are full at ``top``, and a dot for nothing."""
+    return "".join("·" if value <= 0 else _SPARKS[min(7, round(value / top * 7))] for value in values)
+
+
+def _coloured(bars: str, style: str) -> Text:
+    text = Text(bars, style=style)
+    text.highlight_regex("·+", "dim white")
+    return text
 
 
 @dataclass(slots=True)
 class _Row:
-    """One line of the table: label, value now, the height of its newest bar, and the colour of what is not 0.
+    """One line of the table: label, value now, the height of its newest bar, the colours of both if not 0.
 
     A bar is full at ``top``, or at the greatest value of all rows with the same ``scale``.
     """
@@ -43,6 +49,7 @@ class _Row:
     value: str
     height: float
     style: str = ""
+    bars: str = "blue"
     top: float = 0.0
     scale: str = ""
 
@@ -56,17 +63,18 @@ def _rows(moment: Moment) -> list[_Row | None]:
     offered = rate(recent.offered, recent)
     alarm = "bold red" if now.queue_depth >= now.queue_capacity else "yellow" if now.queue_depth > 8 else ""
     busy = "yellow" if now.workers_busy >= now.workers else ""
-    breaker = {"closed": 0.0, "half_open": 0.5}.get(now.breaker, 1.0)
+    state = now.breaker
+    breaker = {"closed": 0.0, "half_open": 0.5}.get(state, 1.0)
     depth, capacity = now.queue_depth, now.queue_capacity
     dwell = f"{seconds(recent.dwell_p50)} / {seconds(recent.dwell_p95)}"
     run = f"{seconds(recent.duration_p50)} / {seconds(recent.duration_p95)}"
     return [
         _Row("offered", f"{offered:.0f} /s", offered, scale="rate"),
-        _Row("delivered", f"{ok:.0f} /s", ok, "green", scale="rate"),
-        _Row("failed", f"{bad:.0f} /s", bad, "red", scale="rate"),
-        _Row("refused: queue full (429)", f"{full:.0f} /s", full, "bold red", scale="rate"),
-        _Row("refused: breaker open (503)", f"{fast:.0f} /s", fast, "bold red", scale="rate"),
-        _Row("dropped at shutdown", f"{lost}", lost, "bold red", scale="lost"),
+        _Row("delivered", f"{ok:.0f} /s", ok, "green", "green", scale="rate"),
+        _Row("failed", f"{bad:.0f} /s", bad, "red", "red", scale="rate"),
+        _Row("refused: queue full (429)", f"{full:.0f} /s", full, "bold red", "red", scale="rate"),
+        _Row("refused: breaker open (503)", f"{fast:.0f} /s", fast, "bold red", "red", scale="rate"),
+        _Row("dropped at shutdown", f"{lost}", lost, "bold red", "red", scale="lost"),
         None,
         _Row("queued", f"{depth} of {capacity}", depth, alarm, top=capacity),
         _Row("workers busy", f"{now.workers_busy} of {now.workers}", now.workers_busy, busy, top=now.workers),
@@ -74,8 +82,8 @@ def _rows(moment: Moment) -> list[_Row | None]:
         _Row("oldest queued", seconds(now.oldest_queued), now.oldest_queued, scale="wait"),
         _Row("run p50 / p95", run, recent.duration_p95 or 0.0, scale="run"),
         _Row("longest running", seconds(now.longest_running), now.longest_running, scale="run"),
-        _Row("hung", f"{now.hung}", now.hung, "bold red", top=now.workers),
-        _Row("breaker", now.breaker.replace("_", "-"), breaker, _BREAKER_STYLE.get(now.breaker, ""), top=1.0),
+        _Row("hung", f"{now.hung}", now.hung, "bold red", "red", top=now.workers),
+        _Row("breaker", state.replace("_", "-"), breaker, _BREAKER_STYLE.get(state, ""), "red", top=1.0),
     ]
 
 
@@ -144,7 +152,7 @@ class LiveView:
                 continue
             style = row.style if row.height or row.label == "breaker" else "dim"
             drawn = spark(bars[row.label], row.top or self._top(row.scale, rows, bars))
-            table.add_row(row.label, Text(row.value, style=style), Text(drawn, style=row.style or "blue"))
+            table.add_row(row.label, Text(row.value, style=style), _coloured(drawn, row.bars))
         return table
 
     def _top(self, scale: str, rows: Sequence[_Row | None], bars: Mapping[str, list[float]]) -> float:

@@ -114,8 +114,8 @@ def test_times_are_written_for_people(value: float | None, text: str) -> None:
 
 
 def test_bars_grow_with_their_values() -> None:
-    """Nothing is blank, something is at least the lowest bar, and the top is never passed."""
-    assert spark([0.0, 0.001, 0.5, 1.0, 9.0], 1.0) == " ▁▅██"
+    """Nothing is a dot, something is at least the lowest bar, and the top is never passed."""
+    assert spark([0.0, 0.001, 0.5, 1.0, 9.0], 1.0) == "·▁▅██"
 
 
 def test_a_line_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
