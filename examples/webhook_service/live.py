@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .acts import STEADY
 from .screen import Moment, rate, seconds
 
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -24,6 +25,8 @@ _FIXED_LINES = 23
 _FIXED_COLUMNS = 52
 # Times below this do not fill a bar: a millisecond's noise is not worth a look.
 _LEAST_TOP = 0.1
+# A burst goes over the top, so that the ordinary load keeps some height.
+_TOP_RATE = 2 * STEADY
 _BREAKER_STYLE = {"closed": "green", "open": "bold red", "half_open": "yellow"}
 
 
@@ -69,11 +72,11 @@ def _rows(moment: Moment) -> list[_Row | None]:
     dwell = f"{seconds(recent.dwell_p50)} / {seconds(recent.dwell_p95)}"
     run = f"{seconds(recent.duration_p50)} / {seconds(recent.duration_p95)}"
     return [
-        _Row("offered", f"{offered:.0f} /s", offered, scale="rate"),
-        _Row("delivered", f"{ok:.0f} /s", ok, "green", "green", scale="rate"),
-        _Row("failed", f"{bad:.0f} /s", bad, "red", "red", scale="rate"),
-        _Row("refused: queue full (429)", f"{full:.0f} /s", full, "bold red", "red", scale="rate"),
-        _Row("refused: breaker open (503)", f"{fast:.0f} /s", fast, "bold red", "red", scale="rate"),
+        _Row("offered", f"{offered:.0f} /s", offered, top=_TOP_RATE),
+        _Row("delivered", f"{ok:.0f} /s", ok, "green", "green", top=_TOP_RATE),
+        _Row("failed", f"{bad:.0f} /s", bad, "red", "red", top=_TOP_RATE),
+        _Row("refused: queue full (429)", f"{full:.0f} /s", full, "bold red", "red", top=_TOP_RATE),
+        _Row("refused: breaker open (503)", f"{fast:.0f} /s", fast, "bold red", "red", top=_TOP_RATE),
         _Row("dropped at shutdown", f"{lost}", lost, "bold red", "red", scale="lost"),
         None,
         _Row("queued", f"{depth} of {capacity}", depth, alarm, top=capacity),
