@@ -66,6 +66,8 @@ class Dispatcher:
         # Queued tasks that their own waiter runs right now (see `take_out`); they keep their place.
         self.assisted = 0
         self.to_tell: list[Waiter] = []
+        # What the ledger said had ended when the draining began; see `Ledger.ended`.
+        self.at_close = (0, 0)
         # Something is put here whenever a draining pool becomes idle; `is_quiet` tells the truth. A
         # SimpleQueue and no Event, because a signal handler may put something as well.
         self.stirred: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -254,6 +256,7 @@ class Dispatcher:
         with self.lock:
             if self.state is State.OPEN:
                 self.state = State.DRAINING
+                self.at_close = self.ledger.ended()
             refused = self.line.drain()
             for waiter in refused:
                 waiter.admitted = False

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from prodpool.errors import PoolFullError
 from prodpool.futures import PoolFuture
 from prodpool.settings import check_count, check_seconds
 from prodpool.task import TaskOptions
@@ -38,7 +39,27 @@ def lazy_map(
     ahead = door.places()
     if buffersize is not None:
         ahead = min(ahead, check_count("buffersize", buffersize, least=1))
-    return LazyMap(owner, door, options, fn, iterables, timeout=timeout, ahead=ahead).results()
+    return MapIterator(LazyMap(owner, door, options, fn, iterables, timeout=timeout, ahead=ahead))
+
+
+class MapIterator(Iterator[Any]):
+    """The results of one `map` call, in order. Closing it cancels what has not begun.
+
+    A bare generator would not do: closed before its first result is read, it never runs its
+    ``finally``. Dropped unread it cancels nothing, as the stdlib's does: the calls were made.
+    """
+
+    def __init__(self, calls: LazyMap) -> None:
+        self._calls = calls
+        self._results = calls.results()
+
+    def __next__(self) -> Any:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Cancel what has not begun; there are no more results."""
+        self._results.close()
+        self._calls.cancel()
 
 
 class LazyMap:
@@ -71,10 +92,10 @@ class LazyMap:
             # At once, as the stdlib does: a map whose results nobody reads still does its work.
             self._submit_what_fits()
         except BaseException:
-            self._cancel()
+            self.cancel()
             raise
 
-    def results(self) -> Iterator[Any]:
+    def results(self) -> Generator[Any, None, None]:
         """Yield the results in order; closing the generator cancels what has not begun."""
         try:
             while self._futures or self._has_next():
@@ -83,7 +104,7 @@ class LazyMap:
                 yield self._read()
                 self._submit_what_fits()
         finally:
-            self._cancel()
+            self.cancel()
 
     def _read(self) -> Any:
         future = self._futures.popleft()
@@ -113,13 +134,19 @@ class LazyMap:
     def _wait_for_slot(self) -> None:
         left = self._left()
         waiting = self._options if left is None else replace(self._options, wait=left)
-        self._futures.append(self._door.submit_wait(waiting, self._fn, self._next, {}))
+        try:
+            self._futures.append(self._door.submit_wait(waiting, self._fn, self._next, {}))
+        except PoolFullError as full:
+            if self._left() == 0:
+                raise TimeoutError from full
+            raise
         self._next = _NOTHING
 
     def _left(self) -> float | None:
         return None if math.isinf(self._ends_at) else max(0.0, self._ends_at - time.monotonic())
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """Cancel what has not begun, and submit nothing more."""
         for future in self._futures:
             future.cancel()
         self._next = _END

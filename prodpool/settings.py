@@ -66,7 +66,9 @@ def check_seconds(argument: str, value: object, *, positive: bool = False) -> fl
     try:
         value = float(value)
     except OverflowError:
-        value = math.inf
+        raise ValueError(
+            f"{argument}={value!r} is too large: pass seconds, or math.inf for no limit"
+        ) from None
     if math.isnan(value) or value < 0 or (positive and value == 0):
         least = "more than 0" if positive else "0 or more"
         raise ValueError(
@@ -85,7 +87,7 @@ def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:
 def check_flag(argument: str, value: object) -> bool:
     """Return ``value`` if it is True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"{argument}={value!r} is neither True nor False: pass one of them")
+        raise TypeError(f"{argument}={value!r} is no flag: pass True or False")
     return value
 
 

@@ -149,17 +149,23 @@ class Stopper:
             self._run()
 
     def _run(self) -> None:
+        try:
+            self._start_loops(self._dispatcher.close())
+            self._closed.open()
+            self._aside = Aside(f"prodpool-stop-log-{self._pool}")
+            self._finish(self._drain() or self._break_off())
+            self._aside.finish(PATIENCE)
+        finally:
+            # Whatever went wrong, nobody may wait for it.
+            self._closed.open()
+            self._done.open()
+
+    def _finish(self, drained: bool) -> None:
         dispatcher = self._dispatcher
-        self._start_loops(dispatcher.close())
-        self._closed.open()
-        self._aside = Aside(f"prodpool-stop-log-{self._pool}")
-        completed_before, dropped_before = self._counts()
-        with dispatcher.lock:
-            there = dispatcher.occupancy()
-        self._say(self._log.info, "pool.draining", queue_depth=there.queued, running=there.running)
-        drained = self._drain() or self._break_off()
         busy = tuple(dispatcher.finish())
-        completed, dropped = self._counts()
+        with dispatcher.lock:
+            completed_before, dropped_before = dispatcher.at_close
+            completed, dropped = dispatcher.ledger.ended()
         abandoned = tuple(name for worker in busy if (name := self._abandon(worker)) is not None)
         if self._own_backend:
             self._backend.shutdown(wait=not busy)
@@ -173,18 +179,13 @@ class Stopper:
         self._on_stopped(busy)
         self._aside.say(self._before_last_word)
         self._say(self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)})
-        self._aside.finish(PATIENCE)
-        self._done.open()
-
-    def _counts(self) -> tuple[int, int]:
-        """Return how many tasks have finished, and how many a stop has dropped."""
-        with self._dispatcher.lock:
-            ledger = self._dispatcher.ledger
-            return sum(ledger.completed().values()), ledger.dropped[Reason.SHUTDOWN]
 
     def _drain(self) -> bool:
         """Wait until nothing is queued or running; False at the deadline."""
         dispatcher = self._dispatcher
+        with dispatcher.lock:
+            there = dispatcher.occupancy()
+        self._say(self._log.info, "pool.draining", queue_depth=there.queued, running=there.running)
         next_progress = self._began + PROGRESS_EVERY
         while True:
             now = time.monotonic()

@@ -99,6 +99,10 @@ class Ledger:
         """Return how many tasks finished, by result."""
         return {Result.OK: self.ok, **self.not_ok}
 
+    def ended(self) -> tuple[int, int]:
+        """Return how many tasks have finished, and how many a stop has dropped."""
+        return sum(self.completed().values()), self.dropped[Reason.SHUTDOWN]
+
     def count_completed(
         self, result: Result, dwell: float, duration: float, links: tuple[Exemplar | None, Exemplar | None]
     ) -> None:

@@ -56,8 +56,9 @@ def capabilities(backend: object) -> Capabilities:
             linger=1.0,
         )
     if isinstance(backend, type):
+        fits = backend if issubclass(backend, ThreadPoolExecutor) else ThreadPoolExecutor
         raise TypeError(
-            f"backend={backend!r} is a class: pass an executor, such as {backend.__name__}(max_workers=8)"
+            f"backend={backend!r} is a class: pass an executor, such as {fits.__name__}(max_workers=8)"
         )
     if not callable(getattr(backend, "submit", None)):
         raise TypeError(f"backend={backend!r} has no submit(): pass a concurrent.futures.ThreadPoolExecutor")
