@@ -71,5 +71,5 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 
 $(WHEEL): $(VENV)/.dev $(SOURCES)
 	@mkdir -p build && rm -rf dist
-	@$(BIN)/python -m build --no-isolation --wheel --outdir dist . >build/wheel.log || { cat build/wheel.log; exit 1; }
+	@$(BIN)/python -m build --no-isolation --wheel --outdir dist . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	@touch $@

@@ -19,7 +19,7 @@ def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         pip = [str(Path(folder, "bin", "python")), "-m", "pip", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "--quiet", f"{ROOT}[dev]"], check=True)
+        subprocess.run([*pip, "install", "-qq", f"{ROOT}[dev]"], check=True)
         frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
     # `freeze` also lists prodpool itself, as a file of this machine.
     pins = [line for line in frozen.splitlines() if "==" in line]

@@ -190,7 +190,8 @@ def main() -> int:
     for interpreter in [first, *rest]:
         python = environment(interpreter, wheel, lowest=options.lowest)
         stage()
-        only = [] if interpreter is first else ["-x", "-m", "not once"]
+        in_full = interpreter is first and not options.lowest
+        only = [] if in_full else ["-x", "-m", "not once"]
         print(f"\n== CPython {'.'.join(map(str, interpreter.version))}", flush=True)
         began = time.monotonic()
         tally = run(interpreter, python, wheel, [*only, *pytest_options])
