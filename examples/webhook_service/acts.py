@@ -119,7 +119,7 @@ ACTS = (
         ),
     ),
     Act(
-        "A customer's URL hangs",
+        "A customer hangs",
         "One customer in four accepts and never answers: workers pile up on it, the log shows the stack of "
         "the hung ones, the rest is refused (429), not heaped up. The delivery timeout frees the workers.",
         12.0,
@@ -158,7 +158,7 @@ ACTS = (
         ),
     ),
     Act(
-        "Burst beyond capacity",
+        "Burst over capacity",
         "240 webhooks for one customer at once: what does not fit is told 429 and when to come back; these "
         "senders do as they are told, and everything arrives.",
         9.0,

@@ -22,11 +22,11 @@ _COLUMNS = (
     "\nok",
     "\nerror",
     "full\n429",
-    "breaker\n503",
+    "open\n503",
     "closed\n503",
     "shut-\ndown",
     "dwell\np95",
-    "most\nqueued",
+    "most\ndepth",
     "most\nhung",
 )
 
@@ -135,12 +135,6 @@ class PlainView:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _states(states: Sequence[str]) -> str:
-    # Probes make a list of any length; where it began and ended is what the act is about.
-    first, last = states[0].replace("_", "-"), states[-1].replace("_", "-")
-    return first if len(states) == 1 else f"{first}, {last}"
-
-
 def report_table(acts: Sequence[Act], windows: Sequence[Window]) -> Table:
     """Lay out what happened in each act."""
     table = Table(
@@ -148,11 +142,12 @@ def report_table(acts: Sequence[Act], windows: Sequence[Window]) -> Table:
         title="What happened, from the scraped metrics alone",
         title_justify="left",
         padding=(0, 1, 0, 0),
+        show_edge=False,
     )
-    table.add_column("\nact", min_width=12)
+    table.add_column("\nact", min_width=10)
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("\nbreaker")
+    table.add_column("breaker\nat end", no_wrap=True)
     for number, (act, seen) in enumerate(zip(acts, windows, strict=False), start=1):
         drops = (seen.dropped.get(reason, 0) for reason in ("full", "breaker_open", "closed", "shutdown"))
         counts = (seen.offered, seen.completed.get("ok", 0), seen.completed.get("error", 0), *drops)
@@ -162,6 +157,6 @@ def report_table(acts: Sequence[Act], windows: Sequence[Window]) -> Table:
             seconds(seen.dwell_p95),
             str(seen.max_depth),
             Text(str(seen.max_hung), style="" if seen.max_hung else "dim"),
-            _states(seen.breaker),
+            seen.breaker[-1].replace("_", "-"),
         )
     return table

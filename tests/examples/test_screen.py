@@ -96,11 +96,11 @@ def test_without_a_terminal_there_is_a_line_now_and_then(events: EventLog) -> No
 
 def test_the_report_has_a_line_per_act() -> None:
     """The table at the end shows each act's own numbers."""
-    console = _console(120, 60)
+    console = _console(100, 60)
     windows = [window([snapshot(0.0), snapshot(1.0, full=7 + n)]) for n in range(len(ACTS))]
     drawn = _drawn(console, report_table(ACTS, windows))
     assert all(f"{n} {act.title}" in drawn for n, act in enumerate(ACTS, start=1))
-    assert max(map(len, drawn.splitlines())) <= 120
+    assert max(map(len, drawn.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(
