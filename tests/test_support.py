@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from tests import support
 from tests.support import MAY_STAY, Logs, child_processes, still_there
 
 pytestmark = pytest.mark.once
@@ -64,3 +65,17 @@ def test_logs_that_never_come_are_an_error() -> None:
     logs.logger.info("pool.created")
     with pytest.raises(AssertionError, match=r"pool\.created"):
         logs.wait_for("pool.stopped", timeout=0.01)
+
+
+@pytest.mark.parametrize(
+    ("in_ci", "outcome"),
+    [
+        pytest.param(True, pytest.fail.Exception, id="ci"),
+        pytest.param(False, pytest.skip.Exception, id="elsewhere"),
+    ],
+)
+def test_a_missing_tool(monkeypatch: pytest.MonkeyPatch, in_ci: bool, outcome: type[BaseException]) -> None:
+    """A check that lacks its tool fails in CI and is skipped elsewhere; either way it says what to run."""
+    monkeypatch.setattr(support, "IN_CI", in_ci)
+    with pytest.raises(outcome, match="promtool is missing; run: apt-get install prometheus"):
+        support.missing("promtool", "run: apt-get install prometheus")
