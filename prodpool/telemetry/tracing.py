@@ -61,11 +61,13 @@ class Tracing:
     def _run_inside(self, task: Task, started: float) -> Any:
         fn, args, kwargs = task.fn, task.args, task.kwargs
         token = None
-        with self._trouble.guard("trace"):
+        try:
             parent = otel_context.get_current()
             span = task.span = self._start(task, parent, started - task.admitted_at)
             task.recorded = span.is_recording()
             token = otel_context.attach(trace.set_span_in_context(span, parent))
+        except BaseException as error:  # noqa: BLE001  # not `guard`: this is the hot path of a traced pool
+            self._trouble.report("trace", error)
         del task
         try:
             return fn(*args, **kwargs)
