@@ -79,7 +79,7 @@ class Dispatcher:
         """Admit ``task`` if there is a worker or a place for it; with a waiter, stand in line if not.
 
         NEEDS_WORKER: a loop may be started for it; reserve and start one, then offer again.
-        ``may_start`` is False where that has been tried in vain.
+        ``may_start`` is False where that has been tried in vain: answered only when no loop is left at all.
         """
         with self.lock:
             if self.state is not State.OPEN:
@@ -91,7 +91,7 @@ class Dispatcher:
                     worker = self.parked[-1]
                     self._assign(worker, task)
                     self.parked.pop()
-                elif may_start and depth >= self.starting and len(self.workers) < self.max_workers:
+                elif depth >= self.starting and self._may_grow(may_start):
                     return Offer.NEEDS_WORKER
             if worker is None:
                 if depth + self.assisted >= self.queue_capacity + self.starting:
@@ -310,6 +310,9 @@ class Dispatcher:
         return Occupancy(self.queue.length + self.assisted - coming, self.running + coming)
 
     # What they share. The lock is held in all of these.
+
+    def _may_grow(self, may_start: bool) -> bool:
+        return len(self.workers) < self.max_workers and (may_start or not self.workers)
 
     def _assign(self, worker: Worker, task: Task) -> None:
         # The only call comes first: near the recursion limit it raises with nothing changed.

@@ -142,10 +142,11 @@ class Door:
             try:
                 self._engine.workers.start()
             except RuntimeError as error:
-                if not self._dispatcher.workers:
+                # The system may be out of threads; loops that are there get to the task in their turn.
+                offer = self._dispatcher.offer(task, waiter, may_start=False)
+                if offer is Offer.NEEDS_WORKER:
                     raise self._unusable(task, error) from error
-                # The system may be out of threads; those that are there get to the task in its turn.
-                return self._dispatcher.offer(task, waiter, may_start=False)
+                return offer
 
     def _stand_in_line(self, task: Task, wait: float) -> PoolFuture[Any]:
         self._refuse_nested(task)
