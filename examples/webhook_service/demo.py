@@ -58,6 +58,7 @@ class Demo:
         self.scrapes: list[Snapshot] = []
         self.windows: list[Window] = []
         self.tally = Tally()
+        self.acknowledged = 0
         self.exit_code: int | None = None
         self.exit_took = 0.0
 
@@ -82,6 +83,7 @@ class Demo:
             self._play(number, act)
             self.windows.append(window(self.scrapes[first:]))
         self.tally = self._traffic.stop()
+        self.acknowledged = sum(self._stage.customers.counts()["acknowledged"].values())
         self.events.read()
 
     def _play(self, number: int, act: Act) -> None:
@@ -142,7 +144,9 @@ class Demo:
 
     def checks(self) -> list[Check]:
         """Judge the run."""
-        found = check_scrapes(self.scrapes) + check_end(self.scrapes[-1], self.tally, self.exit_code)
+        found = check_scrapes(self.scrapes) + check_end(
+            self.scrapes[-1], self.tally, self.acknowledged, self.exit_code
+        )
         limit = play.DRAIN_DEADLINE + 1.0
         found.append(
             Check(

@@ -131,8 +131,17 @@ def check_scrapes(scrapes: Sequence[Snapshot]) -> list[Check]:
     ]
 
 
-def check_end(last: Snapshot, seen: Tally, exit_code: int | None) -> list[Check]:
-    """Judge the last scrape against what the senders counted themselves, and how the service ended."""
+def check_end(last: Snapshot, seen: Tally, acknowledged: int, exit_code: int | None) -> list[Check]:
+    """Judge the last scrape against what both ends counted themselves, and how the service ended.
+
+    Args:
+        last: The last scrape.
+        seen: The senders' counts.
+        acknowledged: Webhooks that the customers answered with 200. They may be more than the pool counted as
+            ok: a delivery that the service gave up on, or was still at when it ended, may have arrived.
+        exit_code: Of the service.
+    """
+    ok, unsure = last.completed.get("ok", 0), last.completed.get("error", 0) + last.workers_busy
     refused = sum(seen.refused.values())
     at_door = last.offered - last.submitted
     unknown = f", {seen.cut} answers lost" if seen.cut else ""
@@ -151,6 +160,16 @@ def check_end(last: Snapshot, seen: Tally, exit_code: int | None) -> list[Check]
             "requests the pool answered = tasks offered",
             seen.offered <= last.offered <= seen.offered + seen.cut,
             f"{seen.offered} and {last.offered}{unknown}",
+        ),
+        Check(
+            "deliveries counted as ok = webhooks acknowledged by the customers",
+            ok <= acknowledged <= ok + unsure,
+            f"{ok} and {acknowledged}, {last.workers_busy} still running at the end",
+        ),
+        Check(
+            "every webhook whose sender waited as Retry-After said was accepted in the end",
+            seen.exhausted == 0,
+            f"{seen.waited} waits, {seen.exhausted} given up",
         ),
         Check(
             "the last scrape shows a stopped pool with nothing waiting",

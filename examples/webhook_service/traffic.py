@@ -34,7 +34,8 @@ class Tally:
         missed: Requests that never reached the pool: no connection, or turned away at the socket.
         cut: Requests whose answer never came; whether the pool saw them is unknown.
         waited: Refusals after which the sender waited as `Retry-After` said, and came again.
-        lost: Webhooks given up after a refusal.
+        lost: Webhooks given up at their first refusal, by senders that do not wait.
+        exhausted: Webhooks given up by senders that waited, after their last attempt or at the end of it all.
     """
 
     accepted: int = 0
@@ -43,6 +44,7 @@ class Tally:
     cut: int = 0
     waited: int = 0
     lost: int = 0
+    exhausted: int = 0
 
     @property
     def offered(self) -> int:
@@ -56,6 +58,7 @@ class _Webhook:
     number: int
     customer: str = field(compare=False)
     patience: int = field(compare=False)  # how often it comes again after a refusal
+    came_again: bool = field(compare=False, default=False)
 
 
 class Traffic:
@@ -122,6 +125,7 @@ class Traffic:
                 counts["cut"],
                 counts["waited"],
                 counts["lost"],
+                counts["exhausted"],
             )
 
     def stop(self, timeout: float = 10.0) -> Tally:
@@ -131,6 +135,9 @@ class Traffic:
         for thread in self._threads:
             thread.join(max(0.0, give_up - time.monotonic()))
         self._http.clear()
+        with self._lock:
+            self._counts["exhausted"] += sum(webhook.came_again for webhook in self._waiting)
+            self._waiting.clear()
         return self.tally()
 
     def _pace(self) -> None:
@@ -182,12 +189,15 @@ class Traffic:
                 self._counts["waited"] += 1
                 self._come_again(webhook, int(answer.headers["Retry-After"]))
             else:
-                self._counts["lost"] += 1
+                self._counts["exhausted" if webhook.came_again else "lost"] += 1
 
     def _come_again(self, webhook: _Webhook, seconds: int) -> None:
         # Spread over as long again: all of them back on the same tick would be the same burst once more.
         due = time.monotonic() + seconds * (1 + self._random.random())
-        heapq.heappush(self._waiting, _Webhook(due, webhook.number, webhook.customer, webhook.patience - 1))
+        heapq.heappush(
+            self._waiting,
+            _Webhook(due, webhook.number, webhook.customer, webhook.patience - 1, came_again=True),
+        )
 
     def _count(self, what: str) -> None:
         with self._lock:

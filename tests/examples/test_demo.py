@@ -21,7 +21,7 @@ def _played(tmp_path: Path, **last: int) -> Demo:
     played.scrapes = [snapshot(0.0), snapshot(1.0, **{"stopped": 1, "queue_depth": 0, "ok": 84, **last})]
     played.windows = [window(played.scrapes) for _ in ACTS]
     played.tally = Tally(accepted=100, refused={"full": 7})
-    played.exit_code, played.exit_took = 0, 1.6
+    played.acknowledged, played.exit_code, played.exit_took = 84, 0, 1.6
     played.events = EventLog(tmp_path / "service.log")
     return played
 

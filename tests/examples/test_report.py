@@ -99,7 +99,7 @@ def test_no_scrapes_prove_nothing() -> None:
 
 def test_an_end_that_agrees_with_the_senders_holds() -> None:
     """Answers counted by the senders equal the pool's counters, the pool is stopped, the exit status 0."""
-    assert all(check.held for check in check_end(snapshot(**END), AGREEING, 0))
+    assert all(check.held for check in check_end(snapshot(**END), AGREEING, 84, 0))
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,13 @@ def test_an_end_that_agrees_with_the_senders_holds() -> None:
         pytest.param(
             {}, replace(AGREEING, refused={"full": 8}), 0, {1, 2}, id="a refusal the metrics do not know"
         ),
-        pytest.param({"queue_depth": 1}, AGREEING, 0, {3}, id="something left waiting"),
-        pytest.param({"stopped": 0}, AGREEING, 0, {3}, id="not stopped"),
-        pytest.param({}, AGREEING, 1, {4}, id="a bad exit status"),
-        pytest.param({}, AGREEING, None, {4}, id="no exit"),
+        pytest.param({"queue_depth": 1}, AGREEING, 0, {5}, id="something left waiting"),
+        pytest.param({"ok": 85}, AGREEING, 0, {3}, id="ok, but never acknowledged"),
+        pytest.param({"ok": 72}, AGREEING, 0, {3}, id="acknowledged, but counted nowhere"),
+        pytest.param({}, replace(AGREEING, exhausted=1), 0, {4}, id="a patient sender gave up"),
+        pytest.param({"stopped": 0}, AGREEING, 0, {5}, id="not stopped"),
+        pytest.param({}, AGREEING, 1, {6}, id="a bad exit status"),
+        pytest.param({}, AGREEING, None, {6}, id="no exit"),
         pytest.param(
             {}, replace(AGREEING, accepted=98, cut=2), 0, set(), id="two answers lost, which explain it"
         ),
@@ -127,7 +130,7 @@ def test_an_end_that_disagrees_is_found(
     numbers: dict[str, Any], tally: Tally, exit_code: int | None, failing: set[int]
 ) -> None:
     """Each disagreement fails its own check and no other."""
-    checks = check_end(snapshot(**{**END, **numbers}), tally, exit_code)
+    checks = check_end(snapshot(**{**END, **numbers}), tally, 84, exit_code)
     assert {n for n, check in enumerate(checks) if not check.held} == failing
 
 

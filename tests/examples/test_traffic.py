@@ -86,12 +86,12 @@ def test_a_sender_comes_back_when_told_and_not_before() -> None:
 
 
 def test_patience_ends() -> None:
-    """A webhook refused more often than its sender comes back is given up, and counted as lost."""
+    """A webhook refused more often than its sender comes back is given up, and counted so."""
     with playing([FULL, FULL], enough=2) as (server, traffic):
         traffic.burst("acme", 1, patience=1)
         assert server.has_enough.wait(10)
         seen = traffic.stop()
-    assert seen == Tally(refused={"full": 2}, waited=1, lost=1)
+    assert seen == Tally(refused={"full": 2}, waited=1, exhausted=1)
 
 
 def test_requests_are_bounded() -> None:
