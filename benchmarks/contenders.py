@@ -34,8 +34,8 @@ def _bare(workers: int, capacity: int) -> Executor:  # noqa: ARG001  # its queue
 
 
 def _pool(workers: int, capacity: int, **options: Any) -> Executor:
-    """Build a pool with everything on: metrics, breaker, watchdog, a configured logger."""
-    options.setdefault("breaker", BreakerPolicy())
+    """Build a pool with everything on: metrics, a breaker with all its conditions, watchdog, logger."""
+    options.setdefault("breaker", BreakerPolicy(failure_rate=0.5, slow_call_rate=0.5, slow_after=1.0))
     return InstrumentedPool(
         ThreadPoolExecutor(workers),
         name=f"bench_{next(_numbers)}",

@@ -82,6 +82,13 @@ def thread_cases(modules: list[types.ModuleType]) -> Iterator[unittest.TestCase]
                 yield from map(cls, unittest.defaultTestLoader.getTestCaseNames(cls))
 
 
+def future_cases(modules: list[types.ModuleType]) -> Iterator[unittest.TestCase]:
+    """Yield every case of the suite about futures as such."""
+    for module in modules:
+        if cls := vars(module).get("FutureTests"):
+            yield from map(cls, unittest.defaultTestLoader.getTestCaseNames(cls))
+
+
 def case_name(case: unittest.TestCase) -> str:
     """Name a case the way the table of exclusions does: class, dot, method."""
     return ".".join(case.id().rsplit(".", 2)[-2:])
