@@ -1,0 +1,373 @@
+"""Leased threads: shared backends, loops that go and come again, backends that break or are taken away."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result, WorkerLostError
+from tests.core.rig import PATIENCE, Hold, check, fill, law_holds, occupy
+from tests.support import Logs, MakePool
+
+
+@pytest.fixture
+def shared() -> Iterator[ThreadPoolExecutor]:
+    """A backend of one thread that belongs to the test."""
+    with ThreadPoolExecutor(1) as backend:
+        yield backend
+
+
+class Departures:
+    """Tells when worker loops have given their thread back."""
+
+    def __init__(self, pool: InstrumentedPool, linger: float = 0.01) -> None:
+        workers = pool._engine.workers
+        workers._linger = linger
+        self._left = threading.Semaphore(0)
+        leave = pool._engine.dispatcher.leave
+
+        def watched(worker: Any) -> bool:
+            gone = leave(worker)
+            if gone:
+                self._left.release()
+            return gone
+
+        pool._engine.dispatcher.leave = watched  # type: ignore[method-assign]
+
+    def wait(self, count: int = 1) -> None:
+        for _ in range(count):
+            assert self._left.acquire(timeout=PATIENCE), "no loop gave its thread back"
+
+
+# shared backends
+
+
+def share(backend: ThreadPoolExecutor, name: str, registry: CollectorRegistry) -> InstrumentedPool:
+    return InstrumentedPool(
+        backend, name=name, queue_capacity=10_000, registry=registry, own_backend=False, drain_deadline=5.0
+    )
+
+
+def test_two_pools_share_one_thread(shared: ThreadPoolExecutor, registry: CollectorRegistry) -> None:
+    """Two busy pools on one thread take turns: neither waits until the other has nothing more to do."""
+    pools = [share(shared, name, registry) for name in ("first", "second")]
+    turns: list[str] = []
+    both_ready = threading.Event()
+    shared.submit(both_ready.wait, PATIENCE)
+    futures = []
+    for pool in pools:
+        pool._engine.workers._now = itertools.count().__next__  # each task uses up a turn
+        futures += [pool.submit(turns.append, pool.name) for _ in range(300)]
+    both_ready.set()
+    for future in futures:
+        future.result(PATIENCE)
+    assert sum(one != other for one, other in itertools.pairwise(turns)) == 599
+    for pool in pools:
+        assert check(pool.stats()).completed[Result.OK] == 300
+        assert pool.stop(5.0).drained
+        pool.close_metrics()
+
+
+def test_a_stranger_gets_a_turn(shared: ThreadPoolExecutor, registry: CollectorRegistry) -> None:
+    """A call that somebody else submits to the shared backend runs while the pool is still busy."""
+    pool = share(shared, "busy", registry)
+    done = threading.Event()
+
+    def busy() -> None:
+        if not done.is_set():
+            done.wait(0.005)
+
+    futures = [pool.submit(busy) for _ in range(5_000)]
+    shared.submit(done.set).result(PATIENCE)
+    assert not futures[-1].done()
+    for future in futures:
+        future.result(30)
+    assert check(pool.stats()).completed[Result.OK] == 5_000
+    pool.stop(5.0)
+    pool.close_metrics()
+
+
+def test_order_is_kept_across_turns(shared: ThreadPoolExecutor, registry: CollectorRegistry) -> None:
+    """Giving the thread back between two tasks changes nothing about their order, and runs none twice."""
+    pool = share(shared, "ordered", registry)
+    pool._engine.workers._now = itertools.count().__next__  # a turn ends at once
+    ran: list[int] = []
+    futures = [pool.submit(ran.append, number) for number in range(300)]
+    for future in futures:
+        future.result(PATIENCE)
+    assert ran == list(range(300))
+    assert check(pool.stats()).completed[Result.OK] == 300
+    pool.stop(5.0)
+    pool.close_metrics()
+
+
+def test_backend_outlives_the_pool(shared: ThreadPoolExecutor, registry: CollectorRegistry) -> None:
+    """With ``own_backend=False`` the backend is usable after a stop, also by another pool."""
+    for pool in (share(shared, "guest", registry), share(shared, "other", registry)):
+        assert pool.submit(lambda: 7).result(PATIENCE) == 7
+        assert pool.stop(5.0).drained
+        assert shared.submit(lambda: 8).result(PATIENCE) == 8
+        pool.close_metrics()
+
+
+def test_own_backend_is_shut_down(make_pool: MakePool) -> None:
+    """A pool that owns its backend shuts it down when it stops."""
+    pool = make_pool(1)
+    backend = pool._engine.backend
+    pool.stop(1.0)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        backend.submit(int)
+
+
+def test_task_waiting_for_its_turn_is_lost_with_the_backend(registry: CollectorRegistry, logs: Logs) -> None:
+    """Tasks whose loop still waits for its turn when the backend drops it raise WorkerLostError."""
+    backend = ThreadPoolExecutor(1)
+    pool = InstrumentedPool(
+        backend, name="guest", queue_capacity=10, registry=registry, own_backend=False, logger=logs.logger
+    )
+    hold = Hold()
+    backend.submit(hold)
+    hold.wait_started()
+    futures = [pool.submit(int) for _ in range(3)]
+    backend.shutdown(wait=False, cancel_futures=True)
+    for future in futures:
+        with pytest.raises(WorkerLostError):
+            future.result(PATIENCE)
+    hold.let_go()
+    logs.wait_for("pool.backend_broken")
+    assert pool.stop(1.0).abandoned == ()
+    stats = check(pool.stats())
+    assert (stats.submitted, stats.dropped[Reason.SHUTDOWN], stats.in_flight) == (3, 3, 0)
+    backend.shutdown()
+    pool.close_metrics()
+
+
+# loops that go and come
+
+
+def test_idle_loops_give_their_threads_back(make_pool: MakePool) -> None:
+    """Loops that idle for too long end, and new ones are started when tasks come again."""
+    pool = make_pool(3, queue_capacity=6)
+    departures = Departures(pool)
+    for _ in range(3):
+        meeting = threading.Barrier(3)
+        futures = [pool.submit(meeting.wait, PATIENCE) for _ in range(3)]
+        assert sorted(future.result(PATIENCE) for future in futures) == [0, 1, 2]
+        departures.wait(3)
+        assert not pool._engine.dispatcher.workers
+    stats = check(pool.stats())
+    assert (stats.completed[Result.OK], stats.in_flight) == (9, 0)
+    assert pool.stop(5.0).drained
+
+
+def test_loops_that_expire_at_the_moment_a_task_comes(make_pool: MakePool, switching: None) -> None:
+    """However often a loop expires just as a task comes, the task runs."""
+    pool = make_pool(2, queue_capacity=4)
+    Departures(pool, linger=0.0)
+    for number in range(1_000):
+        assert pool.submit(abs, number).result(PATIENCE) == number
+    stats = check(pool.stats())
+    assert stats.completed[Result.OK] == 1_000
+
+
+def test_loops_expire_while_paused(make_pool: MakePool) -> None:
+    """A pause that outlasts the loops does not strand what was queued."""
+    pool = make_pool(2, queue_capacity=4)
+    departures = Departures(pool)
+    pool.submit(int).result(PATIENCE)
+    pool.pause()
+    departures.wait()
+    futures = [pool.submit(lambda: 7) for _ in range(4)]
+    pool.resume()
+    assert [future.result(PATIENCE) for future in futures] == [7] * 4
+
+
+def test_pool_holds_no_thread_when_idle_backend_is_reused(shared: ThreadPoolExecutor) -> None:
+    """An idle pool on a shared backend lets go of the thread, so that others may have it."""
+    pool = InstrumentedPool(shared, name="guest", own_backend=False, registry=CollectorRegistry())
+    departures = Departures(pool)
+    pool.submit(int).result(PATIENCE)
+    assert shared.submit(lambda: 8).result(PATIENCE) == 8
+    departures.wait()
+    assert pool.submit(lambda: 9).result(PATIENCE) == 9
+    pool.stop(1.0)
+    pool.close_metrics()
+
+
+# backends that are taken away or break
+
+
+def test_backend_shut_down_behind_the_pools_back(make_pool: MakePool) -> None:
+    """Submitting to a pool whose backend somebody has shut down raises PoolClosedError that says so."""
+    pool = make_pool(2, queue_capacity=0)
+    pool._engine.backend.shutdown()
+    for way in (pool.submit, pool.submit_wait, pool.options(wait=0).submit):
+        with pytest.raises(PoolClosedError, match="the wrapped executor takes no more work"):
+            way(int)
+    stats = check(pool.stats())
+    assert (stats.submitted, stats.dropped[Reason.CLOSED], stats.in_flight) == (0, 3, 0)
+    assert pool.stop(1.0).drained
+
+
+def test_backend_shut_down_under_a_busy_pool(make_pool: MakePool, hold: Hold) -> None:
+    """The loops that run when the backend is shut down finish what is queued; once gone, none comes back."""
+    pool = make_pool(2, queue_capacity=5)
+    departures = Departures(pool)
+    occupied = occupy(pool, hold, 1)
+    pool._engine.backend.shutdown(wait=False)
+    queued = [pool.submit(lambda: 7) for _ in range(3)]
+    hold.let_go()
+    assert [future.result(PATIENCE) for future in [*occupied, *queued]] == [None, 7, 7, 7]
+    departures.wait()
+    with pytest.raises(PoolClosedError, match="takes no more work"):
+        pool.submit(int)
+    assert check(pool.stats()).in_flight == 0
+    assert pool.stop(1.0).drained
+
+
+def test_failing_initializer(registry: CollectorRegistry, logs: Logs) -> None:
+    """On a backend whose threads fail to initialise every task raises WorkerLostError; none is forgotten."""
+
+    def fail() -> None:
+        raise OSError("no such device")
+
+    backend = ThreadPoolExecutor(2, initializer=fail)
+    pool = InstrumentedPool(
+        backend, name="broken", queue_capacity=10, registry=registry, logger=logs.logger, drain_deadline=5.0
+    )
+    outcomes: list[BaseException] = []
+    accepted: list[Future[Any]] = []
+    for _ in range(10):
+        try:
+            accepted.append(pool.submit(int))
+        except RuntimeError as error:
+            outcomes.append(error)
+    outcomes += [lost for future in accepted if (lost := future.exception(PATIENCE)) is not None]
+    assert len(outcomes) == 10
+    assert all(isinstance(error, WorkerLostError) for error in outcomes)
+    assert all(isinstance(error, BrokenExecutor) for error in outcomes)
+    logs.wait_for("pool.backend_broken")
+    with pytest.raises(WorkerLostError):
+        pool.submit(int)
+    stats = check(pool.stats())
+    assert stats.submitted == stats.dropped[Reason.SHUTDOWN] == len(accepted)
+    assert stats.dropped[Reason.CLOSED] == 11 - len(accepted)
+    assert pool.stop(5.0).abandoned == ()
+    pool.close_metrics()
+
+
+class NoThreads:
+    """While entered, no backend can start a thread; the stdlib enqueues the call and then raises."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+
+    def __enter__(self) -> None:
+        start: Callable[[threading.Thread], None] = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name.startswith("ThreadPoolExecutor"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        self._patch.setattr(threading.Thread, "start", refuse)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._patch.undo()
+
+
+def test_system_out_of_threads(make_pool: MakePool, hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread to be had of two, the pool goes on with that one and keeps its bounds."""
+    pool = make_pool(2, queue_capacity=4)
+    occupied = occupy(pool, hold, 1)
+    departures = Departures(pool)
+    with NoThreads(monkeypatch):
+        queued = [pool.submit(lambda: 7) for _ in range(3)]
+        stats = check(pool.stats())
+        assert (stats.running, stats.queued) == (1, 3)
+    hold.let_go()
+    assert [future.result(PATIENCE) for future in [*occupied, *queued]] == [None, 7, 7, 7]
+    departures.wait()
+    # The calls that the failed starts have enqueued come up now and find themselves struck out. How many
+    # threads there are from here on is the stdlib's affair, which counts one idle thread more for each.
+    assert [pool.submit_wait(abs, number).result(PATIENCE) for number in range(10)] == list(range(10))
+    dispatcher = pool._engine.dispatcher
+    assert 0 <= dispatcher.starting <= len(dispatcher.workers) <= 2
+    assert check(pool.stats()).completed[Result.OK] == 14
+    again = Hold()
+    assert len(fill(pool, again)) == 6
+    again.let_go()
+
+
+def test_system_without_any_thread(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no thread to be had at all a submit says so and leaves no trace; later the pool works."""
+    pool = make_pool(1, queue_capacity=4)
+    with NoThreads(monkeypatch), pytest.raises(PoolClosedError, match="can't start new thread"):
+        pool.submit(int)
+    stats = check(pool.stats())
+    assert (stats.submitted, stats.in_flight, stats.dropped[Reason.CLOSED]) == (0, 0, 1)
+    assert pool.submit(lambda: 7).result(PATIENCE) == 7
+    again = Hold()
+    assert len(fill(pool, again)) == 5
+    again.let_go()
+
+
+def test_no_thread_for_a_turn(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that cannot give its thread back for want of a second one goes on; no task runs twice."""
+    backend = ThreadPoolExecutor(2)
+    pool = InstrumentedPool(
+        backend, name="guest", max_workers=1, queue_capacity=100, registry=registry, own_backend=False
+    )
+    hold = Hold()
+    occupy(pool, hold, 1)
+    ran: list[int] = []
+    with NoThreads(monkeypatch):
+        futures = [pool.submit(ran.append, number) for number in range(100)]
+        pool._engine.workers._now = itertools.count().__next__  # turns end at once
+        hold.let_go()
+        for future in futures:
+            future.result(PATIENCE)
+    pool._engine.workers._now = time.monotonic
+    departures = Departures(pool)
+    assert pool.submit(lambda: 7).result(PATIENCE) == 7
+    departures.wait()
+    backend.submit(int).result(PATIENCE)  # behind every ticket that a failed turn has left in the backend
+    assert sorted(ran) == list(range(100))
+    stats = check(pool.stats())
+    assert (stats.running, stats.completed[Result.OK]) == (0, 102)
+    assert pool.stop(5.0).drained
+    assert law_holds(pool.stats())
+    backend.shutdown()
+    pool.close_metrics()
+
+
+def test_capacity_is_exact_with_loops_coming_up(registry: CollectorRegistry) -> None:
+    """However slowly the backend's threads come up, workers + capacity tasks are let in, and no more."""
+    backend = ThreadPoolExecutor(3)
+    come = threading.Event()
+    for _ in range(3):
+        backend.submit(come.wait, PATIENCE)
+    pool = InstrumentedPool(backend, name="late", queue_capacity=4, registry=registry)
+    hold = Hold()
+    accepted = fill(pool, hold)
+    assert len(accepted) == 7
+    stats = check(pool.stats())
+    assert (stats.running, stats.queued) == (3, 4)
+    with pytest.raises(PoolFullError):
+        pool.submit(int)
+    come.set()
+    hold.wait_started(3)
+    stats = check(pool.stats())
+    assert (stats.running, stats.queued) == (3, 4)
+    hold.let_go()
+    for future in accepted:
+        future.result(PATIENCE)
+    pool.stop(5.0)
+    pool.close_metrics()
