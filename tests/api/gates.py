@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 # Seconds after which a test that forgot to open its gate fails instead of hanging.
@@ -30,3 +32,11 @@ class Gate:
     def open(self) -> None:
         """Let everybody through, now and later."""
         self._opened.set()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Return as soon as ``condition()`` is true, for states that nothing announces; fail if it never is."""
+    ends_at = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends_at, "it never came true"
+        time.sleep(0.001)

@@ -64,9 +64,7 @@ def test_no_condition_until_somebody_asks(make_pool: MakePool, gate: Gate) -> No
 @pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
 @pytest.mark.parametrize("fn", [give, fail])
 @pytest.mark.usefixtures("no_collector")
-def test_a_finished_task_keeps_nothing(
-    make_pool: MakePool, fn: Callable[..., Thing], traced: bool
-) -> None:
+def test_a_finished_task_keeps_nothing(make_pool: MakePool, fn: Callable[..., Thing], traced: bool) -> None:
     """Once a task has finished and its future is gone, its arguments and its result are free."""
     pool = make_pool(1, tracer_provider=TracerProvider(shutdown_on_exit=False) if traced else None)
     thing, other = Thing(), Thing()

@@ -14,7 +14,7 @@ import pytest
 
 import prodpool
 from prodpool import InstrumentedPool, PoolFuture
-from tests.api.gates import PATIENCE, Gate
+from tests.api.gates import PATIENCE, Gate, until
 from tests.support import ROOT, MakePool
 
 RETURN_WHEN = [ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION]
@@ -54,14 +54,15 @@ def test_wait_times_out(make_pool: MakePool, gate: Gate, return_when: str) -> No
     assert wait([running, queued], 0.001, return_when) == (set(), {running, queued})
 
 
-def woken_by(pool: InstrumentedPool, futures: list[PoolFuture[object]], return_when: str, act: Gate) -> set[object]:
+def woken_by(
+    pool: InstrumentedPool, futures: list[PoolFuture[object]], return_when: str, act: Gate
+) -> set[object]:
     """Wait in a thread for ``futures``, open ``act`` once the waiter is installed, return what is done."""
     found: list[set[object]] = []
     waiter = threading.Thread(target=lambda: found.append(set(wait(futures, PATIENCE, return_when).done)))
     waiter.start()
     for future in futures:  # the waiter is in place once every future has heard of it
-        while not (future.done() or (future._cond is not None and future._waiters)):
-            threading.Event().wait(0.001)
+        until(lambda future=future: future.done() or (future._cond is not None and future._waiters))  # type: ignore[misc]
     act.open()
     waiter.join(PATIENCE)
     assert found, "wait() did not return"
@@ -178,7 +179,9 @@ def test_many_threads_wait_for_one_result(make_pool: MakePool) -> None:
 
         future = pool.submit(task)
 
-        def ask(start: threading.Barrier = start, future: PoolFuture[str] = future) -> None:
+        def ask(
+            start: threading.Barrier = start, future: PoolFuture[str] = future, got: list[object] = got
+        ) -> None:
             start.wait(PATIENCE)
             got.append(future.result(PATIENCE))
 
@@ -256,10 +259,10 @@ async def test_submit_async(make_pool: MakePool) -> None:
 
 
 async def test_asyncio_takes_no_pool_for_its_default(make_pool: MakePool) -> None:
-    """asyncio accepts only a ThreadPoolExecutor as its default executor; the loop and the pool go on."""
+    """A ThreadPoolExecutor is all that asyncio takes for its default executor; loop and pool go on."""
     pool, loop = make_pool(1), asyncio.get_running_loop()
     with pytest.raises(TypeError, match="ThreadPoolExecutor"):
-        loop.set_default_executor(pool)  # type: ignore[arg-type]
+        loop.set_default_executor(pool)
     assert await loop.run_in_executor(pool, len, "four") == 4
 
 

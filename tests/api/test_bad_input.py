@@ -1,0 +1,235 @@
+"""Architecture 5: a bad argument is an error at once, which names it, its value and what would do."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from prodpool import InstrumentedPool
+from prodpool.workers.daemon import DaemonThreadExecutor
+from tests.support import MakePool
+
+
+class Overriding(ThreadPoolExecutor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(fn, *args, **kwargs)
+
+
+class Keeping(ThreadPoolExecutor):
+    """A subclass that keeps its submit, and so can be leased."""
+
+
+NAN, INF, HUGE = math.nan, math.inf, 10**400
+
+# (argument, bad value, words of the message besides "argument=value")
+Rows = list[tuple[str, Any, list[str]]]
+NO_COUNTS: list[Any] = [NAN, INF, 2.0, "3", True, []]
+NO_SECONDS: list[Any] = [NAN, -1, -0.001, -INF, "1", True, None, [], HUGE, -HUGE, 1j]
+NO_NAMES: list[Any] = [
+    "", "Mail", "_mail", "9mail", "mail-out", "mail.out", "mail out", "mail\n", "mäil", None, 3, b"mail",
+]  # fmt: skip
+COUNTS: Rows = [
+    *(("max_workers", value, ["an int of 1 or more"]) for value in NO_COUNTS),
+    *(("queue_capacity", value, ["an int of 0 or more"]) for value in NO_COUNTS),
+    *(("max_workers", value, ["pass 1 or more"]) for value in (0, -1)),
+    ("queue_capacity", -1, ["pass 0 or more"]),
+]
+SECONDS: Rows = [
+    (argument, value, ["seconds", "math.inf for no limit"])
+    for argument in ("slow_after", "hung_after", "drain_deadline")
+    for value in NO_SECONDS
+]
+OTHERS: Rows = [
+    ("hung_after", 0, ["more than 0 seconds"]),
+    ("max_workers", 3, ["2 threads of the backend", "at most 2"]),
+    *(
+        ("overload", value, ["'reject'", "'block'", "'caller_runs'"])
+        for value in ("drop", "REJECT", "", None, True, 1, ["reject"])
+    ),
+    *(("on_hang_exit", value, ["'exit'", "'wait'"]) for value in ("kill", None, True)),
+    *(("name", value, ["such as 'webhook_delivery'"]) for value in NO_NAMES),
+    *(("buckets", value, ["pass", "seconds"]) for value in ((), (1, 1), (2, 1), (INF,), (INF, INF), 5, True)),
+    *(("breaker", value, ["BreakerPolicy", "pybreaker.CircuitBreaker"]) for value in (3, "on", True, dict)),
+    *(("logger", value, ["logger"]) for value in (42, "prodpool", print)),
+    *(("registry", value, ["CollectorRegistry"]) for value in ("default", 42, CollectorRegistry)),
+    *(("tracer_provider", value, ["TracerProvider"]) for value in ("global", 42)),
+    *(("clock", value, ["monotonic"]) for value in ("now", 42)),
+    *(("own_backend", value, ["True or False"]) for value in ("no", None, 0)),
+]
+
+
+def identify(value: object) -> str:
+    return "HUGE" if value == HUGE else "-HUGE" if value == -HUGE else repr(value)[:40]
+
+
+def shown(value: object) -> str:
+    """How a value appears in a message; for some only its beginning is asked for."""
+    return repr(value)[:12]
+
+
+@pytest.fixture
+def backend() -> Any:
+    """Return an executor with two threads, which must not be started by a pool that was never made."""
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+        assert not executor._threads
+
+
+@pytest.mark.parametrize(("argument", "value", "words"), COUNTS + SECONDS + OTHERS, ids=identify)
+def test_constructor(
+    backend: ThreadPoolExecutor, registry: CollectorRegistry, argument: str, value: object, words: list[str]
+) -> None:
+    """The constructor refuses it, leaves nothing behind, and takes a good argument afterwards."""
+    options: dict[str, Any] = {"name": "test", "registry": registry}
+    threads = threading.active_count()
+    with pytest.raises((TypeError, ValueError)) as caught:
+        InstrumentedPool(backend, **{**options, argument: value})
+    message = str(caught.value)
+    assert [word for word in (f"{argument}={shown(value)}", *words) if word not in message] == []
+    assert threading.active_count() <= threads
+    assert list(registry.collect()) == []
+    pool = InstrumentedPool(backend, **options, own_backend=False)
+    pool.stop(1.0)
+
+
+@pytest.mark.parametrize("bound", [0, -1, NAN, "1", True, None, HUGE], ids=identify)
+def test_bucket_bound(backend: ThreadPoolExecutor, registry: CollectorRegistry, bound: Any) -> None:
+    """A bad bound among good ones is named, the one that is bad."""
+    with pytest.raises((TypeError, ValueError), match=f"buckets={shown(bound)}.*pass"):
+        InstrumentedPool(backend, name="test", registry=registry, buckets=(0.1, 1, bound))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, ["no submit()"]),
+        (42, ["no submit()"]),
+        ("ThreadPoolExecutor", ["no submit()"]),
+        (object(), ["no submit()"]),
+        (ThreadPoolExecutor, ["is a class", "such as ThreadPoolExecutor(max_workers=8)"]),
+        (ProcessPoolExecutor, ["is a class"]),
+        (Executor(), ["not supported by this version"]),
+        (Overriding(1), ["not supported by this version", "keeps its submit"]),
+    ],
+    ids=["None", "int", "str", "object", "a class", "another class", "Executor", "overriding submit"],
+)
+def test_backend(registry: CollectorRegistry, value: Any, words: list[str]) -> None:
+    """A backend that cannot be used is refused with a word on what can be."""
+    with pytest.raises(TypeError) as caught:
+        InstrumentedPool(value, name="test", registry=registry)
+    assert [
+        word for word in ("backend=", "ThreadPoolExecutor", *words) if word not in str(caught.value)
+    ] == []
+
+
+def test_process_pool(registry: CollectorRegistry) -> None:
+    """A ProcessPoolExecutor is refused by this version, in so many words."""
+    with ProcessPoolExecutor(1) as executor, pytest.raises(TypeError, match="not supported by this version"):
+        InstrumentedPool(executor, name="test", registry=registry)  # type: ignore[arg-type]
+
+
+def test_a_pool_of_a_pool(make_pool: MakePool, registry: CollectorRegistry) -> None:
+    """A pool is no backend for another one."""
+    with pytest.raises(TypeError, match="not supported by this version"):
+        InstrumentedPool(make_pool(1), name="other", registry=registry)  # type: ignore[arg-type]
+
+
+def test_a_subclass_that_keeps_its_submit(registry: CollectorRegistry) -> None:
+    """A ThreadPoolExecutor subclass that keeps its submit is taken as one."""
+    with InstrumentedPool(Keeping(2), name="test", registry=registry) as pool:
+        assert pool.stats().workers == 2
+
+
+def test_a_worker_count_nobody_knows(registry: CollectorRegistry) -> None:
+    """Without max_workers a backend that does not say its size is refused."""
+    with pytest.raises(ValueError, match=r"max_workers=None.*pass max_workers"):
+        InstrumentedPool(DaemonThreadExecutor("test"), name="test", registry=registry)
+
+
+def test_the_private_name_that_the_size_is_read_from() -> None:
+    """ThreadPoolExecutor has _max_workers, the one place where its size is said, and it is its size."""
+    with ThreadPoolExecutor(3) as executor:
+        assert executor._max_workers == 3
+    with ThreadPoolExecutor() as executor:
+        assert executor._max_workers >= 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("task", value) for value in ("", 3, b"name", True, len)),
+        *(("deadline", value) for value in (0, -1, NAN, "5", True, HUGE)),
+        *(("wait", value) for value in (-1, NAN, "5", True, -INF)),
+    ],
+    ids=identify,
+)
+def test_options(make_pool: MakePool, option: str, value: object) -> None:
+    """options() refuses a bad value at once, on a pool and on a view."""
+    pool = make_pool(1)
+    for executor in (pool, pool.options(task="good")):
+        with pytest.raises(
+            (TypeError, ValueError), match=f"{option}={shown(value)}".replace("(", r"\(")
+        ) as caught:
+            executor.options(**{option: value})  # type: ignore[arg-type]
+        assert "pass" in str(caught.value)
+
+
+def test_unknown_option(make_pool: MakePool) -> None:
+    """An unknown option is a TypeError that names it."""
+    with pytest.raises(TypeError, match="priority"):
+        make_pool(1).options(priority=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("buffersize", value) for value in [*NO_COUNTS, 0, -1]),
+        *(("chunksize", value) for value in [*NO_COUNTS, None, 0, -1]),
+        *(("timeout", value) for value in [NAN, "1", [], HUGE]),
+    ],
+    ids=identify,
+)
+def test_map(make_pool: MakePool, argument: str, value: object) -> None:
+    """map() refuses a bad value before it reads or submits anything."""
+    pool = make_pool(1)
+    items = iter("abc")
+    for executor in (pool, pool.options(task="good")):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            executor.map(str, items, **{argument: value})  # type: ignore[arg-type]
+        assert f"{argument}={value!r}" in str(caught.value)
+        assert "pass" in str(caught.value)
+    assert next(items) == "a"
+    assert pool.stats().offered == 0
+
+
+@pytest.mark.parametrize("value", [0, -1, 3, 1.5, "2", True, None, NAN, INF], ids=identify)
+def test_resize(make_pool: MakePool, value: Any) -> None:
+    """resize() refuses what is no count, or more than the backend has; the pool keeps its size."""
+    pool = make_pool(2)
+    with pytest.raises((TypeError, ValueError), match=f"max_workers={value!r}.*pass"):
+        pool.resize(value)
+    assert pool.stats().workers == 2
+
+
+@pytest.mark.parametrize("value", [-1, NAN, "1", True, -INF, HUGE], ids=identify)
+def test_stop(make_pool: MakePool, value: Any) -> None:
+    """stop() refuses what is no duration, and the pool stays open."""
+    pool = make_pool(1)
+    with pytest.raises((TypeError, ValueError), match=f"deadline={shown(value)}.*pass"):
+        pool.stop(value)
+    assert pool.stats().state == "open"
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.5, INF], ids=identify)
+def test_good_durations(registry: CollectorRegistry, value: float) -> None:
+    """Whole numbers, fractions, 0 (where never makes sense) and infinity are durations."""
+    options: dict[str, Any] = {"slow_after": value, "drain_deadline": value}
+    if value:
+        options["hung_after"] = value
+    InstrumentedPool(ThreadPoolExecutor(1), name="test", registry=registry, **options).stop(1.0)

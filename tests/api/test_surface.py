@@ -1,0 +1,100 @@
+"""What is public: named in __all__, described, and in the shape of the standard library's."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from enum import Enum
+
+import pytest
+
+import prodpool
+from prodpool import InstrumentedPool, PoolFuture, PoolView
+
+
+def public_objects() -> Iterator[tuple[str, object]]:
+    """Yield everything that a user can reach: the public names and the public members of their classes."""
+    for name in prodpool.__all__:
+        thing = getattr(prodpool, name)
+        yield name, thing
+        if isinstance(thing, type) and not issubclass(thing, Enum):
+            for member, value in vars(thing).items():
+                if not member.startswith("_") and isinstance(
+                    value, types.FunctionType | classmethod | staticmethod | property
+                ):
+                    yield f"{name}.{member}", value
+
+
+PUBLIC = dict(public_objects())
+
+
+def test_all_is_all() -> None:
+    """Every name of __all__ is there, in order, and nothing else that is public but modules."""
+    there = {
+        name
+        for name, value in vars(prodpool).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert there == set(prodpool.__all__)
+    assert list(prodpool.__all__) == sorted(prodpool.__all__)
+
+
+def test_the_walk_goes_into_classes() -> None:
+    """The walk finds methods and properties, so that the tests below look at them."""
+    assert {"InstrumentedPool.submit", "InstrumentedPool.name", "PoolStats.offered", "threads"} <= set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_everything_is_described(name: str) -> None:
+    """Each public function, class, method and property begins with one sentence about itself."""
+    doc = vars(PUBLIC[name])["__doc__"] if isinstance(PUBLIC[name], type) else PUBLIC[name].__doc__
+    assert doc, f"{name} has no docstring"
+    first = inspect.cleandoc(doc).split("\n\n")[0]
+    assert first[0].isupper(), f"{name}: {first!r}"
+    assert first.rstrip().endswith((".", ":")) or ". " in first, f"{name}: {first!r}"
+
+
+@pytest.mark.parametrize("name", [name for name in prodpool.__all__ if name.endswith("Error")])
+def test_errors_say_when(name: str) -> None:
+    """The docstring of each error says when it is raised."""
+    error = getattr(prodpool, name)
+    assert issubclass(error, RuntimeError)
+    assert str(error.__doc__).startswith("Raised when ")
+
+
+@pytest.mark.parametrize("executor", [InstrumentedPool, PoolView])
+@pytest.mark.parametrize("method", ["submit", "map", "shutdown"])
+def test_signatures_are_those_of_an_executor(executor: type[Executor], method: str) -> None:
+    """What can be passed to an Executor's method can be passed to a pool's and a view's."""
+    stdlib = inspect.signature(getattr(Executor, method)).parameters
+    ours = inspect.signature(getattr(executor, method)).parameters
+    for name, parameter in stdlib.items():
+        assert name in ours
+        assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default)
+    assert all(ours[name].default is not inspect.Parameter.empty for name in ours.keys() - stdlib.keys())
+
+
+def test_a_future_has_the_methods_of_a_future() -> None:
+    """Every public method of the stdlib's Future takes the same arguments on a pool's."""
+    for name, method in vars(Future).items():
+        if inspect.isfunction(method) and not name.startswith("_"):
+            ours = inspect.signature(getattr(PoolFuture, name)).parameters
+            stdlib = inspect.signature(method).parameters
+            assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+                (p.name, p.kind, p.default) for p in stdlib.values()
+            ], name
+
+
+def test_submit_takes_its_own_arguments_by_position_only() -> None:
+    """No parameter name of a submitting method can collide with a keyword argument of the task."""
+    for owner in (InstrumentedPool, PoolView):
+        for method in ("submit", "submit_wait", "submit_async"):
+            kinds = [p.kind for p in inspect.signature(getattr(owner, method)).parameters.values()]
+            assert kinds == [
+                inspect.Parameter.POSITIONAL_ONLY,
+                inspect.Parameter.POSITIONAL_ONLY,
+                inspect.Parameter.VAR_POSITIONAL,
+                inspect.Parameter.VAR_KEYWORD,
+            ]
