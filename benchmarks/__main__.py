@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,8 +36,16 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         options.json.write_text(json.dumps(report.as_data(rows), indent=2), encoding="utf-8")
     if options.write:
-        report.write(rows, shlex.join(["python", "-m", "benchmarks", *arguments]))
+        report.write(rows, _command(options))
     return 0
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the command that takes the same figures again."""
+    words = ["python -m benchmarks"]
+    words += [f"--only {name}" for name in options.only or ()]
+    words += [f"--rounds {options.rounds}"] if options.rounds else []
+    return " ".join(words)
 
 
 def _parser() -> argparse.ArgumentParser:
