@@ -155,6 +155,37 @@ def test_helped_task_gives_its_place_to_the_line(make_pool: MakePool) -> None:
     check(pool.stats())
 
 
+def test_helping_before_the_worker_for_it_is_up(registry: CollectorRegistry) -> None:
+    """A task that is helped while a second worker comes up for it keeps that worker's place, and no other."""
+    backend = ThreadPoolExecutor(2)
+    stranger, bystander = Hold(), Hold()
+    backend.submit(stranger)
+    stranger.wait_started()
+    pool = InstrumentedPool(backend, name="test", queue_capacity=0, registry=registry)
+
+    def inner() -> PoolStats:
+        early = check(pool.stats())
+        stranger.let_go()  # now the second worker comes up, and finds its task taken
+        backend.submit(int).result(PATIENCE)
+        with pytest.raises(PoolFullError):
+            pool.submit(bystander)
+        assert check(pool.stats()) == early
+        return early
+
+    def outer() -> PoolStats:
+        return pool.submit(inner).result(PATIENCE)
+
+    pool._engine.workers._linger = 0.01
+    try:
+        stats = pool.submit(outer).result(PATIENCE)
+        assert (stats.running, stats.queued) == (2, 0)
+        assert len(fill(pool, bystander)) == 2
+    finally:
+        bystander.let_go()
+    assert pool.stop(PATIENCE).drained
+    pool.close_metrics()
+
+
 def test_a_timeout_of_zero_does_not_help(make_pool: MakePool) -> None:
     """``result(timeout=0)`` inside a task only looks: it neither runs the task nor waits."""
     pool = make_pool(1)

@@ -1,0 +1,127 @@
+"""Promises 1 and 2 under 100 threads that submit, cancel, fail, pause and stop, scraped all the while."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from prodpool import BreakerOpenError, BreakerPolicy, InstrumentedPool, PoolClosedError, Reason, Result
+from tests.core.campaign import Campaign
+from tests.core.rig import Hold, fill
+from tests.support import MakePool
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+WORKERS, CAPACITY = 8, 40
+SUBMITTERS, EACH = 100, 2_000
+
+
+def settle(pool: InstrumentedPool) -> None:
+    """Wait until the breaker, where there is one, is closed: it lets a probe in when its time is up."""
+    tick = threading.Event()
+    while pool.stats().breaker not in {None, "closed"}:
+        try:
+            pool.submit_wait(int).result(10)
+        except BreakerOpenError as error:
+            tick.wait(error.retry_after)
+
+
+def accepts_exactly_what_fits(pool: InstrumentedPool) -> None:
+    """Prove that no slot has leaked: workers + capacity tasks are let in, and no more."""
+    hold = Hold()
+    accepted = fill(pool, hold)
+    hold.wait_started(WORKERS)
+    stats = pool.stats()
+    hold.let_go()
+    capacity = stats.queue_capacity
+    assert (len(accepted), stats.running, stats.queued) == (WORKERS + capacity, WORKERS, capacity)
+    for future in accepted:
+        future.result(10)
+
+
+@pytest.mark.parametrize(
+    ("options", "stop", "each"),
+    [
+        pytest.param({"overload": "reject"}, 10.0, EACH, id="reject, drained in the middle"),
+        pytest.param({"overload": "block"}, None, EACH // 2, id="block"),
+        pytest.param({"overload": "block"}, 0.0, EACH // 2, id="block, broken off in the middle"),
+        pytest.param({"overload": "caller_runs"}, 0.0, EACH // 4, id="caller_runs, broken off in the middle"),
+        pytest.param({"overload": "block", "queue_capacity": 0}, None, EACH // 8, id="nothing may wait"),
+        pytest.param(
+            {"breaker": BreakerPolicy(consecutive_failures=3, failure_rate=0.3, open_for=0.005)},
+            None,
+            EACH // 4,
+            id="reject, breaker",
+        ),
+        pytest.param(
+            {"overload": "block", "breaker": BreakerPolicy(consecutive_failures=6, open_for=0.002)},
+            10.0,
+            EACH // 4,
+            id="block, breaker, drained in the middle",
+        ),
+    ],
+)
+def test_campaign(
+    make_pool: MakePool, registry: CollectorRegistry, options: dict[str, Any], stop: float | None, each: int
+) -> None:
+    """No task is lost, counted twice or run twice, and no slot leaks, whatever goes on at once."""
+    pool = make_pool(WORKERS, **{"queue_capacity": CAPACITY, **options})
+    campaign = Campaign(pool, registry)
+    campaign.run(submitters=SUBMITTERS, each=each, stop=stop)
+    stats = campaign.balance()
+    assert campaign.scrapes > 20
+    assert stats.completed[Result.OK] > 0
+    assert stats.completed[Result.ERROR] > 0
+    assert stats.completed[Result.PANIC] > 0
+    if stop is None:
+        assert stats.state == "open"
+        settle(pool)
+        accepts_exactly_what_fits(pool)
+        assert pool.stop(10.0).drained
+    else:
+        assert stats.state == "stopped"
+        first, second = campaign.reports
+        assert first == second
+        assert first.dropped == stats.dropped[Reason.SHUTDOWN]
+        assert first.drained is (first.dropped == 0 and not first.abandoned)
+        with pytest.raises(PoolClosedError):
+            pool.submit(int)
+
+
+def test_campaign_on_shared_threads(registry: CollectorRegistry) -> None:
+    """The same on a backend that two pools share, whose loops give their threads back all the time."""
+    with ThreadPoolExecutor(WORKERS) as backend:
+        pools = [
+            InstrumentedPool(
+                backend, name=name, queue_capacity=CAPACITY, registry=registry, own_backend=False
+            )
+            for name in ("first", "second")
+        ]
+        campaigns = [Campaign(pool, registry) for pool in pools]
+        threads = [
+            threading.Thread(
+                target=campaign.guarded(
+                    lambda campaign=campaign: campaign.run(submitters=20, each=300, stop=None)  # type: ignore[misc]
+                )
+            )
+            for campaign in campaigns
+        ]
+        for pool in pools:
+            pool._engine.workers._linger = 0.001
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(100)
+            assert not thread.is_alive()
+        for campaign in campaigns:
+            if campaign.trouble:
+                raise campaign.trouble[0]
+            campaign.balance()
+        for pool in pools:
+            assert pool.stop(10.0).drained
+            pool.close_metrics()
+        assert backend.submit(lambda: 7).result(10) == 7
