@@ -11,9 +11,12 @@ import queue
 import threading
 from collections.abc import Callable
 
+from prodpool.latch import Latch
+from prodpool.telemetry.watchdog import watchdog
+
 
 class Aside:
-    """Makes calls in order, in one daemon thread; in the caller's where none can be started."""
+    """Makes calls in order, in one daemon thread; in the watchdog's where none can be started."""
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -26,13 +29,17 @@ class Aside:
     def say(self, call: Callable[[], None]) -> None:
         """Have ``call`` made; it must not raise."""
         if self._thread is None:
-            call()
+            watchdog().soon(call)
         else:
             self._calls.put(call)
 
     def finish(self, timeout: float) -> None:
         """Wait until everything is said, ``timeout`` seconds at most."""
-        if self._thread is not None:
+        if self._thread is None:
+            said = Latch()
+            watchdog().soon(said.open)
+            said.wait(timeout)
+        else:
             self._calls.put(None)
             self._thread.join(timeout)
 

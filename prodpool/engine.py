@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from importlib.metadata import PackageNotFoundError, version
+from statistics import fmean
 from typing import Any
 
 from opentelemetry.trace import TracerProvider
@@ -199,12 +200,16 @@ class Engine:
     def retry_after(self) -> float:
         """Guess the seconds until a slot is free: the mean task, shared by all workers.
 
-        While nothing has finished yet there is nothing to go by, and it is a second.
+        Tasks that run for longer than that already are taken to need as long again. With nothing to
+        go by it is a second.
         """
+        now = self.now()
+        starts = [worker.started for worker in list(self.dispatcher.workers)]
+        runs = [now - began for began in starts if began is not None]
         mean = self.monitor.mean_duration()
-        if mean is None:
+        if mean is None and not runs:
             return 1.0
-        return max(0.001, mean / self.dispatcher.max_workers)
+        return max(0.001, mean or 0.0, fmean(runs or [0.0])) / self.dispatcher.max_workers
 
     # What the exit desk asks.
 
@@ -216,9 +221,13 @@ class Engine:
         """Stop within the drain deadline, in this thread."""
         self.stopper.stop_here(self.settings.drain_deadline)
 
-    def hangs(self) -> bool:
-        """Tell whether a stopped pool still has a worker that does not end."""
-        return bool(self.dispatcher.workers)
+    def hung_threads(self) -> list[int]:
+        """Return the idents of the threads of a stopped pool that do not end."""
+        return [worker.ident for worker in list(self.dispatcher.workers) if worker.ident is not None]
+
+    def holds_up_exit(self) -> bool:
+        """Tell whether those threads would be joined at exit, and should not be."""
+        return self.abilities.holds_up_exit and self.settings.on_hang_exit == "exit"
 
     def forked(self) -> None:
         """Be dead in this process: every use meets a lock that says why."""
@@ -246,11 +255,11 @@ class Engine:
 
     def _stopped(self, left: tuple[Worker, ...]) -> None:
         exit_desk.leave(self)
-        if not left:
-            self._over()
-        elif self.abilities.holds_up_exit and self.settings.on_hang_exit == "exit":
-            # The watchdog goes on to speak of them, and is there for the last resort at exit.
+        if left:
+            # The watchdog goes on to speak of them.
             exit_desk.leave_behind(self)
+        else:
+            self._over()
 
     def _over(self) -> None:
         """Be done for good: the pool is stopped and its last worker is back."""

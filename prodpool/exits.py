@@ -5,27 +5,25 @@ CPython joins every non-daemon thread before it runs ``atexit``, so one hung tas
 hook that runs before that join; it is private, and concurrent.futures itself stands on it
 (docs/decisions.md, D5; guarded by tests/process). The hooks run last registered first, so
 ``concurrent.futures.thread`` must have registered its own before: hence the import below.
-
-How the join is avoided: the hook raises. ``threading._shutdown`` is then left, CPython reports the
-error through ``sys.unraisablehook`` and goes on to finalize as usual: ``atexit`` runs, streams are
-flushed and the exit status is the one the program chose. ``os._exit`` would give none of that.
 """
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures.thread  # noqa: F401  # registers its exit hook, which ours must precede
+import contextlib
+import faulthandler
 import os
 import sys
 import threading
-import time
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+from prodpool.joining import do_not_join
 from prodpool.telemetry.prometheus import forget_after_fork
-from prodpool.telemetry.watchdog import watchdog
 
-# Seconds that finalization may take once threads were left behind; then the process is ended hard.
+# Seconds that the rest of finalization may take where a task hangs; then the process is ended hard.
 LAST_RESORT_AFTER = 5.0
-EX_SOFTWARE = 70
 
 
 class Stoppable(Protocol):
@@ -37,16 +35,16 @@ class Stoppable(Protocol):
     def stop_at_exit(self) -> None:
         """Stop within the drain deadline, in this thread."""
 
-    def hangs(self) -> bool:
-        """Tell whether a stopped pool still has a worker that does not end."""
+    def hung_threads(self) -> Iterable[int]:
+        """Return the idents of the threads of a stopped pool that do not end."""
+        ...
+
+    def holds_up_exit(self) -> bool:
+        """Tell whether those threads would be joined at exit, and should not be."""
         ...
 
     def forked(self) -> None:
         """Be dead in this process; called in the child of a fork, where any lock may be held."""
-
-
-class _LeaveThreadsError(BaseException):
-    """Raised by the exit hook to leave hung threads behind."""
 
 
 class ExitDesk:
@@ -55,7 +53,7 @@ class ExitDesk:
     def __init__(self) -> None:
         self._alive: set[Stoppable] = set()
         self._hooked = False
-        # Stopped pools with threads that would hold up the exit.
+        # Stopped pools with threads that did not end.
         self._left_behind: set[Stoppable] = set()
 
     def enter(self, pool: Stoppable) -> None:
@@ -63,7 +61,8 @@ class ExitDesk:
         if not self._hooked:
             self._hooked = True
             register: Any = threading._register_atexit  # type: ignore[attr-defined]  # noqa: SLF001
-            register(self._at_exit)
+            register(self._before_join)
+            atexit.register(self._after_join)
         self._alive.add(pool)
 
     def leave(self, pool: Stoppable) -> None:
@@ -71,7 +70,7 @@ class ExitDesk:
         self._alive.discard(pool)
 
     def leave_behind(self, pool: Stoppable) -> None:
-        """Do not wait at exit for the threads of a stopped pool that hang."""
+        """Remember a stopped pool that has threads which did not end."""
         self._left_behind.add(pool)
 
     def come_back(self, pool: Stoppable) -> None:
@@ -85,33 +84,35 @@ class ExitDesk:
         self._alive.clear()
         self._left_behind.clear()
 
-    def _at_exit(self) -> None:
+    def _before_join(self) -> None:
         pools = list(self._alive)
         # All begin before the first is waited for, so that the deadlines run side by side.
         for pool in pools:
             pool.close()
         for pool in pools:
             pool.stop_at_exit()
-        if any(pool.hangs() for pool in list(self._left_behind)):
-            watchdog().soon(_end_hard_later)
-            _leave_threads()
+        in_the_way = [pool for pool in self._left_behind if pool.holds_up_exit()]
+        do_not_join({ident for pool in in_the_way for ident in pool.hung_threads()})
+
+    def _after_join(self) -> None:
+        """Set a limit to finalization where a task hangs: it may hold a lock that logging wants."""
+        if any(list(pool.hung_threads()) for pool in self._left_behind):
+            # A timer in C, since no Python thread can be counted on by now. It also says who hangs.
+            with contextlib.suppress(Exception):
+                faulthandler.dump_traceback_later(LAST_RESORT_AFTER, exit=True, file=_stream())
 
 
-def _leave_threads() -> None:
-    report = sys.unraisablehook
-
-    def quiet(unraisable: Any) -> None:
-        if not isinstance(unraisable.exc_value, _LeaveThreadsError):
-            report(unraisable)
-
-    sys.unraisablehook = quiet
-    raise _LeaveThreadsError
+def _stream() -> Any:
+    stream = sys.__stderr__
+    try:
+        return stream if stream is not None and stream.fileno() >= 0 else _no_stream()
+    except (OSError, ValueError):
+        return _no_stream()
 
 
-def _end_hard_later() -> None:
-    """Wait, and end the process if it has not ended: a hung thread may hold a lock that atexit wants."""
-    time.sleep(LAST_RESORT_AFTER)
-    os._exit(EX_SOFTWARE)
+def _no_stream() -> Any:
+    # Never closed: the timer writes to it when the process ends.
+    return open(os.devnull, "wb")  # noqa: PTH123
 
 
 exit_desk = ExitDesk()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -75,16 +75,21 @@ class PoolFuture(Future[T]):
 
     # What concurrent.futures and asyncio look at.
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]  # made on demand
-        cond = self._cond
-        if cond is None:
-            with self._home.lock:
-                cond = self._cond
-                if cond is None:
-                    self._waiters: list[Any] = []
-                    cond = self._cond = threading.Condition()
-        return cond
+    if TYPE_CHECKING:
+        # To a type checker it is the attribute that the base class has, and as_completed asks for.
+        _condition: threading.Condition
+    else:
+
+        @property
+        def _condition(self) -> threading.Condition:
+            cond = self._cond
+            if cond is None:
+                with self._home.lock:
+                    cond = self._cond
+                    if cond is None:
+                        self._waiters = []
+                        cond = self._cond = threading.Condition()
+            return cond
 
     @property
     def _done_callbacks(self) -> list[Callable[[Future[T]], object]]:

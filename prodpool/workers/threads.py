@@ -37,7 +37,8 @@ class LeasedWorkers:
         self._backend = backend
         self._dispatcher = dispatcher
         self._runner = runner
-        self._linger = linger
+        # On a shared backend an idle loop gives way as soon as a busy one.
+        self._linger = min(linger, TURN) if shared else linger
         self._shared = shared
         self._now = now
         self._on_lost = on_lost
