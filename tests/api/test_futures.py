@@ -324,3 +324,22 @@ def test_a_callback_that_raises(
     assert isinstance(future.exception(), BoomError) if fails else future.result() == worker
     assert pool.submit(threading.get_ident).result(PATIENCE) == worker
     assert pool._engine.trouble.counts()["callback"] == 1
+
+
+def test_a_late_callback_that_raises(make_pool: MakePool) -> None:
+    """Called in the thread that adds it, an error of a callback is counted; that thread's exit gets out."""
+
+    def bad(kind: type[BaseException]) -> Callable[[object], None]:
+        def callback(_: object) -> None:
+            raise kind("bad callback")
+
+        return callback
+
+    pool = make_pool(1)
+    future = pool.submit(len, "")
+    future.result(PATIENCE)
+    future.add_done_callback(bad(ValueError))
+    assert pool._engine.trouble.counts()["callback"] == 1
+    for kind in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(kind):
+            future.add_done_callback(bad(kind))

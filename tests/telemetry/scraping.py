@@ -24,7 +24,7 @@ def families(registry: CollectorRegistry) -> dict[str, Metric]:
 
 def openmetrics_families(registry: CollectorRegistry) -> dict[str, Metric]:
     """Scrape the OpenMetrics format, which its parser holds to the standard, and return its families."""
-    text = openmetrics.generate_latest(registry).decode()
+    text = openmetrics.generate_latest(registry).decode()  # type: ignore[no-untyped-call]
     return {family.name: family for family in parse_openmetrics(text)}  # type: ignore[no-untyped-call]
 
 

@@ -264,19 +264,19 @@ def test_a_broken_backend(registry: Any, logs: Logs) -> None:
 class FrugalSpan(NonRecordingSpan):
     """A span that is not recorded, and on which nothing may be spent."""
 
-    def set_attribute(self, key: str, value: object) -> None:
+    def set_attribute(self, key: str, *_args: Any) -> None:
         raise AssertionError(f"set_attribute({key!r}) on a span that is not recorded")
 
-    def set_attributes(self, attributes: object) -> None:
+    def set_attributes(self, *_args: Any) -> None:
         raise AssertionError("set_attributes on a span that is not recorded")
 
-    def add_event(self, name: str, *args: object, **kwargs: object) -> None:
+    def add_event(self, name: str, *_args: Any, **_kwargs: Any) -> None:
         raise AssertionError(f"add_event({name!r}) on a span that is not recorded")
 
-    def record_exception(self, exception: BaseException, *args: object, **kwargs: object) -> None:
+    def record_exception(self, *_args: Any, **_kwargs: Any) -> None:
         raise AssertionError("record_exception on a span that is not recorded")
 
-    def set_status(self, *args: object, **kwargs: object) -> None:
+    def set_status(self, *_args: Any, **_kwargs: Any) -> None:
         raise AssertionError("set_status on a span that is not recorded")
 
 
@@ -286,7 +286,7 @@ class FrugalTracer(trace.NoOpTracer):
     def __init__(self) -> None:
         self.started: list[tuple[str, object]] = []
 
-    def start_span(self, name: str, *args: Any, attributes: object = None, **kwargs: Any) -> trace.Span:
+    def start_span(self, name: str, *_args: Any, attributes: object = None, **_kwargs: Any) -> trace.Span:
         self.started.append((name, attributes))
         return FrugalSpan(SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(0)))
 
@@ -297,7 +297,7 @@ class FrugalProvider(trace.TracerProvider):
     def __init__(self) -> None:
         self.tracer = FrugalTracer()
 
-    def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+    def get_tracer(self, *_args: Any, **_kwargs: Any) -> trace.Tracer:
         return self.tracer
 
 
@@ -339,7 +339,7 @@ def test_unsampled_spans_are_not_exported(make_pool: MakePool, sampler: Any) -> 
 def test_without_a_provider_no_span_is_made(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the application has set no provider, no tracer is asked for anything."""
     asked: list[str] = []
-    monkeypatch.setattr(trace, "get_tracer", lambda *args, **kwargs: asked.append("tracer"))
+    monkeypatch.setattr(trace, "get_tracer", lambda *_args, **_kwargs: asked.append("tracer"))
     clock = ManualClock()
     pool = make_pool(1, clock=clock)
     for _ in range(10):

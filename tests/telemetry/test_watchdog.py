@@ -1,0 +1,333 @@
+"""The watchdog: one thread that speaks up while a task hangs, and the gauges that tell the same."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextvars import ContextVar, copy_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+import prodpool
+from prodpool import InstrumentedPool, PoolFullError, TaskExpiredError
+from prodpool.telemetry.watchdog import THREAD_NAME, Watchdog
+from prodpool.testing import ManualClock
+from tests.api.gates import PATIENCE, Gate, until
+from tests.support import Logs, MakePool
+from tests.telemetry.scraping import value
+from tests.telemetry.ticking import ticks
+from tests.telemetry.tracer import Spans
+
+
+def watchdog_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+
+
+def deliver_to_a_customer_who_hangs(gate: Gate) -> None:
+    """Stand for the user's function that blocks."""
+    gate()
+
+
+def test_a_hung_task_is_logged_while_it_hangs(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+    """At hung_after, and whenever that has doubled, there is a line with the worker's live stack."""
+    clock = ManualClock()
+    pool = make_pool(1, clock=clock, hung_after=60.0)
+    tick = ticks(pool)
+    pool.options(task="deliver").submit(deliver_to_a_customer_who_hangs, gate)
+    gate.wait_begun()
+    for _ in range(50):
+        clock.advance(10.0)
+        tick()
+    lines = logs.named("task.still_running")
+    assert [line["elapsed"] for line in lines] == [60.0, 120.0, 240.0, 480.0]
+    for line in lines:
+        stack = str(line.pop("stack"))
+        assert line == {
+            "event": "task.still_running",
+            "log_level": "warning",
+            "pool": "test",
+            "task": "deliver",
+            "elapsed": line["elapsed"],
+        }
+        # From the task's own outermost frame to where it is right now; none of the pool's frames above.
+        assert f"in {deliver_to_a_customer_who_hangs.__name__}" in stack.splitlines()[0]
+        assert "in __call__" in stack
+        assert "in wait" in stack
+        assert f"{Path(prodpool.__file__).parent}/" not in stack
+
+
+def test_ticks_that_come_late(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+    """A tick that comes late tells the true time, and the next line comes when that has doubled."""
+    clock = ManualClock()
+    pool = make_pool(1, clock=clock, hung_after=60.0)
+    tick = ticks(pool)
+    pool.submit(gate)
+    gate.wait_begun()
+    for seconds in (59.0, 16.0, 60.0, 15.0, 15.0):
+        clock.advance(seconds)
+        tick()
+    assert [line["elapsed"] for line in logs.named("task.still_running")] == [75.0, 150.0]
+
+
+def test_the_next_task_of_a_worker_begins_anew(make_pool: MakePool, logs: Logs) -> None:
+    """After a task that hung, the next one on that worker has its own hung_after."""
+    clock = ManualClock()
+    pool = make_pool(1, clock=clock, hung_after=60.0)
+    tick = ticks(pool)
+    for name in ("first", "second"):
+        gate = Gate()
+        future = pool.options(task=name).submit(gate)
+        gate.wait_begun()
+        for _ in range(13):
+            clock.advance(10.0)
+            tick()
+        gate.open()
+        future.result(PATIENCE)
+    assert [(line["task"], line["elapsed"]) for line in logs.named("task.still_running")] == [
+        ("first", 60.0),
+        ("first", 120.0),
+        ("second", 60.0),
+        ("second", 120.0),
+    ]
+
+
+def test_each_hung_task_by_itself(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+    """Every worker that hangs has its lines, at its own times; one that does not has none."""
+    clock = ManualClock()
+    pool = make_pool(3, clock=clock, hung_after=60.0)
+    tick = ticks(pool)
+    for name in ("early", "late", "latest"):
+        pool.options(task=name).submit(gate)
+        gate.wait_begun()
+        clock.advance(25.0)
+        tick()
+    clock.advance(10.0)
+    tick()
+    assert [(line["task"], line["elapsed"]) for line in logs.named("task.still_running")] == [
+        ("early", 75.0),
+        ("late", 60.0),
+    ]
+
+
+def test_the_line_leads_to_the_trace(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+    """The line of a traced task bears the ids of its span, which has not ended yet."""
+    clock, spans = ManualClock(), Spans()
+    pool = make_pool(1, clock=clock, hung_after=60.0, tracer_provider=spans.provider)
+    tick = ticks(pool)
+    with spans.tracer.start_as_current_span("request") as request:
+        pool.submit(gate)
+    gate.wait_begun()
+    clock.advance(60.0)
+    tick()
+    line = logs.wait_for("task.still_running")
+    assert line["trace_id"] == f"{request.get_span_context().trace_id:032x}"
+    assert len(line["span_id"]) == 16
+
+
+def test_a_task_that_waits_for_a_hung_one(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+    """Where a task runs another one that it waits for, the line shows the stack down to where it hangs."""
+    clock = ManualClock()
+    pool = make_pool(1, clock=clock, hung_after=60.0)
+    tick = ticks(pool)
+
+    def outer() -> None:
+        pool.options(task="inner").submit(deliver_to_a_customer_who_hangs, gate).result(PATIENCE)
+
+    pool.options(task="outer").submit(outer)
+    gate.wait_begun()
+    clock.advance(60.0)
+    tick()
+    stack = str(logs.wait_for("task.still_running")["stack"])
+    assert stack.index("in outer") < stack.index(f"in {deliver_to_a_customer_who_hangs.__name__}")
+
+
+def test_the_gauges_tell_the_same(make_pool: MakePool, registry: CollectorRegistry, gate: Gate) -> None:
+    """While tasks hang the scrape shows it without any tick, exactly from hung_after on; then it is over."""
+    clock = ManualClock()
+    pool = make_pool(2, clock=clock, hung_after=60.0)
+
+    def gauges() -> tuple[float, ...]:
+        names = ("oldest_queued_seconds", "longest_running_seconds", "hung_tasks")
+        return tuple(value(registry, f"workerpool_{name}") for name in names)
+
+    def advance(seconds: float) -> tuple[float, ...]:
+        clock.advance(seconds)
+        return gauges()
+
+    assert gauges() == (0, 0, 0)
+    pool.submit(gate)
+    gate.wait_begun()
+    seen = [advance(20.0)]
+    pool.submit(gate)
+    gate.wait_begun()
+    last = [pool.submit(len, ""), pool.submit(len, "")]
+    seen += [advance(39.0), advance(1.0), advance(20.0)]
+    last[0].cancel()
+    seen.append(advance(5.0))
+    assert seen == [(0, 20, 0), (39, 59, 0), (40, 60, 1), (60, 80, 2), (65, 85, 2)]
+    stats = pool.stats()
+    assert (stats.oldest_queued, stats.longest_running, stats.hung) == seen[-1]
+    busy = value(registry, "workerpool_busy_seconds_total")
+    assert busy == 85 + 65
+    gate.open()
+    last[1].result(PATIENCE)
+    pool.stop()
+    assert gauges() == (0, 0, 0)
+    assert value(registry, "workerpool_busy_seconds_total") == busy
+
+
+def test_expired_tasks_do_not_wait_for_a_worker(make_pool: MakePool, gate: Gate) -> None:
+    """While all workers hang a tick drops what has expired, so that its callers need not hang as well."""
+    clock = ManualClock()
+    pool = make_pool(1, clock=clock, queue_capacity=2)
+    tick = ticks(pool)
+    pool.submit(gate)
+    gate.wait_begun()
+    expiring, patient = pool.options(deadline=5.0).submit(len, ""), pool.submit(len, "")
+    with pytest.raises(PoolFullError):
+        pool.submit(len, "")
+    clock.advance(4.0)
+    tick()
+    assert not expiring.done()
+    clock.advance(1.0)
+    tick()
+    assert isinstance(expiring.exception(0), TaskExpiredError)
+    assert not patient.done()
+    pool.submit(len, "in its place")
+
+
+# The thread
+
+
+def test_one_thread_for_all_pools(make_pool: MakePool) -> None:
+    """There is one watchdog thread, a daemon, however many pools there are, and none after the last."""
+    until(lambda: not watchdog_threads())
+    pools = [make_pool(1, name=f"pool_{number}") for number in range(5)]
+    threads = watchdog_threads()
+    assert len(threads) == 1
+    assert threads[0].daemon
+    for pool in pools[:-1]:
+        pool.stop()
+    assert watchdog_threads() == threads
+    pools[-1].stop()
+    until(lambda: not watchdog_threads())
+    make_pool(1, name="after_all")
+    assert len(watchdog_threads()) == 1
+
+
+def test_it_stays_for_a_thread_that_hangs(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+    """After a stop that had to abandon a task the watchdog goes on until that task ends after all."""
+    until(lambda: not watchdog_threads())
+    pool = make_pool(1, hung_after=0.2)
+    pool.submit(gate)
+    gate.wait_begun()
+    assert pool.stop(deadline=0).abandoned == ("Gate",)
+    assert len(watchdog_threads()) == 1
+    logs.wait_for("task.still_running")
+    gate.open()
+    until(lambda: not watchdog_threads())
+
+
+def test_it_ticks_by_itself(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+    """Without anybody's doing a task that hangs is logged."""
+    make_pool(1, hung_after=0.02).submit(deliver_to_a_customer_who_hangs, gate)
+    line = logs.wait_for("task.still_running", count=2)
+    assert deliver_to_a_customer_who_hangs.__name__ in str(line["stack"])
+
+
+def test_a_tick_that_hangs_in_one_log(make_pool: MakePool, gate: Gate) -> None:
+    """A pool can be made, used and stopped while the watchdog is stuck in another pool's log."""
+    import structlog
+
+    stuck = threading.Event()
+
+    def processor(_logger: object, _method: str, event: Any) -> Any:
+        if event["event"] == "task.still_running":
+            stuck.set()
+            gate()
+        raise structlog.DropEvent
+
+    bad = make_pool(1, hung_after=0.02, logger=structlog.wrap_logger(None, processors=[processor]))
+    bad.submit(gate)
+    assert stuck.wait(PATIENCE)
+    good = make_pool(1, name="good")
+    assert good.submit(len, "four").result(PATIENCE) == 4
+    assert good.stop(deadline=1.0).drained
+
+
+held: ContextVar[InstrumentedPool | None] = ContextVar("held", default=None)
+
+
+def test_it_keeps_nobody_s_context(make_pool: MakePool) -> None:
+    """The thread starts in an empty context: it would keep the span of the pool's maker for ever."""
+    seen: list[object] = []
+
+    class Looking:
+        interval = 0.001
+
+        def tick(self) -> None:
+            seen.append(held.get())
+
+    watchdog, looking = Watchdog(), Looking()
+
+    def begin() -> None:
+        held.set(make_pool(1))
+        watchdog.watch(looking)
+
+    copy_context().run(begin)
+    until(lambda: seen)
+    watchdog.unwatch(looking)
+    assert set(seen) == {None}
+    until(lambda: len(watchdog_threads()) <= 1)
+
+
+def test_each_at_its_own_interval() -> None:
+    """What is watched is ticked at its own interval; what is no longer watched is not."""
+    ticked: dict[str, list[float]] = {"fast": [], "slow": []}
+
+    class Watched:
+        def __init__(self, name: str, interval: float) -> None:
+            self.name = name
+            self.interval = interval
+
+        def tick(self) -> None:
+            ticked[self.name].append(time.monotonic())
+
+    watchdog, fast, slow = Watchdog(), Watched("fast", 0.002), Watched("slow", 3600.0)
+    watchdog.watch(slow)
+    watchdog.watch(fast)
+    until(lambda: len(ticked["fast"]) >= 5)
+    watchdog.unwatch(fast)
+    watchdog.unwatch(slow)
+    until(lambda: watchdog._thread is None)
+    assert ticked["slow"] == []
+    gaps = [later - earlier for earlier, later in zip(ticked["fast"], ticked["fast"][1:], strict=False)]
+    assert min(gaps) >= 0.001
+
+
+@pytest.mark.parametrize("hung_after", [0.01, 1.0, 60.0, float("inf")])
+def test_the_interval_fits_the_threshold(make_pool: MakePool, hung_after: float) -> None:
+    """The watchdog looks ten times per threshold, but never more often than 50 times a second."""
+    interval = make_pool(1, hung_after=hung_after)._engine.monitor.interval
+    assert 0.02 <= interval <= 1.0
+    assert interval <= max(0.02, hung_after / 10)
+
+
+def test_a_stack_of_a_thread_that_is_gone(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    """A worker whose thread cannot be found is reported all the same."""
+    clock = ManualClock()
+    logs = Logs()
+    pool = make_pool(1, clock=clock, hung_after=60.0, logger=logs.logger)
+    tick = ticks(pool)
+    pool.submit(gate)
+    gate.wait_begun()
+    clock.advance(60.0)
+    monkeypatch.setattr(sys, "_current_frames", dict)
+    tick()
+    assert "the thread is gone" in str(logs.wait_for("task.still_running")["stack"])
