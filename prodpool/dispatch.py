@@ -133,7 +133,8 @@ class Dispatcher:
         time, so counting it as a second running task would break the bound, and not at all the law.
         """
         with self.lock:
-            if not self.queue.discard(task):
+            # With a loop on its way for each queued task there is no need, and no place to keep.
+            if self.queue.length <= self.starting or not self.queue.discard(task):
                 return False
             self.assisted += 1
             task.future.begin()

@@ -253,9 +253,9 @@ class Engine:
         self.monitor.summarise_drops(final=True)
         self.log.flush_suppressed()
 
-    def _stopped(self, left: tuple[Worker, ...]) -> None:
+    def _stopped(self) -> None:
         exit_desk.leave(self)
-        if left:
+        if self.dispatcher.workers:
             # The watchdog goes on to speak of them.
             exit_desk.leave_behind(self)
         else:

@@ -197,6 +197,10 @@ class Runner:
         task.future.resolve(FINISHED, None, lost)
         task.forget_call()
 
+    def abandoned(self, task: Task, error: BaseException) -> None:
+        """End the span of a task that stop gave up on: a hung task is the one whose trace is wanted."""
+        self._tracing.finish(task, "abandoned", error)
+
     def drop_expired(self) -> None:
         """Drop the queued tasks whose deadline has passed, so that nobody waits for a hung pool."""
         now = self._now()
@@ -257,7 +261,7 @@ class Runner:
         try:
             if task.permit is not None and self._breaker is not None:
                 self._breaker.record(task.permit, error, duration)
-            self._tracing.finish(task, result, error)
+            self._tracing.finish(task, result.value, error)
             if error is not None:
                 self._log.task_failed(task, result, error, duration=duration)
             if duration >= self._slow_after:

@@ -13,6 +13,7 @@ import atexit
 import concurrent.futures.thread  # noqa: F401  # registers its exit hook, which ours must precede
 import contextlib
 import faulthandler
+import multiprocessing
 import os
 import sys
 import threading
@@ -58,12 +59,14 @@ class ExitDesk:
 
     def enter(self, pool: Stoppable) -> None:
         """Have ``pool`` stopped at exit if nobody does it before."""
-        if not self._hooked:
-            self._hooked = True
-            register: Any = threading._register_atexit  # type: ignore[attr-defined]  # noqa: SLF001
-            register(self._before_join)
-            atexit.register(self._after_join)
         self._alive.add(pool)
+        if self._hooked:
+            return
+        register: Any = threading._register_atexit  # type: ignore[attr-defined]  # noqa: SLF001
+        # Refused once the interpreter shuts down: a pool built that late has to be stopped by its owner.
+        with contextlib.suppress(RuntimeError):
+            register(self._before_join)
+            self._hooked = True
 
     def leave(self, pool: Stoppable) -> None:
         """Forget a pool that has stopped."""
@@ -93,8 +96,14 @@ class ExitDesk:
             pool.stop_at_exit()
         in_the_way = [pool for pool in self._left_behind if pool.holds_up_exit()]
         do_not_join({ident for pool in in_the_way for ident in pool.hung_threads()})
+        if multiprocessing.parent_process() is not None:
+            # Such a child may end without atexit, but not without flushing its streams.
+            self._limit()
+        else:
+            # Registered last and hence called first, right after the join.
+            atexit.register(self._limit)
 
-    def _after_join(self) -> None:
+    def _limit(self) -> None:
         """Set a limit to finalization where a task hangs: it may hold a lock that logging wants."""
         if any(list(pool.hung_threads()) for pool in self._left_behind):
             # A timer in C, since no Python thread can be counted on by now. It also says who hangs.

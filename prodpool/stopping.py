@@ -72,7 +72,7 @@ class Stopper:
         start_loops: Callable[[int], None],
         log: PoolLog,
         before_last_word: Callable[[], None],
-        on_stopped: Callable[[tuple[Worker, ...]], None],
+        on_stopped: Callable[[], None],
     ) -> None:
         self._pool = pool
         self._dispatcher = dispatcher
@@ -91,6 +91,8 @@ class Stopper:
         self._closed = Latch()
         self._done = Latch()
         self._report: StopReport | None = None
+        # How far the stop has got with what it does after the deadline: tasks dropped, workers given up.
+        self._steps = 0
 
     def stop(self, deadline: float, *, wait: bool, cancel_queued: bool = False) -> StopReport:
         """Stop within ``deadline`` seconds; see `InstrumentedPool.stop`. Safe to call again."""
@@ -104,7 +106,7 @@ class Stopper:
         else:
             self._dispatcher.stirred.put(None)  # have it look at the new deadline
         if self._begun() and wait:
-            self._done.wait(self._deadline_at - now + GRACE + PATIENCE)
+            self._await_report()
         return self._report or self._provisional(now)
 
     def stop_here(self, deadline: float) -> StopReport:
@@ -116,7 +118,7 @@ class Stopper:
             self._run()
         else:
             self._dispatcher.stirred.put(None)
-            self._done.wait(self._deadline_at - now + GRACE + PATIENCE)
+            self._await_report()
         return self._report or self._provisional(now)
 
     def forked(self) -> None:
@@ -140,6 +142,12 @@ class Stopper:
             lock.release()
         return True
 
+    def _await_report(self) -> None:
+        """Wait for the report until the deadline, and beyond it as long as the stop gets on."""
+        wait, seen = self._deadline_at - time.monotonic() + GRACE + PATIENCE, -1
+        while not self._done.wait(wait) and self._steps != seen:
+            wait, seen = PATIENCE, self._steps
+
     def _launch(self) -> None:
         thread = threading.Thread(target=self._run, name=f"prodpool-stop-{self._pool}", daemon=True)
         try:
@@ -155,6 +163,8 @@ class Stopper:
             self._aside = Aside(f"prodpool-stop-log-{self._pool}")
             self._finish(self._drain() or self._break_off())
             self._aside.finish(PATIENCE)
+            # Not before the last line is written: at exit it is the watchdog that writes it.
+            self._on_stopped()
         finally:
             # Whatever went wrong, nobody may wait for it.
             self._closed.open()
@@ -176,7 +186,6 @@ class Stopper:
             abandoned=abandoned,
             elapsed=time.monotonic() - self._began,
         )
-        self._on_stopped(busy)
         self._aside.say(self._before_last_word)
         self._say(self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)})
 
@@ -232,6 +241,7 @@ class Stopper:
     def _drop_queued(self) -> None:
         for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
             self._runner.dropped(task, Reason.SHUTDOWN)
+            self._steps += 1
 
     def _abandon(self, worker: Worker) -> str | None:
         """Give up on a worker: name it, and let nobody wait for its task any longer.
@@ -239,12 +249,15 @@ class Stopper:
         None when it turns out to have finished at the last moment.
         """
         task, started = worker.task, worker.started
+        self._steps += 1
         lost = False
         for each in (worker.assisting, task):
             if each is not None:
                 detail = "it still ran when the pool's stop deadline passed"
                 error = WorkerLostError(pool=self._pool, task=each.name, detail=detail)
-                lost |= each.future.resolve(FINISHED, None, error)
+                if each.future.resolve(FINISHED, None, error):
+                    lost = True
+                    self._runner.abandoned(each, error)
         if task is None or not (lost or worker in self._dispatcher.workers):
             return None
         # Not lost, but not back either: it hangs in a done-callback of a task that has finished.

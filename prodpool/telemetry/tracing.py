@@ -14,7 +14,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, StatusCode
 
 from prodpool.telemetry.ledger import Exemplar
-from prodpool.vocabulary import Reason, Result
+from prodpool.vocabulary import Reason
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -77,17 +77,16 @@ class Tracing:
             if token is not None:
                 otel_context.detach(token)
 
-    def finish(self, task: Task, result: Result, error: BaseException | None) -> None:
-        """End the task's span."""
-        span = task.span
-        if span is None:
+    def finish(self, task: Task, result: str, error: BaseException | None) -> None:
+        """End the task's span, the first time."""
+        span, recorded, task.recorded = task.span, task.recorded, False
+        if span is None or not recorded:
             return
         with self._trouble.guard("trace"):
-            if task.recorded:
-                span.set_attribute("workerpool.result", result.value)
-                if error is not None:
-                    span.record_exception(error)
-                    span.set_status(StatusCode.ERROR, type(error).__qualname__)
+            span.set_attribute("workerpool.result", result)
+            if error is not None:
+                span.record_exception(error)
+                span.set_status(StatusCode.ERROR, type(error).__qualname__)
             span.end()
 
     def dropped(self, task: Task, reason: Reason, now: float) -> None:
