@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -33,8 +34,8 @@ class Stoppable(Protocol):
     def close(self) -> None:
         """Begin to drain."""
 
-    def stop_at_exit(self) -> None:
-        """Stop within the drain deadline, in this thread."""
+    def stop_at_exit(self, began: float) -> None:
+        """Stop within the drain deadline, counted from ``began``, in this thread."""
 
     def hung_threads(self) -> Iterable[int]:
         """Return the idents of the threads of a stopped pool that do not end."""
@@ -89,11 +90,12 @@ class ExitDesk:
 
     def _before_join(self) -> None:
         pools = list(self._alive)
+        began = time.monotonic()
         # All begin before the first is waited for, so that the deadlines run side by side.
         for pool in pools:
             pool.close()
         for pool in pools:
-            pool.stop_at_exit()
+            pool.stop_at_exit(began)
         in_the_way = [pool for pool in self._left_behind if pool.holds_up_exit()]
         do_not_join({ident for pool in in_the_way for ident in pool.hung_threads()})
         if multiprocessing.parent_process() is not None:

@@ -109,9 +109,11 @@ class Stopper:
             self._await_report()
         return self._report or self._provisional(now)
 
-    def stop_here(self, deadline: float) -> StopReport:
-        """Stop in the calling thread: at interpreter exit no thread can be started (3.12 on)."""
-        now = time.monotonic()
+    def stop_here(self, deadline: float, now: float) -> StopReport:
+        """Stop in the calling thread: at interpreter exit no thread can be started (3.12 on).
+
+        The deadline counts from ``now`` (seconds of time.monotonic), at which all pools began to drain.
+        """
         self._deadline_at = min(self._deadline_at, now + deadline)
         if self._claim.acquire(blocking=False):
             self._began = now
