@@ -1,0 +1,285 @@
+"""A process that comes to its end in one of many ways: ``ending.py WAY BACKEND FOLDER``.
+
+It says on stdout, in this order: ``READY``, what the way says, ``ENDING <monotonic seconds>`` the moment
+its end begins, and whatever logging and atexit write after that. Spans go to ``FOLDER/spans``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+import prodpool
+from prodpool import InstrumentedPool, exits
+
+DEADLINE = 0.2
+FOREVER = threading.Event()
+# A pool that nobody refers to is drained at once; these are to live until the end.
+KEPT: list[InstrumentedPool] = []
+
+
+class FileExporter(SpanExporter):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        with self._path.open("a") as file:
+            file.writelines(f"{span.name}\n" for span in spans)
+        return SpanExportResult.SUCCESS
+
+
+def build(backend: str, name: str = "test", workers: int = 2, **options: Any) -> InstrumentedPool:
+    options.setdefault("drain_deadline", DEADLINE)
+    if backend == "threads":
+        return prodpool.threads(name=name, max_workers=workers, **options)
+    return InstrumentedPool(ThreadPoolExecutor(workers), name=name, **options)
+
+
+def hang(pool: InstrumentedPool, what: Callable[[], object] = FOREVER.wait) -> None:
+    """Have a task of ``pool`` begin and never end."""
+    begun = threading.Event()
+
+    def hung_task() -> None:
+        begun.set()
+        what()
+
+    pool.submit(hung_task)
+    assert begun.wait(10)
+
+
+def say(line: str) -> None:
+    """Print without flushing: it is the process's end that has to."""
+    sys.stdout.write(line + "\n")
+
+
+def say_later(seconds: float, line: str) -> None:
+    time.sleep(seconds)
+    say(line)
+
+
+def ending() -> None:
+    say(f"ENDING {time.monotonic()}")
+
+
+def stopped(pool: InstrumentedPool) -> None:
+    hang(pool)
+    ending()
+    say(f"REPORT {pool.stop().abandoned}")
+
+
+def left_with(pool: InstrumentedPool) -> None:
+    with pool:
+        hang(pool)
+        ending()
+
+
+def left_alone(pool: InstrumentedPool) -> None:
+    hang(pool)
+    ending()
+
+
+def exits_3(pool: InstrumentedPool) -> None:
+    hang(pool)
+    ending()
+    sys.exit(3)
+
+
+def raises(pool: InstrumentedPool) -> None:
+    hang(pool)
+    ending()
+    raise LookupError("the application's own error")
+
+
+def terminated(pool: InstrumentedPool) -> None:
+    def handler(signum: int, frame: object) -> None:
+        ending()
+        say(f"REPORT {pool.stop().abandoned}")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, handler)
+    hang(pool)
+    say("AT WORK")
+    sys.stdout.flush()
+    FOREVER.wait(30)
+
+
+def unused(pool: InstrumentedPool) -> None:
+    ending()
+
+
+def idle(pool: InstrumentedPool) -> None:
+    for future in [pool.submit(int) for _ in range(4)]:
+        future.result(10)
+    ending()
+
+
+def unreferred(pool: InstrumentedPool) -> None:
+    """Nobody refers to the pool any more when its process ends (see `main`)."""
+    hang(pool)
+    ending()
+
+
+def paused(pool: InstrumentedPool) -> None:
+    """Tasks wait and no thread has been started for them; on 3.12 none can be any more."""
+    fresh = build("executor", "fresh")
+    KEPT.append(fresh)
+    fresh.pause()
+    for number in range(2):
+        fresh.submit(say, f"RAN {number}")
+    ending()
+
+
+def blocked_in_c(pool: InstrumentedPool) -> None:
+    reader, _writer = os.pipe()
+    hang(pool, lambda: os.read(reader, 1))
+    ending()
+
+
+def several(pool: InstrumentedPool) -> None:
+    for number in range(4):
+        another = build("executor", f"another_{number}", drain_deadline=0.7)
+        KEPT.append(another)
+        hang(another)
+    ending()
+
+
+def own_thread(pool: InstrumentedPool) -> None:
+    """The application has a non-daemon thread and an executor of its own, with work for a while."""
+    hang(pool)
+    other = ThreadPoolExecutor(1)
+    for number in range(5):
+        other.submit(say_later, 0.1, f"OTHER {number}")
+    threading.Thread(target=say_later, args=(0.7, "OWN THREAD")).start()
+    ending()
+
+
+def waits(pool: InstrumentedPool) -> None:
+    waiting = build("executor", "waiting", on_hang_exit="wait")
+    KEPT.append(waiting)
+    hang(waiting, sys.stdin.read)
+    ending()
+
+
+def interrupted(pool: InstrumentedPool) -> None:
+    patient = build("executor", "patient", drain_deadline=60.0)
+    KEPT.append(patient)
+    hang(patient)
+    ending()
+
+
+def holds_log(pool: InstrumentedPool) -> None:
+    """A task hangs while it holds the lock that every log line, and logging's own atexit, wants."""
+    exits.LAST_RESORT_AFTER = 0.5
+    (handler,) = logging.getLogger().handlers
+
+    def hold_the_lock() -> None:
+        handler.acquire()
+        FOREVER.wait()
+
+    hang(pool, hold_the_lock)
+    sys.stdout.flush()
+    ending()
+    sys.stdout.flush()
+
+
+def holds_log_noticed(pool: InstrumentedPool) -> None:
+    """The same, and the watchdog is stuck in writing that it has noticed."""
+    quick = build("executor", "quick", hung_after=0.02)
+    KEPT.append(quick)
+    noticed = threading.Event()
+
+    class Noticed(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            if "task.still_running" in record.getMessage():
+                noticed.set()
+            return True
+
+    logging.getLogger("prodpool").addFilter(Noticed())
+    holds_log(quick)
+    assert noticed.wait(10)
+
+
+def other_hook(pool: InstrumentedPool) -> None:
+    """Import what registers an exit hook of its own after ours, and use it."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    hang(pool)
+    executor = ProcessPoolExecutor(1)
+    say(f"WORKER {executor.submit(os.getpid).result(30)}")
+    ending()
+
+
+def born_late(pool: InstrumentedPool) -> None:
+    """Build and use a pool in an atexit callback."""
+
+    def late() -> None:
+        try:
+            with build("executor", "late") as another:
+                say(f"LATE {another.submit(int).result(5)}")
+        except RuntimeError as error:
+            say(f"LATE {type(error).__name__}")
+
+    atexit.register(late)
+    ending()
+
+
+WAYS: dict[str, Callable[[InstrumentedPool], None]] = {
+    way.__name__: way
+    for way in (
+        stopped,
+        left_with,
+        left_alone,
+        exits_3,
+        raises,
+        terminated,
+        unused,
+        idle,
+        unreferred,
+        paused,
+        blocked_in_c,
+        several,
+        own_thread,
+        waits,
+        interrupted,
+        holds_log,
+        holds_log_noticed,
+        other_hook,
+        born_late,
+    )
+}
+
+
+def main() -> None:
+    """Come to the end that was asked for."""
+    way, backend, folder = sys.argv[1:]
+    logging.basicConfig(stream=sys.stdout, format="LOG %(message)s", level=logging.INFO)
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(FileExporter(Path(folder, "spans"))))
+    atexit.register(say, "ATEXIT")
+    WAYS[way](first_pool(backend, provider, keep=way != "unreferred"))
+
+
+def first_pool(backend: str, provider: TracerProvider, *, keep: bool) -> InstrumentedPool:
+    """Return a pool that has run a task, whose span waits in the batch to be exported."""
+    pool = build(backend, tracer_provider=provider)
+    pool.options(task="hello").submit(int).result(10)
+    if keep:
+        KEPT.append(pool)
+    say("READY")
+    return pool
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""A pool used in a forked child says so, never hangs there, and leaves the parent's pool alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.process.children import PROGRAMS
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="waits with pidfd_open")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("inherited", id="executor"),
+        pytest.param("inherited_threads", id="threads"),
+        pytest.param("from_a_task", id="forked-from-a-task"),
+        pytest.param("to_the_end", id="ends-as-an-interpreter"),
+        pytest.param("hammered", id="200-forks", marks=[pytest.mark.slow, pytest.mark.timeout(180)]),
+    ],
+)
+def test_fork(way: str) -> None:
+    """The program forks, and its children, as `forking.py` describes; it says on stderr what went wrong."""
+    command = [sys.executable, str(PROGRAMS / "forking.py"), way]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+    assert (done.stderr, done.returncode) == ("", 0)
