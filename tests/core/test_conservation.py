@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from prometheus_client import CollectorRegistry
 
-from prodpool import PoolFullError, Reason, Result
+from prodpool import PoolFullError, PoolStats, Reason, Result
 from prodpool.admission.gate import ThreadWaiter
 from prodpool.dispatch import Dispatcher, Offer
 from prodpool.futures import FINISHED, PoolFuture
 from prodpool.task import Task, TaskOptions
 from prodpool.telemetry.ledger import Ledger
+from prodpool.testing import ManualClock
 from prodpool.vocabulary import State
 from prodpool.worker import Worker
 from tests.core.rig import (
@@ -311,6 +312,52 @@ DispatcherMachine.TestCase.settings = settings(
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),  # explaining takes minutes
 )
 TestDispatcherAgainstModel = DispatcherMachine.TestCase
+
+
+@pytest.mark.parametrize("fate", [Result.OK, Result.ERROR, Result.PANIC, *AFTER_ADMISSION])
+def test_whoever_hears_of_a_task_finds_it_counted(
+    make_pool: MakePool, hold: Hold, fate: Result | Reason
+) -> None:
+    """When a done-callback runs, the numbers include that task already, and its place is free."""
+    clock = ManualClock()
+    pool = make_pool(1, queue_capacity=1, clock=clock, hung_after=1_000.0)
+    seen: list[PoolStats] = []
+
+    def task() -> None:
+        hold()
+        if fate is Result.ERROR:
+            raise BoomError
+        if fate is Result.PANIC:
+            raise SystemExit
+
+    if isinstance(fate, Reason):
+        occupy(pool, hold, 1)
+    future = pool.options(deadline=1.0).submit(task)
+    future.add_done_callback(lambda _: seen.append(check(pool.stats())))
+    if fate is Reason.EXPIRED:
+        clock.advance(1.0)
+        pool._engine.runner.drop_expired()
+    elif fate is Reason.CANCELLED:
+        assert future.cancel()
+    elif fate is Reason.SHUTDOWN:
+        pool.shutdown(wait=False, cancel_futures=True)
+    hold.let_go()
+    _outcome(future)
+    pool.stop(PATIENCE)  # the callback has been made when the worker is back
+    (stats,) = seen
+    if isinstance(fate, Result):
+        assert (stats.completed[fate], stats.running, stats.queued) == (1, 0, 0)
+    else:
+        assert (stats.dropped[fate], stats.queued) == (1, 0)
+
+
+def test_whoever_wakes_up_finds_the_task_counted(make_pool: MakePool, switching: None) -> None:
+    """However the threads are switched, a result that is read is in the numbers that are read after it."""
+    pool = make_pool(2)
+    for number in range(1, 1_001):
+        pool.submit(int).result(PATIENCE)
+        stats = check(pool.stats())
+        assert (stats.completed[Result.OK], stats.in_flight) == (number, 0)
 
 
 def test_every_outcome_once(make_pool: MakePool, registry: CollectorRegistry, hold: Hold) -> None:

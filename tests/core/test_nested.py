@@ -181,9 +181,11 @@ def test_helping_before_the_worker_for_it_is_up(registry: CollectorRegistry) -> 
         assert (stats.running, stats.queued) == (2, 0)
         assert len(fill(pool, bystander)) == 2
     finally:
+        stranger.let_go()
         bystander.let_go()
-    assert pool.stop(PATIENCE).drained
-    pool.close_metrics()
+        drained = pool.stop(PATIENCE).drained
+        pool.close_metrics()
+    assert drained
 
 
 def test_a_timeout_of_zero_does_not_help(make_pool: MakePool) -> None:
