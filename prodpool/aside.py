@@ -42,6 +42,7 @@ class Aside:
         else:
             self._calls.put(None)
             self._thread.join(timeout)
+            self._thread = None  # a thread object that is kept looks like a thread that leaked
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:

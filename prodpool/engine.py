@@ -195,7 +195,8 @@ class Engine:
         Called by a finalizer, which may run anywhere, also where any lock is held: it leaves notes.
         """
         self.collector.remove_after_scrape(self.settings.name, self)
-        watchdog().soon(lambda: self.stopper.stop(math.inf, wait=False))
+        if self.dispatcher.state is not State.STOPPED:
+            watchdog().soon(lambda: self.stopper.stop(math.inf, wait=False))
 
     def retry_after(self) -> float:
         """Guess the seconds until a slot is free: the mean task, shared by all workers.

@@ -71,6 +71,7 @@ class Watchdog:
                 call = None
             if call is not None:
                 call()
+                call = None  # it may hold a pool, and the next call be a long time off
             self._tick()
 
     def _tick(self) -> None:
