@@ -11,6 +11,7 @@ Invariants, while the pool is not paused:
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable
@@ -59,6 +60,8 @@ class Dispatcher:
         self.paused = False
         # Newest last and woken first, so that the oldest can expire.
         self.parked: list[Worker] = []
+        # No queued task expires before this second.
+        self.next_expiry = math.inf
         # Every live loop, those still starting up included.
         self.workers: set[Worker] = set()
         self.starting = 0
@@ -99,7 +102,7 @@ class Dispatcher:
                         return Offer.FULL
                     self.line.push(waiter)
                     return Offer.WAITING
-                self.queue.push(task)
+                self._enqueue(task)
             self.ledger.submitted += 1
         if worker is not None:
             worker.wake.release()
@@ -274,6 +277,15 @@ class Dispatcher:
         with self.lock:
             return self._idle()
 
+    def expired(self, now: float) -> list[Task]:
+        """Return the queued tasks whose deadline has passed; looks at none before one can have."""
+        with self.lock:
+            if now < self.next_expiry:
+                return []
+            ends = [(task.expires_at, task) for task in self.queue.snapshot() if task.expires_at is not None]
+            self.next_expiry = min((end for end, _ in ends if end > now), default=math.inf)
+            return [task for end, task in ends if end <= now]
+
     def drop_queued(self, reason: Reason) -> list[Task]:
         """Take every queued task out for good, counted as dropped."""
         with self.lock:
@@ -322,6 +334,11 @@ class Dispatcher:
         worker.task = task
         self.running += 1
 
+    def _enqueue(self, task: Task) -> None:
+        if task.expires_at is not None and task.expires_at < self.next_expiry:
+            self.next_expiry = task.expires_at
+        self.queue.push(task)
+
     def _grant(self) -> Task | None:
         waiter = self.line.pop()
         if waiter is None:
@@ -339,7 +356,7 @@ class Dispatcher:
         while self.line.length and self.queue.length + self.assisted < self.queue_capacity + self.starting:
             task = self._grant()
             if task is not None:
-                self.queue.push(task)
+                self._enqueue(task)
 
     def _put_to_work(self) -> tuple[list[Worker], int]:
         woken: list[Worker] = []

@@ -203,12 +203,8 @@ class Runner:
 
     def drop_expired(self) -> None:
         """Drop the queued tasks whose deadline has passed, so that nobody waits for a hung pool."""
-        now = self._now()
-        with self.lock:
-            queued = self._dispatcher.queue.snapshot()
-        for task in queued:
-            expired = task.expires_at is not None and now >= task.expires_at
-            if expired and self._dispatcher.discard(task, Reason.EXPIRED):
+        for task in self._dispatcher.expired(self._now()):
+            if self._dispatcher.discard(task, Reason.EXPIRED):
                 self.dropped(task, Reason.EXPIRED)
 
     # The long way.

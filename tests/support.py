@@ -121,7 +121,8 @@ def still_there(
         thread for thread in threading.enumerate() if thread not in threads and thread.name not in MAY_STAY
     ]
     for thread in started:
-        thread.join(left())
+        if thread.ident is not None:  # one that is just being started cannot be joined
+            thread.join(left())
     return [thread for thread in started if thread.is_alive()], sorted(
         _outliving(child_processes() - children, left)
     )
