@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason
@@ -255,12 +257,28 @@ def test_on_a_stopped_pool(make_pool: MakePool, through: Through) -> None:
         through(pool)(str, [1])
 
 
-def test_results_keep_the_pool_alive() -> None:
-    """A pool that only a map's iterator refers to is not drained before the last call."""
-    from prometheus_client import CollectorRegistry
+@both
+def test_a_result_that_came_too_late_is_not_run_for_nobody(
+    make_pool: MakePool, gate: Gate, through: Through
+) -> None:
+    """At the timeout the very call that was waited for is cancelled as well, if it has not begun."""
+    pool = make_pool(1)
+    pool.submit(gate)
+    gate.wait_begun()
+    results = through(pool)(str, [1, 2], timeout=0.01)
+    with pytest.raises(TimeoutError):
+        next(results)
+    stats = pool.stats()
+    assert (stats.queued, stats.dropped[Reason.CANCELLED]) == (0, 2)
 
-    results = prodpool.threads(
-        name="mapped", max_workers=1, queue_capacity=1, registry=CollectorRegistry()
-    ).map(str, range(50))
+
+def test_results_keep_the_pool_alive(registry: CollectorRegistry) -> None:
+    """A map's iterator holds on to its pool while there are calls left to make, and lets go after that."""
+    pool = prodpool.threads(name="mapped", max_workers=1, queue_capacity=1, registry=registry)
+    alive = weakref.ref(pool)
+    results = pool.map(str, range(50))
+    del pool
     gc.collect()
+    assert alive() is not None
     assert list(results) == [str(number) for number in range(50)]
+    assert alive() is None

@@ -63,6 +63,7 @@ def test_no_exemplars(make_pool: MakePool, registry: CollectorRegistry, sampler:
     """A task that was not sampled, or not traced at all, leaves no exemplar: its link would lead nowhere."""
     pool = make_pool(1, tracer_provider=None if sampler is None else Spans(sampler).provider)
     pool.submit(bool).result(PATIENCE)
+    pool.submit(divmod, 1, 0).exception(PATIENCE)
     assert exemplars(registry, DURATION) == {}
 
 

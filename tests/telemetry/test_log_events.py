@@ -153,8 +153,15 @@ def test_a_cause_is_in_the_stack(make_pool: MakePool, logs: Logs) -> None:
 
 
 @pytest.mark.parametrize(("duration", "slow"), [(0.0, False), (0.99, False), (1.0, True), (50.0, True)])
-def test_a_slow_task(make_pool: MakePool, logs: Logs, gate: Gate, duration: float, slow: bool) -> None:
-    """From slow_after on a finished task is logged as slow, with its dwell, duration and result."""
+def test_a_slow_task(
+    make_pool: MakePool,
+    logs: Logs,
+    registry: CollectorRegistry,
+    gate: Gate,
+    duration: float,
+    slow: bool,
+) -> None:
+    """From slow_after on a finished task is logged and counted as slow; the line has what it took."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock, slow_after=1.0)
     pool.submit(gate)
@@ -165,6 +172,7 @@ def test_a_slow_task(make_pool: MakePool, logs: Logs, gate: Gate, duration: floa
     pool.stop()
     expected = entry("warning", "task.slow", task="slow", dwell=0.5, duration=duration, result="ok")
     assert logs.named("task.slow") == ([expected] if slow else [])
+    assert registry.get_sample_value("workerpool_slow_tasks_total", {"pool": "test"}) == slow
 
 
 def test_a_slow_failure_is_both(make_pool: MakePool, logs: Logs) -> None:
