@@ -89,7 +89,7 @@ class Dispatcher:
                 return Offer.CLOSED
             depth = self.queue.length
             worker = None
-            if not self.paused:
+            if not self.paused and not self._all_taken():
                 if self.parked:
                     worker = self.parked[-1]
                     self._assign(worker, task)
@@ -97,7 +97,7 @@ class Dispatcher:
                 elif depth >= self.starting and self._may_grow(may_start):
                     return Offer.NEEDS_WORKER
             if worker is None:
-                if depth + self.assisted >= self.queue_capacity + self.starting:
+                if depth + self.assisted >= self._room():
                     if waiter is None:
                         return Offer.FULL
                     self.line.push(waiter)
@@ -134,10 +134,10 @@ class Dispatcher:
 
         It keeps its place (``assisted``) until it is settled: the waiting worker runs one thing at a
         time, so counting it as a second running task would break the bound, and not at all the law.
+        A task for which a loop was coming had no place in the queue; it keeps that loop's (`_all_taken`).
         """
         with self.lock:
-            # With a loop on its way for each queued task there is no need, and no place to keep.
-            if self.queue.length <= self.starting or not self.queue.discard(task):
+            if not self.queue.discard(task):
                 return False
             self.assisted += 1
             task.future.begin()
@@ -166,15 +166,19 @@ class Dispatcher:
     def begin(self, worker: Worker) -> Task | None:
         """Take the first task of a loop that has just come up.
 
-        Paused or surplus, it takes the task that was admitted on the strength of its coming. A loop
-        that was struck out before it came up is dismissed.
+        Paused, or surplus with a queue that is over its bound without it, it takes the task that was
+        admitted on the strength of its coming. A loop struck out before it came up is dismissed.
         """
         with self.lock:
             if worker not in self.workers:
                 worker.dismissed = True
                 return None
             self.starting -= 1
-            task = self.queue.pop()
+            needed = (
+                len(self.workers) <= self.max_workers
+                or self.queue.length + self.assisted > self.queue_capacity
+            )
+            task = self.queue.pop() if needed else None
             if task is None:
                 task = self.take(worker)
             else:
@@ -192,7 +196,7 @@ class Dispatcher:
         if not self.paused and not surplus:
             task = self.queue.pop()
             if self.line.length:
-                if task is None:
+                if task is None and not self._all_taken():
                     task = self._grant()
                 self._fill()
             if task is not None:
@@ -243,7 +247,7 @@ class Dispatcher:
         with self.lock:
             self.paused = False
             woken, missing = self._put_to_work()
-        self._wake(woken)
+        self.wake(woken)
         return missing
 
     def resize(self, workers: int) -> int:
@@ -252,7 +256,7 @@ class Dispatcher:
             self.max_workers = workers
             surplus = self._dismiss(max(0, len(self.workers) - workers))
             woken, missing = self._put_to_work()
-        self._wake(surplus + woken)
+        self.wake(surplus + woken)
         return missing
 
     def close(self) -> int:
@@ -269,7 +273,7 @@ class Dispatcher:
             self.paused = False
             woken, missing = self._put_to_work()
             self._check_quiet()
-        self._wake(woken)
+        self.wake(woken)
         return missing
 
     def is_quiet(self) -> bool:
@@ -305,13 +309,16 @@ class Dispatcher:
             self.state = State.STOPPED
             gone = self._dismiss(len(self.parked))
             busy = [worker for worker in self.workers if worker.ident is not None]
-        self._wake(gone)
+        self.wake(gone)
         return busy
 
-    def release_assisted(self) -> None:
-        """Give back the place of a task that its waiter ran. The lock is held."""
+    def release_assisted(self) -> list[Worker]:
+        """Give back the place of a task that its waiter ran. The lock is held.
+
+        Returns the parked workers that have got a task by that, for `wake`.
+        """
         self.assisted -= 1
-        self._fill()
+        return self._put_to_work()[0]
 
     def occupancy(self) -> Occupancy:
         """Where the unfinished tasks are. The lock is held.
@@ -319,8 +326,10 @@ class Dispatcher:
         A task for which a loop is starting up counts as running, just as one handed to a parked
         worker does: it has left the queue's bound.
         """
-        coming = min(self.starting, self.queue.length)
-        return Occupancy(self.queue.length + self.assisted - coming, self.running + coming)
+        coming = min(self.starting, self.queue.length, max(0, self.max_workers - self.running))
+        waiting = self.queue.length + self.assisted - coming
+        over = max(0, waiting - self.queue_capacity)
+        return Occupancy(waiting - over, self.running + coming + over)
 
     # What they share. The lock is held in all of these.
 
@@ -352,8 +361,28 @@ class Dispatcher:
         self.to_tell.append(waiter)
         return task
 
+    def _room(self) -> int:
+        """Return how many tasks may stand in the queue: its capacity, and one for each loop coming up.
+
+        Not for one that is surplus since the pool was made smaller: it only takes what was meant for it.
+        """
+        if not self.starting:
+            return self.queue_capacity
+        surplus = max(0, len(self.workers) - self.max_workers)
+        return self.queue_capacity + max(0, self.starting - surplus)
+
+    def _grant_unless_taken(self) -> Task | None:
+        return None if self._all_taken() else self._grant()
+
+    def _all_taken(self) -> bool:
+        """Tell whether assisted tasks that have no place in the queue take up the last workers."""
+        if not self.assisted:
+            return False
+        over = max(0, self.queue.length + self.assisted - self.queue_capacity - self.starting)
+        return self.running + self.starting + over >= self.max_workers
+
     def _fill(self) -> None:
-        while self.line.length and self.queue.length + self.assisted < self.queue_capacity + self.starting:
+        while self.line.length and self.queue.length + self.assisted < self._room():
             task = self._grant()
             if task is not None:
                 self._enqueue(task)
@@ -362,7 +391,7 @@ class Dispatcher:
         woken: list[Worker] = []
         if self.paused:
             return woken, 0
-        while self.parked and (task := self.queue.pop() or self._grant()) is not None:
+        while self.parked and (task := self.queue.pop() or self._grant_unless_taken()) is not None:
             worker = self.parked[-1]
             self._assign(worker, task)
             self.parked.pop()
@@ -391,7 +420,7 @@ class Dispatcher:
         away = len(self.workers) - len(self.parked) - self.starting
         return not (self.running or self.assisted or self.queue.length) and away <= 0
 
-    def _wake(self, workers: list[Worker]) -> None:
+    def wake(self, workers: list[Worker]) -> None:
         """Set parked workers going; the lock is released by now."""
         for worker in workers:
             worker.wake.release()

@@ -271,20 +271,20 @@ class Runner:
     ) -> None:
         exemplars = self._tracing.exemplar(task, dwell), self._tracing.exemplar(task, duration)
         ledger, dispatcher = self._ledger, self._dispatcher
+        woken: list[Worker] = []
         with self.lock:
             ledger.count_completed(result, dwell, duration, exemplars)
             ledger.slow += duration >= self._slow_after
             if place is Place.ASSISTED:
                 # Its seconds are part of those of the task that waits for it.
-                dispatcher.release_assisted()
+                woken = dispatcher.release_assisted()
             elif place is Place.CALLER:
                 ledger.submitted += 1
             else:
                 ledger.busy_seconds += duration
                 dispatcher.running -= 1
                 worker.started = None
-        if dispatcher.to_tell:
-            dispatcher.tell()
+        dispatcher.wake(woken)
 
 
 def headroom(frames: int = 60) -> None:
