@@ -274,6 +274,9 @@ class Campaign:
             raise self.trouble[0]
         assert not stuck, (len(stuck), self.pool.stats())
         assert not left, (len(left), self.pool.stats())
+        if stop is not None:
+            # A task that the stop gave up on has a result, and may be a moment from its end.
+            self.pool._engine.backend.shutdown(wait=True)
         self.look()
 
     def balance(self) -> PoolStats:

@@ -88,10 +88,11 @@ def test_campaign(
         assert pool.stop(10.0).drained
     else:
         assert stats.state == "stopped"
-        first, second = campaign.reports
-        assert first == second
-        assert first.dropped == stats.dropped[Reason.SHUTDOWN]
-        assert first.drained is (first.dropped == 0 and not first.abandoned)
+        report = pool.stop()
+        # On a machine that is too busy to stop in time a caller is told so, and what is known by then.
+        assert all(one == report or not one.drained for one in campaign.reports)
+        assert report.dropped == stats.dropped[Reason.SHUTDOWN]
+        assert report.drained is (report.dropped == 0 and not report.abandoned)
         with pytest.raises(PoolClosedError):
             pool.submit(int)
 

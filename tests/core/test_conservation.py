@@ -80,7 +80,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.finished: list[Task] = []
         self.dropped: list[Task] = []
         self.refused = 0
-        self.unresized = True
+        self.ran = 0
 
     # what submitters do
 
@@ -196,9 +196,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.finished.append(task)
         with self.dispatcher.lock:
             self.dispatcher.ledger.ok += 1
-            self.dispatcher.release_assisted()
+            woken = self.dispatcher.release_assisted()
             task.future._take(FINISHED, None, None)
-        self.dispatcher.tell()
+        self.dispatcher.wake(woken)
         self.look()
 
     # what the owner does
@@ -269,9 +269,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         with dispatcher.lock:
             there = dispatcher.occupancy()
         assert 0 <= there.queued <= dispatcher.queue_capacity
-        # A pool made smaller interrupts nobody, so it may run what it ran; it takes nothing more.
-        surplus = len(dispatcher.workers) > dispatcher.max_workers
-        assert 0 <= there.running <= dispatcher.max_workers or surplus
+        # A pool made smaller interrupts nobody, so it may go on running what it ran, and nothing more.
+        assert 0 <= there.running <= max(dispatcher.max_workers, self.ran)
+        self.ran = there.running
         assert len(dispatcher.workers) <= self.most
 
     @invariant()
@@ -296,7 +296,10 @@ class DispatcherMachine(RuleBasedStateMachine):
         if dispatcher.paused:
             return
         waiting = dispatcher.queue.length + dispatcher.line.length
-        assert not (waiting and dispatcher.parked)
+        # A helped task may keep the slot of a worker that came up for it in vain.
+        places = dispatcher.max_workers + dispatcher.queue_capacity
+        full = dispatcher.running + dispatcher.queue.length + dispatcher.assisted >= places
+        assert not (dispatcher.parked and (dispatcher.queue.length or (waiting and not full)))
         if waiting > dispatcher.starting:
             # As many loops as there may be, or at least one that comes by and starts what is missing.
             assert dispatcher.workers or dispatcher.missing()
@@ -341,6 +344,7 @@ def test_whoever_hears_of_a_task_finds_it_counted(
         assert future.cancel()
     elif fate is Reason.SHUTDOWN:
         pool.shutdown(wait=False, cancel_futures=True)
+        _outcome(future)  # before the worker is let go, which would take it
     hold.let_go()
     _outcome(future)
     pool.stop(PATIENCE)  # the callback has been made when the worker is back
