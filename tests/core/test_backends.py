@@ -330,7 +330,8 @@ def test_no_thread_for_a_turn(registry: CollectorRegistry, monkeypatch: pytest.M
     ran: list[int] = []
     with NoThreads(monkeypatch):
         futures = [pool.submit(ran.append, number) for number in range(100)]
-        pool._engine.workers._now = itertools.count().__next__  # turns end at once
+        # From far ahead, so that the turn of the loop that runs is over, and each after it with one task.
+        pool._engine.workers._now = itertools.count(10**9).__next__
         hold.let_go()
         for future in futures:
             future.result(PATIENCE)
