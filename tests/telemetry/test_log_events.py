@@ -192,7 +192,7 @@ def test_a_drain_that_meets_its_deadline(
     make_pool: MakePool, logs: Logs, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long drain tells its progress; at the deadline it says so, names who still runs, and adds up."""
-    monkeypatch.setattr("prodpool.stopping.PROGRESS_EVERY", 0.05)
+    monkeypatch.setattr("prodpool.stopping.PROGRESS_EVERY", 0.02)
     clock = ManualClock()
     pool = make_pool(1, clock=clock, queue_capacity=2)
     pool.options(task="hangs").submit(gate)
@@ -200,7 +200,7 @@ def test_a_drain_that_meets_its_deadline(
     for _ in range(2):
         pool.submit(len, "")
     clock.advance(7.0)
-    report = pool.stop(deadline=0.18)
+    report = pool.stop(deadline=0.4)
     events = [line for line in logs.entries if line["event"] != "pool.drain_progress"][1:]
     elapsed = [
         line.pop("elapsed") for line in events if line["event"].startswith("pool.d") and "elapsed" in line
@@ -221,13 +221,26 @@ def test_a_drain_that_meets_its_deadline(
             elapsed=report.elapsed,
         ),
     ]
-    assert elapsed[0] >= 0.18
+    assert elapsed[0] >= 0.4
     assert "in __call__" in stack
     progress = logs.named("pool.drain_progress")
-    assert 1 <= len(progress) <= 3
+    assert 1 <= len(progress) <= 20
     for line in progress:
         assert line == entry("info", "pool.drain_progress", remaining=3, elapsed=line["elapsed"])
-        assert 0.05 <= line["elapsed"] < 0.18
+        assert 0.02 <= line["elapsed"] < 0.4
+
+
+def test_a_drain_that_was_held_up(
+    make_pool: MakePool, logs: Logs, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain whose thread was kept from running for long, as in a frozen process, still comes to its end."""
+    # So short that the next line of progress is overdue whenever the drain looks at the clock.
+    monkeypatch.setattr("prodpool.stopping.PROGRESS_EVERY", 1e-9)
+    pool = make_pool(1)
+    pool.submit(gate)
+    gate.wait_begun()
+    assert not pool.stop(deadline=0.02).drained
+    assert logs.wait_for("pool.stopped")["abandoned"] == 1
 
 
 def test_a_broken_backend(registry: CollectorRegistry, logs: Logs) -> None:

@@ -159,7 +159,7 @@ def test_a_raising_sink(
 ) -> None:
     """Tasks end as they would, on the same worker, all counted; the trouble is counted and told once."""
     made = rig(kind)
-    pool = make_pool(1, **made.options)
+    pool = make_pool(1, queue_capacity=10, **made.options)
     worker = pool.submit(threading.get_ident).result(PATIENCE)
     boom = LookupError("of the task")
 
