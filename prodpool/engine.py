@@ -234,6 +234,8 @@ class Engine:
         """Be dead in this process: every use meets a lock that says why."""
         self.dispatcher.lock = self.runner.lock = ForkedLock(self.settings.name)  # type: ignore[assignment]
         self.stopper.forked()
+        # A child that was forked by a task of this pool is no worker of it.
+        self.dispatcher.workers = set()
 
     # What the parts report.
 

@@ -18,11 +18,12 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGE = ROOT / "build" / "stage"
+STAGES = ROOT / "build" / "stage"
 REPORTS = ROOT / "build" / "reports"
 LEFT_OUT = {"prodpool", "build", "dist", ".git", ".venv", ".envs"}
 OLDEST = (3, 11)
@@ -144,34 +145,51 @@ def environment(interpreter: Interpreter, wheel: Path, *, lowest: bool) -> Path:
     return python
 
 
-def stage() -> None:
-    """Copy the repository, without the package's source, to where the tests run."""
-    shutil.rmtree(STAGE, ignore_errors=True)
+def stage(folder: Path) -> None:
+    """Copy the repository, without the package's source, to ``folder``, where the tests run."""
+    shutil.rmtree(folder, ignore_errors=True)
 
     def left_out(folder: str, names: list[str]) -> set[str]:
         caches = {name for name in names if name == "__pycache__" or name.endswith("_cache")}
         return caches | (LEFT_OUT & set(names) if Path(folder) == ROOT else set())
 
-    shutil.copytree(ROOT, STAGE, ignore=left_out, symlinks=True)
+    shutil.copytree(ROOT, folder, ignore=left_out, symlinks=True)
 
 
-def run(interpreter: Interpreter, python: Path, wheel: Path, options: list[str]) -> Tally:
-    """Run pytest in the staged copy; one failure is added when it ends badly without naming one."""
+def run(
+    interpreter: Interpreter,
+    python: Path,
+    wheel: Path,
+    folder: Path,
+    options: list[str],
+    *,
+    live: bool = True,
+) -> Tally:
+    """Run pytest in ``folder``; one failure is added when it ends badly without naming one.
+
+    What it prints is shown at once (``live``) or, where several run side by side, in one piece at the end.
+    """
     report = REPORTS / f"{interpreter.minor}.xml"
     report.unlink(missing_ok=True)
     command = [str(python), "-P", "-m", "pytest", "-q", f"--junitxml={report}", *options]
     # Tests that start programs by name get those of this environment.
     path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
     env = {**os.environ, "PATH": path, "PRODPOOL_TESTED_WHEEL": str(wheel), "PYTHONDONTWRITEBYTECODE": "1"}
-    status = subprocess.run(command, cwd=STAGE, env=env, check=False).returncode
+    head = f"\n== CPython {'.'.join(map(str, interpreter.version))}\n"
+    if live:
+        print(head, end="", flush=True)
+    began, output = time.monotonic(), None if live else subprocess.PIPE
+    done = subprocess.run(command, cwd=folder, env=env, check=False, text=True, stdout=output, stderr=output)
     tally = Tally()
     if report.exists():
         for suite in ET.parse(report).getroot().iter("testsuite"):  # noqa: S314  # written by pytest just now
             total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
             failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
             tally += Tally(total - failed - skipped, failed, skipped)
-    if status != 0 and tally.failed == 0:
+    if done.returncode != 0 and tally.failed == 0:
         tally += Tally(failed=1)
+    text = "" if live else f"{head}{done.stdout}{done.stderr}"
+    print(f"{text}== CPython {interpreter.minor}: {tally} in {time.monotonic() - began:.0f} s", flush=True)
     return tally
 
 
@@ -186,17 +204,22 @@ def main() -> int:
     (wheel,) = (ROOT / "dist").glob("*.whl")
     REPORTS.mkdir(parents=True, exist_ok=True)
     rest = [] if options.lowest else others(first)
+    pythons = {one: environment(one, wheel, lowest=options.lowest) for one in [first, *rest]}
     total = Tally()
-    for interpreter in [first, *rest]:
-        python = environment(interpreter, wheel, lowest=options.lowest)
-        stage()
+
+    def test(interpreter: Interpreter) -> Tally:
+        folder = STAGES / interpreter.minor
+        stage(folder)
         in_full = interpreter is first and not options.lowest
-        only = [] if in_full else ["-x", "-m", "not once"]
-        print(f"\n== CPython {'.'.join(map(str, interpreter.version))}", flush=True)
-        began = time.monotonic()
-        tally = run(interpreter, python, wheel, [*only, *pytest_options])
-        print(f"== CPython {interpreter.minor}: {tally} in {time.monotonic() - began:.0f} s", flush=True)
-        total += tally
+        only = [] if in_full else ["-m", "not once"]
+        live = interpreter is first
+        return run(interpreter, pythons[interpreter], wheel, folder, [*only, *pytest_options], live=live)
+
+    total += test(first)
+    # The others run half of it, and side by side.
+    with ThreadPoolExecutor(max(1, len(rest))) as executor:
+        for tally in executor.map(test, rest):
+            total += tally
     print(f"\n{total}", flush=True)
     return 0 if total.failed == 0 and total.passed > 0 else 1
 

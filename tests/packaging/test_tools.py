@@ -57,8 +57,7 @@ def test_the_stage_has_no_source_tree(
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).touch()
     monkeypatch.setattr(run_tests, "ROOT", repository)
-    monkeypatch.setattr(run_tests, "STAGE", stage)
-    run_tests.stage()
+    run_tests.stage(stage)
     assert sorted(str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file()) == [
         "README.md",
         "tests/prodpool/kept.py",
@@ -69,12 +68,14 @@ def test_a_run_that_dies_counts_as_a_failure(
     run_tests: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A pytest that ends without a report, or badly without a failure in it, is one failure."""
-    monkeypatch.setattr(run_tests, "STAGE", tmp_path)
     monkeypatch.setattr(run_tests, "REPORTS", tmp_path)
     interpreter, python = run_tests.describe(sys.executable), Path(sys.executable)
     (tmp_path / "test_it.py").write_text("import os\ndef test_dies(): os._exit(3)\ndef test_lives(): pass\n")
-    assert run_tests.run(interpreter, python, Path("a.whl"), []) == run_tests.Tally(0, 1, 0)
-    assert run_tests.run(interpreter, python, Path("a.whl"), ["-k", "lives"]) == run_tests.Tally(1, 0, 0)
+    wheel = Path("a.whl")
+    assert run_tests.run(interpreter, python, wheel, tmp_path, []) == run_tests.Tally(0, 1, 0)
+    lives = ["-k", "lives"]
+    assert run_tests.run(interpreter, python, wheel, tmp_path, lives) == run_tests.Tally(1, 0, 0)
+    assert run_tests.run(interpreter, python, wheel, tmp_path, lives, live=False) == run_tests.Tally(1, 0, 0)
     assert str(run_tests.Tally(1, 0, 0) + run_tests.Tally(2, 3, 4)) == "3 passed, 3 failed, 4 skipped"
 
 
