@@ -1,0 +1,26 @@
+"""Fixtures of the tests of stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.core.rig import Crew, Hold
+from tests.support import MakePool
+
+
+@pytest.fixture
+def hold(make_pool: MakePool) -> Iterator[Hold]:
+    """Return a task that runs until it is let go; at the latest before the pools are stopped."""
+    held = Hold()
+    yield held
+    held.let_go()
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    """Return threads that each do one thing, and wait for them in the end."""
+    crew = Crew()
+    yield crew
+    crew.join()

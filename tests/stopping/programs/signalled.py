@@ -1,0 +1,130 @@
+"""A process whose signal handler stops the pool that the main thread is busy submitting to.
+
+``signalled.py ROUNDS``: that often a fresh pool is stopped by an alarm that comes at any bytecode of submit.
+Ends with 0 if no stop was lost, late or wrong; says how long the stops took on stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, PoolStats, Reason, StopReport
+
+DEADLINE = 0.3
+# A handler may be on top of a frame that holds the pool's lock or the executor's: then it cannot have an
+# exact report, but it has to get away. Seconds.
+LEEWAY = 3.0
+
+
+def build() -> InstrumentedPool:
+    return InstrumentedPool(ThreadPoolExecutor(2), name="test", registry=CollectorRegistry())
+
+
+def law_holds(stats: PoolStats) -> bool:
+    dropped = sum(stats.dropped[reason] for reason in (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN))
+    return stats.submitted == sum(stats.completed.values()) + dropped + stats.queued + stats.running
+
+
+def submit_until(over: Callable[[], bool], pool: InstrumentedPool) -> int:
+    """Submit without a pause, whatever the pool says; return how often it let a task in."""
+    admitted = 0
+    while not over():
+        try:
+            pool.submit(int)
+            admitted += 1
+        except (PoolFullError, PoolClosedError):
+            continue
+    return admitted
+
+
+def over(reports: list[StopReport], number: int) -> bool:
+    return len(reports) == number
+
+
+def stopped_once_each(rounds: int) -> None:
+    """Stop many pools, each from a handler on top of whatever submit was doing."""
+    took: list[float] = []
+    reports: list[StopReport] = []
+    pool = build()
+
+    def handler(signum: int, frame: Any) -> None:
+        began = time.monotonic()
+        reports.append(pool.stop(DEADLINE))
+        took.append(time.monotonic() - began)
+
+    signal.signal(signal.SIGALRM, handler)
+    chance = random.Random(5)  # noqa: S311
+    for number in range(1, rounds + 1):
+        pool = build()
+        # One round in ten begins with submits that start threads, and hold the executor's lock for it.
+        warm = number % 10 != 0
+        if warm:
+            warm_up(pool)
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.004))
+        admitted = submit_until(partial(over, reports, number), pool)
+        report, stats = pool.stop(DEADLINE), pool.stats()
+        # Where the handler was in the way of the drain, the deadline may have passed before it began.
+        assert report.drained == (stats.dropped[Reason.SHUTDOWN] == 0), (report, stats)
+        assert report.abandoned == (), report
+        assert law_holds(stats), stats
+        assert admitted + 2 * warm == stats.submitted, (admitted, stats)
+        assert stats.in_flight == 0, stats
+    took.sort()
+    sys.stdout.write(f"{rounds} stops, median {took[rounds // 2]:.4f} s, longest {took[-1]:.3f} s\n")
+    sys.stdout.write(f"{sum(seconds > 0.2 for seconds in took)} took longer than 0.2 s\n")
+    assert took[-1] < DEADLINE + LEEWAY, took[-10:]
+
+
+def warm_up(pool: InstrumentedPool) -> None:
+    """Have both workers of ``pool`` up."""
+    both = threading.Barrier(2)
+    for future in [pool.submit(both.wait) for _ in range(2)]:
+        future.result(10)
+
+
+def stopped_again_and_again(times: int) -> None:
+    """Stop one pool thousands of times, from handlers on top of submit and on top of each other."""
+    pool = build()
+    reports: list[StopReport] = []
+    handled = threading.Semaphore(0)
+
+    def handler(signum: int, frame: Any) -> None:
+        reports.append(pool.stop(DEADLINE))
+        pool.shutdown(wait=False)
+        handled.release()
+
+    def send() -> None:
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            handled.acquire(timeout=0.002)
+        sent.set()
+
+    sys.setswitchinterval(1e-4)  # so that sender and submitter take quick turns
+    signal.signal(signal.SIGUSR1, handler)
+    sent = threading.Event()
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    submit_until(sent.is_set, pool)
+    final = pool.stop(DEADLINE)
+    assert final.drained
+    # The first may have been in the way of the lock and told what was known by then.
+    exact = [report for report in reports if report == final]
+    sys.stdout.write(f"{len(reports)} stops of one pool, {len(exact)} of them with the final report\n")
+    assert len(exact) > len(reports) // 2
+    assert law_holds(pool.stats())
+
+
+if __name__ == "__main__":
+    stopped_once_each(int(sys.argv[1]))
+    stopped_again_and_again(2_000)
