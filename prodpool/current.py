@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Collection
 
@@ -63,6 +64,15 @@ def inside(workers: Collection[Worker]) -> bool:
             return True
         worker = worker.outer
     return False
+
+
+def _after_fork() -> None:
+    # Only the forking thread lives on, and whatever pool it worked for stayed in the parent.
+    here.worker = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def current_task() -> CurrentTask | None:

@@ -111,7 +111,10 @@ class Dispatcher:
     def step_out(self, waiter: Waiter) -> bool:
         """Leave the line; False when the waiter was told (or is about to be) already."""
         with self.lock:
-            return self.line.discard(waiter)
+            if not self.line.discard(waiter):
+                return False
+            self.ledger.admission_wait.observe(self._now() - waiter.task.admitted_at)
+            return True
 
     def refuse(self, reason: Reason) -> None:
         """Count one task that was turned away at the door."""

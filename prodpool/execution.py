@@ -16,7 +16,7 @@ from prodpool.current import here, inside
 from prodpool.errors import TaskExpiredError, WorkerLostError
 from prodpool.futures import CANCELLED, FINISHED
 from prodpool.telemetry.stacks import own_frames_dropped
-from prodpool.vocabulary import Reason, Result
+from prodpool.vocabulary import Reason, Result, State
 from prodpool.worker import Worker
 
 if TYPE_CHECKING:
@@ -78,15 +78,15 @@ class Runner:
             else:
                 value = task.context.run(task.fn, *task.args, **task.kwargs)
         except BaseException as error:  # noqa: BLE001  # a worker outlives whatever a task raises
-            self._settle(worker, task, started, None, error, Place.WORKER)
-            # This frame stays in the failed task's traceback; `task` would close a cycle in it.
-            del task
-            return self._next(worker)
+            try:
+                return self._settle(worker, task, started, None, error, Place.WORKER)
+            finally:
+                # This frame stays in the failed task's traceback; `task` would close a cycle in it.
+                del task
         ended = self._now()
         duration = ended - started
         if duration >= self._slow_after or task.recorded:
-            self._settle(worker, task, started, value, None, Place.WORKER)
-            return self._next(worker)
+            return self._settle(worker, task, started, value, None, Place.WORKER)
         if task.permit is not None and self._breaker is not None:
             self._breaker.record(task.permit, None, duration)
         dispatcher, ledger, future = self._dispatcher, self._ledger, task.future
@@ -111,8 +111,7 @@ class Runner:
             if dispatcher.to_tell:
                 dispatcher.tell()
             return following
-        future.resolve(FINISHED, value, None)
-        return self._next(worker)
+        return self._resolve_and_go_on(worker, task, value, None)
 
     def run_by_caller(self, task: Task) -> None:
         """Run ``task`` in the submitter's thread (``overload="caller_runs"``)."""
@@ -247,7 +246,8 @@ class Runner:
         value: Any,
         error: BaseException | None,
         place: Place,
-    ) -> None:
+    ) -> Task | None:
+        """Settle a task the long way; return the next one of its worker, if it ran on a worker's place."""
         dwell = started - task.admitted_at
         duration = max(0.0, self._now() - started)
         result = classify(error)
@@ -262,9 +262,35 @@ class Runner:
                 self._log.task_failed(task, result, error, duration=duration)
             if duration >= self._slow_after:
                 self._log.task_slow(task, dwell=dwell, duration=duration, result=result.value)
-        finally:
+        except Exception as trouble:  # noqa: BLE001
             # Whatever an observer got up to, nobody may wait for this result for ever.
+            self._trouble.report("internal", trouble)
+        except BaseException:
             task.future.resolve(FINISHED, value, error)
+            raise
+        if place is Place.WORKER:
+            return self._resolve_and_go_on(worker, task, value, error)
+        task.future.resolve(FINISHED, value, error)
+        return None
+
+    def _resolve_and_go_on(
+        self, worker: Worker, task: Task, value: Any, error: BaseException | None
+    ) -> Task | None:
+        """Set the result and take the worker's next task.
+
+        The worker's place is free before anybody can read the result, unless the worker has callbacks
+        to make first. While the pool drains the result comes first: once drained, all futures are done.
+        """
+        dispatcher = self._dispatcher
+        following: Task | None = None
+        with self.lock:
+            first_of_all = task.future._callbacks is None and dispatcher.state is State.OPEN  # noqa: SLF001
+            if first_of_all:
+                following = dispatcher.take(worker)
+        if dispatcher.to_tell:
+            dispatcher.tell()
+        task.future.resolve(FINISHED, value, error)
+        return following if first_of_all else self._next(worker)
 
     def _count(
         self, worker: Worker, task: Task, result: Result, dwell: float, duration: float, place: Place

@@ -9,7 +9,9 @@ the pool's lock.
 from __future__ import annotations
 
 import contextvars
+import math
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -89,6 +91,7 @@ class Stopper:
         self._began = 0.0
         self._deadline_at = float("inf")
         self._closed = Latch()
+        self._known = Latch()
         self._done = Latch()
         self._report: StopReport | None = None
         # How far the stop has got with what it does after the deadline: tasks dropped, workers given up.
@@ -125,21 +128,23 @@ class Stopper:
 
     def forked(self) -> None:
         """Be done with it: in a forked child there is nothing of this pool left to stop."""
-        self._claim, self._closed, self._done = threading.Lock(), Latch(), Latch()
+        self._claim, self._closed, self._known, self._done = threading.Lock(), Latch(), Latch(), Latch()
         self._claim.acquire()
-        self._closed.open()
-        self._done.open()
+        for latch in (self._closed, self._known, self._done):
+            latch.open()
         self._report = StopReport(drained=True, completed=0, dropped=0, abandoned=(), elapsed=0.0)
 
     def _begun(self) -> bool:
         """Wait until new tasks are refused; False if the caller is in the way of that.
 
-        The pool's lock is only ever held for microseconds. Where it cannot be had for a second, the
-        caller is a signal handler on top of the very frame that holds it and has to let that go on.
+        That is a signal handler on top of a frame of ours which holds the pool's lock, held for
+        microseconds otherwise. It has to return for that frame to go on.
         """
+        if not _on_top_of_ours():
+            return self._closed.wait(math.inf)
         lock = self._dispatcher.lock
-        while not self._closed.wait(1.0):
-            if not lock.acquire(timeout=1.0):
+        while not self._closed.wait(0.1):
+            if not lock.acquire(timeout=0.1):
                 return False
             lock.release()
         return True
@@ -147,40 +152,53 @@ class Stopper:
     def _await_report(self) -> None:
         """Wait for the report until the deadline, and beyond it as long as the stop gets on."""
         wait, seen = self._deadline_at - time.monotonic() + GRACE + PATIENCE, -1
-        while not self._done.wait(wait) and self._steps != seen:
+        while not self._known.wait(wait) and self._steps != seen:
             wait, seen = PATIENCE, self._steps
+        # The report is known; the backend's own end may be held up, by the caller for one.
+        self._done.wait(PATIENCE)
 
     def _launch(self) -> None:
-        thread = threading.Thread(target=self._run, name=f"prodpool-stop-{self._pool}", daemon=True)
+        thread = threading.Thread(target=self._run_late, name=f"prodpool-stop-{self._pool}", daemon=True)
         try:
             # An empty context: the thread must not keep the caller's span alive.
             contextvars.Context().run(thread.start)
         except RuntimeError:
             self._run()
 
+    def _run_late(self) -> None:
+        self._start_loops(self._dispatcher.close())
+        late = time.monotonic() - self._began
+        if late > GRACE:
+            # Held up by a caller that was in the way: the tasks shall have their time all the same.
+            self._deadline_at += late
+        self._run()
+
     def _run(self) -> None:
         try:
             self._start_loops(self._dispatcher.close())
             self._closed.open()
             self._aside = Aside(f"prodpool-stop-log-{self._pool}")
-            self._finish(self._drain() or self._break_off())
+            threads = self._threads()
+            drained = self._drain() or self._break_off()
+            busy = self._finish(drained)
+            self._known.open()
+            self._end_backend([] if busy else threads)
             self._aside.finish(PATIENCE)
             # Not before the last line is written: at exit it is the watchdog that writes it.
             self._on_stopped()
         finally:
             # Whatever went wrong, nobody may wait for it.
-            self._closed.open()
-            self._done.open()
+            for latch in (self._closed, self._known, self._done):
+                latch.open()
 
-    def _finish(self, drained: bool) -> None:
+    def _finish(self, drained: bool) -> bool:
+        """Let the workers go and make the report; True if some are still busy."""
         dispatcher = self._dispatcher
-        busy = tuple(dispatcher.finish())
+        busy = dispatcher.finish()
         with dispatcher.lock:
             completed_before, dropped_before = dispatcher.at_close
             completed, dropped = dispatcher.ledger.ended()
         abandoned = tuple(name for worker in busy if (name := self._abandon(worker)) is not None)
-        if self._own_backend:
-            self._backend.shutdown(wait=not busy)
         self._report = StopReport(
             drained=drained and dropped == dropped_before,
             completed=completed - completed_before,
@@ -190,6 +208,21 @@ class Stopper:
         )
         self._aside.say(self._before_last_word)
         self._say(self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)})
+        return bool(busy)
+
+    def _threads(self) -> list[threading.Thread]:
+        idents = {worker.ident for worker in list(self._dispatcher.workers)}
+        return [thread for thread in threading.enumerate() if thread.ident in idents]
+
+    def _end_backend(self, threads: list[threading.Thread]) -> None:
+        """Shut the backend down and see our threads of it end, unless somebody else keeps them."""
+        if not self._own_backend:
+            return
+        # wait=False: the application's own calls in it may take as long as they like.
+        self._backend.shutdown(wait=False)
+        ends = time.monotonic() + PATIENCE
+        for thread in threads:
+            thread.join(max(0.0, ends - time.monotonic()))
 
     def _drain(self) -> bool:
         """Wait until nothing is queued or running; False at the deadline."""
@@ -238,7 +271,7 @@ class Stopper:
 
     def _await_stir(self, timeout: float) -> None:
         with suppress(queue.Empty):
-            self._dispatcher.stirred.get(timeout=min(timeout, threading.TIMEOUT_MAX))
+            self._dispatcher.stirred.get(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX)))
 
     def _drop_queued(self) -> None:
         for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
@@ -290,3 +323,16 @@ class Stopper:
             abandoned=tuple(task.name for task in running if task is not None),
             elapsed=time.monotonic() - began,
         )
+
+
+def _on_top_of_ours() -> bool:
+    """Tell whether the caller of `stop` interrupted a frame of this package, as a signal handler may."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    frame = sys._getframe()  # noqa: SLF001  # documented, and the only way to see what was interrupted
+    names = []
+    while frame is not None:
+        names.append(str(frame.f_globals.get("__name__", "")).startswith("prodpool."))
+        frame = frame.f_back  # type: ignore[assignment]
+    # Innermost first: the frames of this very call, the caller's, and then any of ours below it.
+    return True in names[names.index(False) :] if False in names else False

@@ -136,7 +136,8 @@ class Tracing:
                 if not trace.get_current_span(parent).get_span_context().is_valid:
                     # Two roots would be two traces: without a parent the wait belongs to the task.
                     parent = trace.set_span_in_context(span, parent)
-                self._queue_span(tracer, task, parent, started, dwell).end(started)
+                with self._trouble.guard("trace"):
+                    self._queue_span(tracer, task, parent, started, dwell).end(started)
         return span
 
     def _queue_span(
