@@ -393,6 +393,7 @@ class Dispatcher:
     def _put_to_work(self) -> tuple[list[Worker], int]:
         woken: list[Worker] = []
         if self.paused:
+            self._fill()
             return woken, 0
         while self.parked and (task := self.queue.pop() or self._grant_unless_taken()) is not None:
             worker = self.parked[-1]
