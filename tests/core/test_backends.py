@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result, WorkerLostError
+from prodpool.workers.threads import TURN
 from tests.core.rig import PATIENCE, Hold, check, fill, law_holds, occupy
 from tests.support import Logs, MakePool
 
@@ -73,6 +74,16 @@ def test_two_pools_share_one_thread(shared: ThreadPoolExecutor, registry: Collec
         assert check(pool.stats()).completed[Result.OK] == 300
         assert pool.stop(5.0).drained
         pool.close_metrics()
+
+
+def test_an_idle_loop_is_no_longer_in_the_way_than_a_busy_one(
+    shared: ThreadPoolExecutor, registry: CollectorRegistry
+) -> None:
+    """On a shared backend an idle loop keeps its thread no longer than a busy one does."""
+    pool = share(shared, "idle", registry)
+    assert pool._engine.workers._linger <= TURN
+    pool.stop(1.0)
+    pool.close_metrics()
 
 
 def test_a_stranger_gets_a_turn(shared: ThreadPoolExecutor, registry: CollectorRegistry) -> None:

@@ -74,11 +74,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.told: list[ThreadWaiter] = []
         self.coming: list[Worker] = []
         self.at_work: dict[Worker, Task] = {}
+        self.returning: list[Worker] = []
         self.idle: list[Worker] = []
         self.helped: list[Task] = []
         self.finished: list[Task] = []
         self.dropped: list[Task] = []
-        self.refused = 0
         self.ran = 0
 
     # what submitters do
@@ -106,14 +106,24 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def submit(self, count: int) -> None:
         for _ in range(count):
-            if self.offer(self.task(), None) is not Offer.ADMITTED:
-                self.refused += 1
+            offer = self.offer(self.task(), None)
+            if offer is Offer.FULL:
+                self.assert_full()
+
+    def assert_full(self) -> None:
+        """Refused is only who really does not fit, also while a worker is between two tasks."""
+        dispatcher = self.dispatcher
+        with dispatcher.lock:
+            there = dispatcher.occupancy()
+        assert there.queued == dispatcher.queue_capacity
+        assert dispatcher.paused or there.running >= dispatcher.max_workers
 
     @rule()
     def submit_and_wait(self) -> None:
         waiter = ThreadWaiter(self.task())
         if self.offer(waiter.task, waiter) is Offer.WAITING:
             self.waiters.append(waiter)
+            self.assert_full()
 
     @precondition(lambda self: self.waiters)
     @rule(data=st.data())
@@ -167,6 +177,29 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.dispatcher.ledger.ok += 1
             self.dispatcher.running -= 1
             task.future._take(FINISHED, None, None)
+            following = self.dispatcher.take(worker)
+        self.dispatcher.tell()
+        self.took(worker, following)
+
+    @precondition(lambda self: self.at_work)
+    @rule(data=st.data())
+    def finish_slowly(self, data: st.DataObject) -> None:
+        # Its task is settled; the worker is still busy with a log line or a done-callback.
+        worker = data.draw(st.sampled_from(list(self.at_work)))
+        task = self.at_work.pop(worker)
+        self.finished.append(task)
+        with self.dispatcher.lock:
+            self.dispatcher.ledger.ok += 1
+            self.dispatcher.running -= 1
+            task.future._take(FINISHED, None, None)
+        self.returning.append(worker)
+
+    @precondition(lambda self: self.returning)
+    @rule(data=st.data())
+    def come_back(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.returning))
+        self.returning.remove(worker)
+        with self.dispatcher.lock:
             following = self.dispatcher.take(worker)
         self.dispatcher.tell()
         self.took(worker, following)
@@ -292,25 +325,23 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert dispatcher.starting == len(self.coming)
         assert dispatcher.running == len(self.at_work)
         assert dispatcher.assisted == len(self.helped)
-        assert dispatcher.workers == {*self.coming, *self.idle, *self.at_work}
+        assert dispatcher.workers == {*self.coming, *self.idle, *self.at_work, *self.returning}
         assert not dispatcher.to_tell
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
         dispatcher = self.dispatcher
+        queued, line = dispatcher.queue.length, dispatcher.line.length
+        if line:
+            assert queued + dispatcher.assisted >= dispatcher.queue_capacity
         if dispatcher.paused:
             return
-        waiting = dispatcher.queue.length + dispatcher.line.length
         # A helped task may keep the slot of a worker that came up for it in vain.
         places = dispatcher.max_workers + dispatcher.queue_capacity
-        full = dispatcher.running + dispatcher.queue.length + dispatcher.assisted >= places
-        assert not (dispatcher.parked and (dispatcher.queue.length or (waiting and not full)))
-        if waiting > dispatcher.starting:
-            # As many loops as there may be, or at least one that comes by and starts what is missing.
-            assert dispatcher.workers or dispatcher.missing()
-        if dispatcher.line.length:
-            places = dispatcher.queue_capacity + dispatcher.starting
-            assert dispatcher.queue.length + dispatcher.assisted >= places - dispatcher.starting
+        full = dispatcher.running + queued + dispatcher.assisted >= places
+        assert not (dispatcher.parked and (queued or (line and not full)))
+        # Some loop comes by, or the watchdog starts what is missing.
+        assert not (queued or line) or dispatcher.workers or dispatcher.missing()
 
 
 DispatcherMachine.TestCase.settings = settings(

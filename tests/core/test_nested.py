@@ -429,5 +429,9 @@ def test_submitting_at_the_end_of_the_stack(make_pool: MakePool, policy: str) ->
     finally:
         hold.let_go()
     assert pool.submit_wait(lambda: 7).result(PATIENCE) == 7
+    # At once, that is: a worker that was lost is noticed when it has idled for long enough.
+    again = Hold()
+    assert len(fill(pool, again)) == 3
+    again.let_go()
     assert pool.stop(deadline=1.0).drained
     assert check(pool.stats()).in_flight == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -211,6 +213,67 @@ def test_nothing_waits_with_capacity_0(make_pool: MakePool, hold: Hold, policy: 
     assert (stats.running, stats.queued) == (3, 0)
     hold.let_go()
     assert [future.result(PATIENCE) for future in accepted] == [None] * 3
+
+
+def test_an_empty_pool_refuses_nobody(make_pool: MakePool) -> None:
+    """A pool whose only task has ended takes the next one, though its worker may still be on the way back."""
+    pool = make_pool(1, queue_capacity=0)
+
+    def boom() -> None:
+        raise BoomError
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(100):
+            assert await loop.run_in_executor(pool, lambda: 7) == 7
+
+    asyncio.run(main())
+    for _ in range(100):
+        assert isinstance(pool.submit(boom).exception(PATIENCE), BoomError)
+        assert pool.submit(lambda: 7).result(PATIENCE) == 7
+    assert check(pool.stats()).dropped[Reason.FULL] == 0
+
+
+def test_a_callback_may_submit_the_next(make_pool: MakePool) -> None:
+    """A done-callback may submit to the pool, which has the place of the finished task to give."""
+    pool = make_pool(1, queue_capacity=0)
+    hold, done = Hold(), threading.Event()
+    following: list[Future[int]] = []
+    errors: list[BaseException] = []
+
+    def submit_the_next(_: Future[Any]) -> None:
+        try:
+            following.append(pool.submit(lambda: 7))
+            with pytest.raises(PoolFullError):
+                pool.submit(int)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+        finally:
+            done.set()
+
+    pool.submit(hold).add_done_callback(submit_the_next)
+    hold.let_go()
+    assert done.wait(PATIENCE)
+    assert not errors
+    assert following[0].result(PATIENCE) == 7
+    check(pool.stats())
+
+
+def test_a_callback_may_wait_for_the_next(make_pool: MakePool) -> None:
+    """A done-callback that submits and waits does not wait for the very worker that it runs in."""
+    pool = make_pool(1, queue_capacity=1)
+    hold = Hold()
+    results: list[int] = []
+    done = threading.Event()
+
+    def wait_for_the_next(_: Future[Any]) -> None:
+        results.append(pool.submit(lambda: 7).result(2.0))
+        done.set()
+
+    pool.submit(hold).add_done_callback(wait_for_the_next)
+    hold.let_go()
+    assert done.wait(PATIENCE)
+    assert results == [7]
 
 
 def test_capacity_0_serves_who_waits(make_pool: MakePool, hold: Hold) -> None:
