@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -404,11 +404,10 @@ def test_submitting_at_the_end_of_the_stack(make_pool: MakePool, policy: str) ->
     """A submit that fails for want of stack is as if it had not been: no worker, place or count is lost."""
     pool = make_pool(2, queue_capacity=1, overload=policy)
     hold = Hold()
+    there = occupy(pool, hold, 2)
     if policy == "caller_runs":
-        occupy(pool, hold, 2)
-        pool.submit(int)
+        there.append(pool.submit(int))
     else:
-        occupy(pool, hold, 2)
         hold.let_go()
 
     def submit_below(frames: int) -> Future[int]:
@@ -428,6 +427,7 @@ def test_submitting_at_the_end_of_the_stack(make_pool: MakePool, policy: str) ->
             assert law_holds(pool.stats()), depth
     finally:
         hold.let_go()
+    wait(there, PATIENCE)
     assert pool.submit_wait(lambda: 7).result(PATIENCE) == 7
     # At once, that is: a worker that was lost is noticed when it has idled for long enough.
     again = Hold()
