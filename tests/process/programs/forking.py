@@ -7,6 +7,7 @@ went wrong is on stderr.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 import signal
@@ -159,6 +160,20 @@ def build_anew(held: Held) -> None:
     assert pool.stats().state == "stopped"
 
 
+def watch_anew(held: Held) -> None:
+    """The child's own watchdog looks after its pools; the parent's thread is not here."""
+    noticed = threading.Event()
+
+    class Notice(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "task.still_running" in record.getMessage():
+                noticed.set()
+
+    logging.getLogger("prodpool").addHandler(Notice())
+    with InstrumentedPool(ThreadPoolExecutor(1), name="own", registry=REGISTRY, hung_after=0.05) as pool:
+        assert pool.submit(noticed.wait, PATIENCE).result(PATIENCE)
+
+
 def forget(held: Held) -> None:
     """Nobody refers to the pool any more; a new one comes up after that."""
     held.__dict__.clear()
@@ -174,12 +189,12 @@ def in_turn(*each: Callable[[Held], object], backend: str = "executor") -> None:
 
 def inherited() -> None:
     """Every use of an inherited pool in a child says so at once; a pool of its own works there."""
-    in_turn(use, ask_futures, stop, scrape, build_anew, forget)
+    in_turn(use, ask_futures, stop, scrape, build_anew, watch_anew, forget)
 
 
 def inherited_threads() -> None:
     """The same over daemon threads."""
-    in_turn(use, ask_futures, stop, scrape, build_anew, forget, backend="threads")
+    in_turn(use, ask_futures, stop, scrape, build_anew, watch_anew, forget, backend="threads")
 
 
 def from_a_task() -> None:
@@ -188,6 +203,7 @@ def from_a_task() -> None:
     with InstrumentedPool(ThreadPoolExecutor(1), name="forker", registry=REGISTRY) as forker:
 
         def check() -> None:
+            assert prodpool.current_task() is None
             stop(held)
             forker.stop()
             build_anew(held)
