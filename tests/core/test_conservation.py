@@ -76,7 +76,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.at_work: dict[Worker, Task] = {}
         self.returning: list[Worker] = []
         self.idle: list[Worker] = []
-        self.helped: list[Task] = []
+        # With its helper, which has to end it before its own task.
+        self.helped: list[tuple[Worker, Task]] = []
         self.finished: list[Task] = []
         self.dropped: list[Task] = []
         self.ran = 0
@@ -167,10 +168,14 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.coming.remove(worker)
             assert self.dispatcher.lose(worker, began=False) is None
 
-    @precondition(lambda self: self.at_work)
+    def can_finish(self) -> list[Worker]:
+        helpers = {helper for helper, _ in self.helped}
+        return [worker for worker in self.at_work if worker not in helpers]
+
+    @precondition(lambda self: self.can_finish())
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        worker = data.draw(st.sampled_from(list(self.at_work)))
+        worker = data.draw(st.sampled_from(self.can_finish()))
         task = self.at_work.pop(worker)
         self.finished.append(task)
         with self.dispatcher.lock:
@@ -181,18 +186,20 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.dispatcher.tell()
         self.took(worker, following)
 
-    @precondition(lambda self: self.at_work)
+    @precondition(lambda self: self.can_finish())
     @rule(data=st.data())
     def finish_slowly(self, data: st.DataObject) -> None:
         # Its task is settled; the worker is still busy with a log line or a done-callback.
-        worker = data.draw(st.sampled_from(list(self.at_work)))
+        worker = data.draw(st.sampled_from(self.can_finish()))
         task = self.at_work.pop(worker)
         self.finished.append(task)
         with self.dispatcher.lock:
             self.dispatcher.ledger.ok += 1
-            self.dispatcher.running -= 1
+            woken = self.dispatcher.release_running()
             task.future._take(FINISHED, None, None)
         self.returning.append(worker)
+        self.dispatcher.wake(woken)
+        self.look()
 
     @precondition(lambda self: self.returning)
     @rule(data=st.data())
@@ -226,12 +233,12 @@ class DispatcherMachine(RuleBasedStateMachine):
         if queued:
             task = data.draw(st.sampled_from(queued))
             assert self.dispatcher.take_out(task)
-            self.helped.append(task)
+            self.helped.append((data.draw(st.sampled_from(list(self.at_work))), task))
 
     @precondition(lambda self: self.helped)
     @rule()
     def finish_helped(self) -> None:
-        task = self.helped.pop()
+        _, task = self.helped.pop()
         self.finished.append(task)
         with self.dispatcher.lock:
             self.dispatcher.ledger.ok += 1
@@ -339,7 +346,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         # A helped task may keep the slot of a worker that came up for it in vain.
         places = dispatcher.max_workers + dispatcher.queue_capacity
         full = dispatcher.running + queued + dispatcher.assisted >= places
-        assert not (dispatcher.parked and (queued or (line and not full)))
+        assert not (dispatcher.parked and queued)
+        # Who stands in line may have to wait for a worker that is on its way back, and takes it.
+        assert not (dispatcher.parked and line) or full or self.returning
         # Some loop comes by, or the watchdog starts what is missing.
         assert not (queued or line) or dispatcher.workers or dispatcher.missing()
 
