@@ -94,10 +94,10 @@ class Dispatcher:
                     worker = self.parked[-1]
                     self._assign(worker, task)
                     self.parked.pop()
-                elif depth >= self.starting and self._may_grow(may_start):
+                elif self._may_grow(may_start) and self._more_than(self._coming()):
                     return Offer.NEEDS_WORKER
             if worker is None:
-                if depth + self.assisted >= self._room():
+                if depth + self.assisted >= self.queue_capacity and depth + self.assisted >= self._room():
                     if waiter is None:
                         return Offer.FULL
                     self.line.push(waiter)
@@ -167,26 +167,13 @@ class Dispatcher:
             return True
 
     def begin(self, worker: Worker) -> Task | None:
-        """Take the first task of a loop that has just come up.
-
-        Paused, or surplus with a queue that is over its bound without it, it takes the task that was
-        admitted on the strength of its coming. A loop struck out before it came up is dismissed.
-        """
+        """Take the first task of a loop that has just come up; dismiss one struck out before that."""
         with self.lock:
             if worker not in self.workers:
                 worker.dismissed = True
                 return None
             self.starting -= 1
-            needed = (
-                len(self.workers) <= self.max_workers
-                or self.queue.length + self.assisted > self.queue_capacity
-            )
-            task = self.queue.pop() if needed else None
-            if task is None:
-                task = self.take(worker)
-            else:
-                self._assign(worker, task)
-                self._fill()
+            task = self.take(worker)
         self.tell()
         return task
 
@@ -196,14 +183,17 @@ class Dispatcher:
         Whoever calls it tells ``to_tell`` once the lock is released.
         """
         surplus = len(self.workers) > self.max_workers
-        if not self.paused and not surplus:
+        free = not (self.paused or surplus)
+        # What was admitted on the strength of this worker's coming it takes in any case.
+        if free or self.queue.length + self.assisted > self.queue_capacity:
             task = self.queue.pop()
-            if self.line.length:
-                if task is None and not self._all_taken():
-                    task = self._grant()
-                self._fill()
+            if task is None and free and self.line.length and not self._all_taken(but=1):
+                task = self._grant()
             if task is not None:
+                # Assigned first, so that this worker no longer counts as one to come.
                 self._assign(worker, task)
+                if self.line.length:
+                    self._fill()
                 return task
         worker.task = None
         if surplus or self.state is State.STOPPED:
@@ -315,6 +305,14 @@ class Dispatcher:
         self.wake(gone)
         return busy
 
+    def release_running(self) -> list[Worker]:
+        """Give back the place of a task that has ended, before its worker is back. The lock is held.
+
+        Returns the parked workers that have got a task by that, for `wake`.
+        """
+        self.running -= 1
+        return self._put_to_work()[0] if self.parked and self.line.length else []
+
     def release_assisted(self) -> list[Worker]:
         """Give back the place of a task that its waiter ran. The lock is held.
 
@@ -326,15 +324,20 @@ class Dispatcher:
     def occupancy(self) -> Occupancy:
         """Where the unfinished tasks are. The lock is held.
 
-        A task for which a loop is starting up counts as running, just as one handed to a parked
+        A task for which a worker is on its way counts as running, just as one handed to a parked
         worker does: it has left the queue's bound.
         """
-        coming = min(self.starting, self.queue.length, max(0, self.max_workers - self.running))
+        coming = min(self._coming(), self.queue.length, max(0, self.max_workers - self.running))
         waiting = self.queue.length + self.assisted - coming
         over = max(0, waiting - self.queue_capacity)
         return Occupancy(waiting - over, self.running + coming + over)
 
     # What they share. The lock is held in all of these.
+
+    def _more_than(self, coming: int) -> bool:
+        """Tell whether ``coming`` workers have enough to do with what is admitted already."""
+        length = self.queue.length
+        return max(length, length + self.assisted - self.queue_capacity) >= coming
 
     def _may_grow(self, may_start: bool) -> bool:
         return len(self.workers) < self.max_workers and (may_start or not self.workers)
@@ -365,24 +368,31 @@ class Dispatcher:
         return task
 
     def _room(self) -> int:
-        """Return how many tasks may stand in the queue: its capacity, and one for each loop coming up.
+        """Return how many tasks may stand in the queue: its capacity, and one for each worker to come."""
+        return self.queue_capacity + self._coming()
 
-        Not for one that is surplus since the pool was made smaller: it only takes what was meant for it.
+    def _coming(self) -> int:
+        """Count the workers that will take a task without any other's ending first.
+
+        They are starting up, or on their way back from a task that has ended (setting its result, making
+        its done-callbacks). Whoever reads that result may well submit the next task before they are back.
         """
-        if not self.starting:
-            return self.queue_capacity
-        surplus = max(0, len(self.workers) - self.max_workers)
-        return self.queue_capacity + max(0, self.starting - surplus)
+        # Not those that are surplus since the pool was made smaller: they take nothing they need not.
+        return max(0, min(len(self.workers), self.max_workers) - len(self.parked) - self.running)
 
     def _grant_unless_taken(self) -> Task | None:
         return None if self._all_taken() else self._grant()
 
-    def _all_taken(self) -> bool:
-        """Tell whether assisted tasks that have no place in the queue take up the last workers."""
+    def _all_taken(self, *, but: int = 0) -> bool:
+        """Tell whether assisted tasks that have no place in the queue take up the last workers.
+
+        ``but``: workers on their way that are not to be counted, being the ones that ask.
+        """
         if not self.assisted:
             return False
-        over = max(0, self.queue.length + self.assisted - self.queue_capacity - self.starting)
-        return self.running + self.starting + over >= self.max_workers
+        coming = max(0, self._coming() - but)
+        over = max(0, self.queue.length + self.assisted - self.queue_capacity - coming)
+        return self.running + coming + over >= self.max_workers
 
     def _fill(self) -> None:
         while self.line.length and self.queue.length + self.assisted < self._room():
@@ -404,7 +414,7 @@ class Dispatcher:
         return woken, self._missing()
 
     def _missing(self) -> int:
-        wanted = self.queue.length + self.line.length - self.starting
+        wanted = self.queue.length + self.line.length - self._coming()
         return max(0, min(self.max_workers - len(self.workers), wanted))
 
     def _dismiss(self, count: int) -> list[Worker]:

@@ -16,7 +16,7 @@ from prodpool.current import here, inside
 from prodpool.errors import TaskExpiredError, WorkerLostError
 from prodpool.futures import CANCELLED, FINISHED
 from prodpool.telemetry.stacks import own_frames_dropped
-from prodpool.vocabulary import Reason, Result, State
+from prodpool.vocabulary import Reason, Result
 from prodpool.worker import Worker
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ class Runner:
             if dispatcher.to_tell:
                 dispatcher.tell()
             return following
-        return self._resolve_and_go_on(worker, task, value, None)
+        future.resolve(FINISHED, value, None)
+        return self._next(worker)
 
     def run_by_caller(self, task: Task) -> None:
         """Run ``task`` in the submitter's thread (``overload="caller_runs"``)."""
@@ -268,29 +269,8 @@ class Runner:
         except BaseException:
             task.future.resolve(FINISHED, value, error)
             raise
-        if place is Place.WORKER:
-            return self._resolve_and_go_on(worker, task, value, error)
         task.future.resolve(FINISHED, value, error)
-        return None
-
-    def _resolve_and_go_on(
-        self, worker: Worker, task: Task, value: Any, error: BaseException | None
-    ) -> Task | None:
-        """Set the result and take the worker's next task.
-
-        The worker's place is free before anybody can read the result, unless the worker has callbacks
-        to make first. While the pool drains the result comes first: once drained, all futures are done.
-        """
-        dispatcher = self._dispatcher
-        following: Task | None = None
-        with self.lock:
-            first_of_all = task.future._callbacks is None and dispatcher.state is State.OPEN  # noqa: SLF001
-            if first_of_all:
-                following = dispatcher.take(worker)
-        if dispatcher.to_tell:
-            dispatcher.tell()
-        task.future.resolve(FINISHED, value, error)
-        return following if first_of_all else self._next(worker)
+        return self._next(worker) if place is Place.WORKER else None
 
     def _count(
         self, worker: Worker, task: Task, result: Result, dwell: float, duration: float, place: Place
@@ -308,8 +288,8 @@ class Runner:
                 ledger.submitted += 1
             else:
                 ledger.busy_seconds += duration
-                dispatcher.running -= 1
                 worker.started = None
+                woken = dispatcher.release_running()
         dispatcher.wake(woken)
 
 
