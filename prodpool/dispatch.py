@@ -1,12 +1,11 @@
 """One lock and what it guards: which task waits, which worker is free, who gets what next.
 
 Nothing here calls out while the lock is held: what a state change brings about (a submitter to tell,
-a loop to start, a log line) is returned or left in ``to_tell`` for the caller to do afterwards.
+a loop to start, a log line) is returned or left in ``line.to_tell`` for the caller to do afterwards.
 
 Invariants, while the pool is not paused:
 - a task waits only when no worker is parked;
-- ``running + starting + parked <= live <= workers`` (a loop between two states is in none of them);
-- ``queued <= queue_capacity``, not counting one task for each loop that is starting up to take it.
+- ``queued <= queue_capacity``, not counting one task for each worker that is on its way to take it.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from prodpool.admission.gate import Waiter
+from prodpool.admission.gate import Line, Waiter
 from prodpool.queues import FifoQueue
+from prodpool.roster import Roster
 from prodpool.task import Task
 from prodpool.telemetry.ledger import Ledger
 from prodpool.vocabulary import Reason, State
@@ -45,7 +45,7 @@ class Occupancy:
 
 
 class Dispatcher:
-    """Matches tasks with workers. ``lock`` guards every field of it, of its queue and of its ledger."""
+    """Matches tasks with workers. ``lock`` guards every field of it and of its parts."""
 
     def __init__(
         self, *, workers: int, queue_capacity: int, ledger: Ledger, now: Callable[[], float]
@@ -53,28 +53,20 @@ class Dispatcher:
         self.lock = threading.Lock()
         self.ledger = ledger
         self.queue_capacity = queue_capacity
-        self.max_workers = workers
         self.queue: FifoQueue[Task] = FifoQueue()
-        self.line: FifoQueue[Waiter] = FifoQueue()
+        self.line = Line(ledger, now)
+        self.roster = Roster(workers)
         self.state = State.OPEN
         self.paused = False
-        # Newest last and woken first, so that the oldest can expire.
-        self.parked: list[Worker] = []
         # No queued task expires before this second.
         self.next_expiry = math.inf
-        # Every live loop, those still starting up included.
-        self.workers: set[Worker] = set()
-        self.starting = 0
-        self.running = 0
         # Queued tasks that their own waiter runs right now (see `take_out`); they keep their place.
         self.assisted = 0
-        self.to_tell: list[Waiter] = []
         # What the ledger said had ended when the draining began; see `Ledger.ended`.
         self.at_close = (0, 0)
         # Something is put here whenever a draining pool becomes idle; `is_quiet` tells the truth. A
         # SimpleQueue and no Event, because a signal handler may put something as well.
         self.stirred: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._now = now
 
     # The submitter's side.
 
@@ -90,11 +82,9 @@ class Dispatcher:
             depth = self.queue.length
             worker = None
             if not self.paused and not self._all_taken():
-                if self.parked:
-                    worker = self.parked[-1]
-                    self._assign(worker, task)
-                    self.parked.pop()
-                elif self._may_grow(may_start) and self._more_than(self._coming()):
+                if self.roster.parked:
+                    worker = self.roster.wake_newest(task)
+                elif self.roster.may_grow(may_start) and self._enough_for(self.roster.coming()):
                     return Offer.NEEDS_WORKER
             if worker is None:
                 if depth + self.assisted >= self.queue_capacity and depth + self.assisted >= self._room():
@@ -111,10 +101,7 @@ class Dispatcher:
     def step_out(self, waiter: Waiter) -> bool:
         """Leave the line; False when the waiter was told (or is about to be) already."""
         with self.lock:
-            if not self.line.discard(waiter):
-                return False
-            self.ledger.admission_wait.observe(self._now() - waiter.task.admitted_at)
-            return True
+            return self.line.give_up(waiter)
 
     def refuse(self, reason: Reason) -> None:
         """Count one task that was turned away at the door."""
@@ -129,7 +116,7 @@ class Dispatcher:
             self.ledger.dropped[reason] += 1
             self._fill()
             self._check_quiet()
-        self.tell()
+        self.line.tell()
         return True
 
     def take_out(self, task: Task) -> bool:
@@ -146,85 +133,58 @@ class Dispatcher:
             task.future.begin()
         return True
 
-    def tell(self) -> None:
-        """Tell those who were let in from the line; call it whenever ``to_tell`` is not empty."""
-        while self.to_tell:
-            try:
-                waiter = self.to_tell.pop(0)
-            except IndexError:  # another thread was quicker
-                return
-            waiter.tell()
-
     # The worker's side.
 
     def reserve(self, worker: Worker) -> bool:
         """Count ``worker`` in before its loop is started; False when there are enough by now."""
         with self.lock:
-            if len(self.workers) >= self.max_workers or self.state is State.STOPPED:
-                return False
-            self.workers.add(worker)
-            self.starting += 1
-            return True
+            return self.state is not State.STOPPED and self.roster.reserve(worker)
 
     def begin(self, worker: Worker) -> Task | None:
         """Take the first task of a loop that has just come up; dismiss one struck out before that."""
         with self.lock:
-            if worker not in self.workers:
-                worker.dismissed = True
-                return None
-            self.starting -= 1
-            task = self.take(worker)
-        self.tell()
+            task = self.take(worker) if self.roster.begin(worker) else None
+        self.line.tell()
         return task
 
     def take(self, worker: Worker) -> Task | None:
         """Give ``worker`` the next task, or park it, or dismiss it. The lock is held.
 
-        Whoever calls it tells ``to_tell`` once the lock is released.
+        Whoever calls it tells the line once the lock is released.
         """
-        surplus = len(self.workers) > self.max_workers
+        roster = self.roster
+        surplus = len(roster.workers) > roster.max_workers
         free = not (self.paused or surplus)
         # What was admitted on the strength of this worker's coming it takes in any case.
         if free or self.queue.length + self.assisted > self.queue_capacity:
             task = self.queue.pop()
             if task is None and free and self.line.length and not self._all_taken(but=1):
-                task = self._grant()
+                task = self.line.admit()
             if task is not None:
                 # Assigned first, so that this worker no longer counts as one to come.
-                self._assign(worker, task)
+                roster.assign(worker, task)
                 if self.line.length:
                     self._fill()
                 return task
         worker.task = None
         if surplus or self.state is State.STOPPED:
-            worker.dismissed = True
-            self.workers.discard(worker)
+            roster.dismiss(worker)
         else:
-            worker.parked = True
-            self.parked.append(worker)
+            roster.park(worker)
         self._check_quiet()
         return None
 
     def leave(self, worker: Worker) -> bool:
         """Let a worker go that has parked for long enough; False when it was given a task just now."""
         with self.lock:
-            if not worker.parked:
-                return False
-            worker.parked = False
-            self.parked.remove(worker)
-            self.workers.discard(worker)
+            left = self.roster.leave(worker)
             self._check_quiet()
-            return True
+            return left
 
     def lose(self, worker: Worker, *, began: bool) -> Task | None:
         """Strike out a worker whose loop never came up or broke down; return the task it held."""
         with self.lock:
-            if worker not in self.workers:
-                return None
-            self.workers.discard(worker)
-            if not began:
-                self.starting -= 1
-            task, worker.task = worker.task, None
+            task = self.roster.lose(worker, began=began)
             self._check_quiet()
             return task
 
@@ -246,8 +206,8 @@ class Dispatcher:
     def resize(self, workers: int) -> int:
         """Set how many tasks may run at once; returns how many loops are to be started."""
         with self.lock:
-            self.max_workers = workers
-            surplus = self._dismiss(max(0, len(self.workers) - workers))
+            self.roster.max_workers = workers
+            surplus = self.roster.dismiss_parked(self.roster.surplus())
             woken, missing = self._put_to_work()
         self.wake(surplus + woken)
         return missing
@@ -258,11 +218,7 @@ class Dispatcher:
             if self.state is State.OPEN:
                 self.state = State.DRAINING
                 self.at_close = self.ledger.ended()
-            refused = self.line.drain()
-            for waiter in refused:
-                waiter.admitted = False
-            self.to_tell.extend(refused)
-            self.ledger.dropped[Reason.CLOSED] += len(refused)
+            self.line.turn_away()
             self.paused = False
             woken, missing = self._put_to_work()
             self._check_quiet()
@@ -294,14 +250,14 @@ class Dispatcher:
     def missing(self) -> int:
         """Return how many loops should be started for tasks that wait in vain (a start had failed)."""
         with self.lock:
-            return 0 if self.paused or self.parked else self._missing()
+            return 0 if self.paused or self.roster.parked else self._missing()
 
     def finish(self) -> list[Worker]:
         """End the draining: parked workers go. Returns those that are still busy."""
         with self.lock:
             self.state = State.STOPPED
-            gone = self._dismiss(len(self.parked))
-            busy = [worker for worker in self.workers if worker.ident is not None]
+            gone = self.roster.dismiss_parked(len(self.roster.parked))
+            busy = [worker for worker in self.roster.workers if worker.ident is not None]
         self.wake(gone)
         return busy
 
@@ -310,8 +266,8 @@ class Dispatcher:
 
         Returns the parked workers that have got a task by that, for `wake`.
         """
-        self.running -= 1
-        return self._put_to_work()[0] if self.parked and self.line.length else []
+        self.roster.running -= 1
+        return self._put_to_work()[0] if self.roster.parked and self.line.length else []
 
     def release_assisted(self) -> list[Worker]:
         """Give back the place of a task that its waiter ran. The lock is held.
@@ -327,61 +283,30 @@ class Dispatcher:
         A task for which a worker is on its way counts as running, just as one handed to a parked
         worker does: it has left the queue's bound.
         """
-        coming = min(self._coming(), self.queue.length, max(0, self.max_workers - self.running))
+        roster = self.roster
+        coming = min(roster.coming(), self.queue.length, max(0, roster.max_workers - roster.running))
         waiting = self.queue.length + self.assisted - coming
         over = max(0, waiting - self.queue_capacity)
-        return Occupancy(waiting - over, self.running + coming + over)
+        return Occupancy(waiting - over, roster.running + coming + over)
 
     # What they share. The lock is held in all of these.
 
-    def _more_than(self, coming: int) -> bool:
+    def _enough_for(self, coming: int) -> bool:
         """Tell whether ``coming`` workers have enough to do with what is admitted already."""
         length = self.queue.length
         return max(length, length + self.assisted - self.queue_capacity) >= coming
-
-    def _may_grow(self, may_start: bool) -> bool:
-        return len(self.workers) < self.max_workers and (may_start or not self.workers)
-
-    def _assign(self, worker: Worker, task: Task) -> None:
-        # The only call comes first: near the recursion limit it raises with nothing changed.
-        task.future.begin()
-        worker.parked = False
-        worker.task = task
-        self.running += 1
 
     def _enqueue(self, task: Task) -> None:
         if task.expires_at is not None and task.expires_at < self.next_expiry:
             self.next_expiry = task.expires_at
         self.queue.push(task)
 
-    def _grant(self) -> Task | None:
-        waiter = self.line.pop()
-        if waiter is None:
-            return None
-        task = waiter.task
-        now = self._now()
-        self.ledger.admission_wait.observe(now - task.admitted_at)
-        self.ledger.submitted += 1
-        task.admitted_at = now
-        waiter.admitted = True
-        self.to_tell.append(waiter)
-        return task
-
     def _room(self) -> int:
         """Return how many tasks may stand in the queue: its capacity, and one for each worker to come."""
-        return self.queue_capacity + self._coming()
+        return self.queue_capacity + self.roster.coming()
 
-    def _coming(self) -> int:
-        """Count the workers that will take a task without any other's ending first.
-
-        They are starting up, or on their way back from a task that has ended (setting its result, making
-        its done-callbacks). Whoever reads that result may well submit the next task before they are back.
-        """
-        # Not those that are surplus since the pool was made smaller: they take nothing they need not.
-        return max(0, min(len(self.workers), self.max_workers) - len(self.parked) - self.running)
-
-    def _grant_unless_taken(self) -> Task | None:
-        return None if self._all_taken() else self._grant()
+    def _admit_unless_taken(self) -> Task | None:
+        return None if self._all_taken() else self.line.admit()
 
     def _all_taken(self, *, but: int = 0) -> bool:
         """Tell whether assisted tasks that have no place in the queue take up the last workers.
@@ -390,13 +315,13 @@ class Dispatcher:
         """
         if not self.assisted:
             return False
-        coming = max(0, self._coming() - but)
+        coming = max(0, self.roster.coming() - but)
         over = max(0, self.queue.length + self.assisted - self.queue_capacity - coming)
-        return self.running + coming + over >= self.max_workers
+        return self.roster.running + coming + over >= self.roster.max_workers
 
     def _fill(self) -> None:
         while self.line.length and self.queue.length + self.assisted < self._room():
-            task = self._grant()
+            task = self.line.admit()
             if task is not None:
                 self._enqueue(task)
 
@@ -405,37 +330,24 @@ class Dispatcher:
         if self.paused:
             self._fill()
             return woken, 0
-        while self.parked and (task := self.queue.pop() or self._grant_unless_taken()) is not None:
-            worker = self.parked[-1]
-            self._assign(worker, task)
-            self.parked.pop()
-            woken.append(worker)
+        while self.roster.parked and (task := self.queue.pop() or self._admit_unless_taken()) is not None:
+            woken.append(self.roster.wake_newest(task))
         self._fill()
         return woken, self._missing()
 
     def _missing(self) -> int:
-        wanted = self.queue.length + self.line.length - self._coming()
-        return max(0, min(self.max_workers - len(self.workers), wanted))
-
-    def _dismiss(self, count: int) -> list[Worker]:
-        gone, self.parked = self.parked[:count], self.parked[count:]
-        for worker in gone:
-            worker.parked = False
-            worker.dismissed = True
-            self.workers.discard(worker)
-        return gone
+        wanted = self.queue.length + self.line.length - self.roster.coming()
+        return max(0, min(self.roster.max_workers - len(self.roster.workers), wanted))
 
     def _check_quiet(self) -> None:
         if self.state is not State.OPEN and self._idle():
             self.stirred.put(None)
 
     def _idle(self) -> bool:
-        # A worker that is neither parked nor starting may be in a done-callback of its last task.
-        away = len(self.workers) - len(self.parked) - self.starting
-        return not (self.running or self.assisted or self.queue.length) and away <= 0
+        return not (self.roster.running or self.assisted or self.queue.length or self.roster.away())
 
     def wake(self, workers: list[Worker]) -> None:
         """Set parked workers going; the lock is released by now."""
         for worker in workers:
             worker.wake.release()
-        self.tell()
+        self.line.tell()

@@ -84,7 +84,7 @@ class Door:
 
     def places(self) -> int:
         """Return how many tasks the pool can hold, running and waiting."""
-        return self._dispatcher.max_workers + self._dispatcher.queue_capacity
+        return self._dispatcher.roster.max_workers + self._dispatcher.queue_capacity
 
     async def submit_async(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -208,7 +208,7 @@ class Door:
 
     def _refuse_nested(self, task: Task) -> None:
         """Refuse to wait inside a worker of a full pool: that is how a pool deadlocks itself."""
-        if inside(self._dispatcher.workers):
+        if inside(self._dispatcher.roster.workers):
             raise self._full(task, _NESTED)
 
     def _full(self, task: Task, detail: str | None = None) -> PoolFullError:

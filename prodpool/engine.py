@@ -138,7 +138,7 @@ class Engine:
             there = dispatcher.occupancy()
             first = dispatcher.queue.first()
             # A task may begin after ``now`` was read: it has run for no time then, not for less.
-            starts = [worker.started for worker in dispatcher.workers]
+            starts = [worker.started for worker in dispatcher.roster.workers]
             runs = [max(0.0, now - began) for began in starts if began is not None]
             # And one may have ended before ``now``, and be booked with less than it was shown with. A
             # counter that goes down is a restart to Prometheus, which would count the whole of it again.
@@ -148,7 +148,7 @@ class Engine:
                 backend=self.abilities.kind,
                 version=VERSION,
                 state=dispatcher.state.value,
-                workers=dispatcher.max_workers,
+                workers=dispatcher.roster.max_workers,
                 queue_capacity=dispatcher.queue_capacity,
                 queued=there.queued,
                 running=there.running,
@@ -185,7 +185,7 @@ class Engine:
                 f"max_workers={workers!r} is more than the {most} threads of the backend: pass at most "
                 f"{most}, or use prodpool.threads(...), which grows"
             )
-        old = self.dispatcher.max_workers
+        old = self.dispatcher.roster.max_workers
         self.start_loops(self.dispatcher.resize(workers))
         self.log.info("pool.resized", old=old, new=workers)
 
@@ -205,12 +205,12 @@ class Engine:
         go by it is a second.
         """
         now = self.now()
-        starts = [worker.started for worker in list(self.dispatcher.workers)]
+        starts = [worker.started for worker in list(self.dispatcher.roster.workers)]
         runs = [now - began for began in starts if began is not None]
         mean = self.monitor.mean_duration()
         if mean is None and not runs:
             return 1.0
-        return max(0.001, mean or 0.0, fmean(runs or [0.0])) / self.dispatcher.max_workers
+        return max(0.001, mean or 0.0, fmean(runs or [0.0])) / self.dispatcher.roster.max_workers
 
     # What the exit desk asks.
 
@@ -224,7 +224,7 @@ class Engine:
 
     def hung_threads(self) -> list[int]:
         """Return the idents of the threads of a stopped pool that do not end."""
-        return [worker.ident for worker in list(self.dispatcher.workers) if worker.ident is not None]
+        return [worker.ident for worker in list(self.dispatcher.roster.workers) if worker.ident is not None]
 
     def holds_up_exit(self) -> bool:
         """Tell whether those threads would be joined at exit, and should not be."""
@@ -235,7 +235,7 @@ class Engine:
         self.dispatcher.lock = self.runner.lock = ForkedLock(self.settings.name)  # type: ignore[assignment]
         self.stopper.forked()
         # A child that was forked by a task of this pool is no worker of it.
-        self.dispatcher.workers = set()
+        self.dispatcher.roster.workers = set()
 
     # What the parts report.
 
@@ -258,7 +258,7 @@ class Engine:
 
     def _stopped(self) -> None:
         exit_desk.leave(self)
-        if self.dispatcher.workers:
+        if self.dispatcher.roster.workers:
             # The watchdog goes on to speak of them.
             exit_desk.leave_behind(self)
         else:
@@ -288,7 +288,7 @@ class Engine:
         if task is not None:
             self.runner.lost(task, error)
         self.dispatcher.close()
-        self.dispatcher.tell()
+        self.dispatcher.line.tell()
         for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):
             self.runner.lost(queued, error, counted=True)
 

@@ -101,15 +101,15 @@ class Runner:
             histogram = ledger.duration
             histogram.counts[bisect_left(histogram.bounds, duration)] += 1
             histogram.total += duration
-            dispatcher.running -= 1
+            dispatcher.roster.running -= 1
             worker.started = None
             quick = future.finish_quietly(value)
             if quick:
                 following = dispatcher.take(worker)
         if quick:
             future.wake()
-            if dispatcher.to_tell:
-                dispatcher.tell()
+            if dispatcher.line.to_tell:
+                dispatcher.line.tell()
             return following
         future.resolve(FINISHED, value, None)
         return self._next(worker)
@@ -143,7 +143,7 @@ class Runner:
     def assist(self, task: Task) -> None:
         """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""
         worker = here.worker
-        if worker is None or not inside(self._dispatcher.workers):
+        if worker is None or not inside(self._dispatcher.roster.workers):
             return
         headroom()
         if task.expires_at is not None and self._now() >= task.expires_at:
@@ -187,7 +187,7 @@ class Runner:
         """
         if not counted:
             with self.lock:
-                self._dispatcher.running -= 1
+                self._dispatcher.roster.running -= 1
                 self._ledger.dropped[Reason.SHUTDOWN] += 1
         if task.permit is not None and self._breaker is not None:
             self._breaker.release(task.permit)
@@ -212,13 +212,13 @@ class Runner:
     def _next(self, worker: Worker) -> Task | None:
         with self.lock:
             task = self._dispatcher.take(worker)
-        if self._dispatcher.to_tell:
-            self._dispatcher.tell()
+        if self._dispatcher.line.to_tell:
+            self._dispatcher.line.tell()
         return task
 
     def _expire(self, worker: Worker, task: Task) -> Task | None:
         with self.lock:
-            self._dispatcher.running -= 1
+            self._dispatcher.roster.running -= 1
             self._ledger.dropped[Reason.EXPIRED] += 1
         self.dropped(task, Reason.EXPIRED)
         return self._next(worker)

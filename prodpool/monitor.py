@@ -56,7 +56,7 @@ class Monitor:
             self.summarise_drops()
             self._log.flush_suppressed()
             self._remember()
-            if self._dispatcher.state is State.STOPPED and not self._dispatcher.workers:
+            if self._dispatcher.state is State.STOPPED and not self._dispatcher.roster.workers:
                 self._on_over()
         except Exception as error:  # noqa: BLE001  # the watchdog must outlive its own faults
             self._trouble.report("watchdog", error)
@@ -96,7 +96,7 @@ class Monitor:
 
     def _warn_of_hung(self) -> None:
         now = self._now()
-        for worker in list(self._dispatcher.workers):
+        for worker in list(self._dispatcher.roster.workers):
             started = worker.started
             if started is None or now - started < self._hung_after:
                 worker.next_warning = None

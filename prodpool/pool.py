@@ -274,7 +274,7 @@ class InstrumentedPool(Executor):
         dispatcher = self._engine.dispatcher
         return (
             f"<{type(self).__name__} {self.name!r} {dispatcher.state.value}: "
-            f"{dispatcher.running}/{dispatcher.max_workers} running, "
+            f"{dispatcher.roster.running}/{dispatcher.roster.max_workers} running, "
             f"{dispatcher.queue.length}/{dispatcher.queue_capacity} queued>"
         )
 
@@ -282,7 +282,7 @@ class InstrumentedPool(Executor):
         return self._engine.settings.drain_deadline
 
     def _refuse_from_inside(self, what: str) -> None:
-        if inside(self._engine.dispatcher.workers):
+        if inside(self._engine.dispatcher.roster.workers):
             raise RuntimeError(
                 f"{what} inside a task of pool {self.name!r} would wait for that very task: "
                 "call shutdown(wait=False) there, or stop the pool from outside"

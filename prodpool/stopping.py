@@ -211,7 +211,7 @@ class Stopper:
         return bool(busy)
 
     def _threads(self) -> list[threading.Thread]:
-        idents = {worker.ident for worker in list(self._dispatcher.workers)}
+        idents = {worker.ident for worker in list(self._dispatcher.roster.workers)}
         return [thread for thread in threading.enumerate() if thread.ident in idents]
 
     def _end_backend(self, threads: list[threading.Thread]) -> None:
@@ -260,7 +260,7 @@ class Stopper:
             elapsed=time.monotonic() - self._began,
         )
         self._drop_queued()
-        for worker in list(dispatcher.workers):
+        for worker in list(dispatcher.roster.workers):
             for task in (worker.task, worker.assisting):
                 if task is not None:
                     task.request_cancel()
@@ -293,7 +293,7 @@ class Stopper:
                 if each.future.resolve(FINISHED, None, error):
                     lost = True
                     self._runner.abandoned(each, error)
-        if task is None or not (lost or worker in self._dispatcher.workers):
+        if task is None or not (lost or worker in self._dispatcher.roster.workers):
             return None
         # Not lost, but not back either: it hangs in a done-callback of a task that has finished.
         name = task.name if lost else f"a done-callback of {task.name}"
@@ -315,7 +315,7 @@ class Stopper:
 
     def _provisional(self, began: float) -> StopReport:
         """Report what is known when the caller's time is up and the stop still goes on behind it."""
-        running = [worker.task for worker in list(self._dispatcher.workers)]
+        running = [worker.task for worker in list(self._dispatcher.roster.workers)]
         return StopReport(
             drained=False,
             completed=0,

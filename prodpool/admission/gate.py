@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
+from prodpool.queues import FifoQueue
 from prodpool.task import Task
+from prodpool.telemetry.ledger import Ledger
+from prodpool.vocabulary import Reason
 
 
 class Waiter(Protocol):
@@ -72,3 +76,57 @@ class AsyncWaiter:
     def _told(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
+
+
+class Line(FifoQueue[Waiter]):
+    """The submitters that wait for a place, first come first served.
+
+    The dispatcher's lock guards it; only `tell` is called without. Who has been let in, or turned away,
+    is in ``to_tell`` until then.
+    """
+
+    __slots__ = ("to_tell", "_ledger", "_now")
+
+    def __init__(self, ledger: Ledger, now: Callable[[], float]) -> None:
+        super().__init__()
+        self.to_tell: list[Waiter] = []
+        self._ledger = ledger
+        self._now = now
+
+    def admit(self) -> Task | None:
+        """Let the first one in and return its task; None when nobody waits."""
+        waiter = self.pop()
+        if waiter is None:
+            return None
+        task = waiter.task
+        now = self._now()
+        self._ledger.admission_wait.observe(now - task.admitted_at)
+        self._ledger.submitted += 1
+        task.admitted_at = now
+        waiter.admitted = True
+        self.to_tell.append(waiter)
+        return task
+
+    def give_up(self, waiter: Waiter) -> bool:
+        """Take one out that waits no longer; False when it was told (or is about to be) already."""
+        if not self.discard(waiter):
+            return False
+        self._ledger.admission_wait.observe(self._now() - waiter.task.admitted_at)
+        return True
+
+    def turn_away(self) -> None:
+        """Refuse all of them, since the pool is closed."""
+        refused = self.drain()
+        for waiter in refused:
+            waiter.admitted = False
+        self.to_tell.extend(refused)
+        self._ledger.dropped[Reason.CLOSED] += len(refused)
+
+    def tell(self) -> None:
+        """Tell those who are to be told; call it, with no lock held, whenever ``to_tell`` is not empty."""
+        while self.to_tell:
+            try:
+                waiter = self.to_tell.pop(0)
+            except IndexError:  # another thread was quicker
+                return
+            waiter.tell()

@@ -10,8 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 
 from prodpool import InstrumentedPool, PoolFullError, PoolStats, Reason
-from prodpool.admission.gate import Waiter
-from prodpool.queues import FifoQueue
+from prodpool.admission.gate import Line, Waiter
 
 PATIENCE = 10.0
 AFTER_ADMISSION = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
@@ -42,8 +41,8 @@ class Hold:
         self._go.set()
 
 
-class Line(FifoQueue[Waiter]):
-    """The line of a pool, watched: it says when somebody has come to stand in it.
+class WatchedLine(Line):
+    """The line of a pool that says when somebody has come to stand in it.
 
     From outside, a submitter in line looks like one that has not come yet.
     """
@@ -51,9 +50,9 @@ class Line(FifoQueue[Waiter]):
     __slots__ = ("_came",)
 
     def __init__(self, pool: InstrumentedPool) -> None:
-        super().__init__()
-        self._came = threading.Semaphore(0)
         dispatcher = pool._engine.dispatcher
+        super().__init__(dispatcher.ledger, pool._engine.now)
+        self._came = threading.Semaphore(0)
         with dispatcher.lock:
             assert not dispatcher.line.length
             dispatcher.line = self

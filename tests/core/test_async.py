@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result
-from tests.core.rig import PATIENCE, BoomError, Hold, Line, check, occupy
+from tests.core.rig import PATIENCE, BoomError, Hold, WatchedLine, check, occupy
 from tests.support import MakePool
 
 
@@ -22,7 +22,7 @@ async def outcome(pool: InstrumentedPool, value: int) -> int:
 
 async def in_line(pool: InstrumentedPool, *coroutines: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
     """Start the coroutines, in order, and return once each of them stands in line."""
-    line = Line(pool)
+    line = WatchedLine(pool)
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     await asyncio.to_thread(line.wait, len(tasks))
     return tasks
@@ -62,7 +62,7 @@ async def test_a_thousand_wait_without_a_thread(make_pool: MakePool, hold: Hold)
     async def waiter(number: int) -> None:
         await (await pool.submit_async(ran.append, number))
 
-    line = Line(pool)
+    line = WatchedLine(pool)
     tasks = [asyncio.create_task(waiter(number)) for number in range(1_000)]
     await asyncio.sleep(0)  # one turn of the loop: each runs up to its first wait
     line.wait(1_000)
@@ -144,7 +144,7 @@ async def test_two_kinds_of_waiters_share_one_line(make_pool: MakePool, hold: Ho
     """Threads and coroutines are let in by the same order of coming."""
     pool = make_pool(1, queue_capacity=0)
     await asyncio.to_thread(occupy, pool, hold, 1)
-    line = Line(pool)
+    line = WatchedLine(pool)
     ran: list[int] = []
     waiting: list[asyncio.Task[None]] = []
 
@@ -173,7 +173,7 @@ def test_waiters_of_a_closed_loop(make_pool: MakePool, hold: Hold) -> None:
     queued = [pool.submit(int) for _ in range(2)]
     loop = asyncio.new_event_loop()
     ran: list[int] = []
-    line = Line(pool)
+    line = WatchedLine(pool)
     orphans = [loop.create_task(pool.submit_async(ran.append, number)) for number in range(5)]
     loop.run_until_complete(asyncio.sleep(0))
     line.wait(5)

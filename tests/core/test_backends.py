@@ -172,7 +172,7 @@ def test_idle_loops_give_their_threads_back(make_pool: MakePool) -> None:
         futures = [pool.submit(meeting.wait, PATIENCE) for _ in range(3)]
         assert sorted(future.result(PATIENCE) for future in futures) == [0, 1, 2]
         departures.wait(3)
-        assert not pool._engine.dispatcher.workers
+        assert not pool._engine.dispatcher.roster.workers
     stats = check(pool.stats())
     assert (stats.completed[Result.OK], stats.in_flight) == (9, 0)
     assert pool.stop(5.0).drained
@@ -310,7 +310,7 @@ def test_system_out_of_threads(make_pool: MakePool, hold: Hold, monkeypatch: pyt
     # threads there are from here on is the stdlib's affair, which counts one idle thread more for each.
     assert [pool.submit_wait(abs, number).result(PATIENCE) for number in range(10)] == list(range(10))
     dispatcher = pool._engine.dispatcher
-    assert 0 <= dispatcher.starting <= len(dispatcher.workers) <= 2
+    assert 0 <= dispatcher.roster.starting <= len(dispatcher.roster.workers) <= 2
     assert check(pool.stats()).completed[Result.OK] == 14
     again = Hold()
     assert len(fill(pool, again)) == 6

@@ -21,7 +21,7 @@ from prodpool import (
     TaskExpiredError,
 )
 from prodpool.testing import ManualClock
-from tests.core.rig import PATIENCE, BoomError, Crew, Hold, Line, check, occupy
+from tests.core.rig import PATIENCE, BoomError, Crew, Hold, WatchedLine, check, occupy
 from tests.support import Logs, MakePool
 
 OPEN_FOR = 10.0
@@ -243,7 +243,7 @@ def test_permit_back_when_refused_at_close(rig: Rig, hold: Hold, way: str) -> No
     async def from_a_loop() -> None:
         await rig.pool.submit_async(int)
 
-    crew, line = Crew(), Line(rig.pool)
+    crew, line = Crew(), WatchedLine(rig.pool)
     if way == "thread":
         waiting = crew.start(rig.pool.submit_wait, int)
     else:
@@ -263,7 +263,7 @@ def test_permit_back_when_a_waiting_coroutine_is_cancelled(rig: Rig, hold: Hold)
     for _ in range(2):
         rig.pool.submit(int)
     trip_with_all_busy(rig)
-    line = Line(rig.pool)
+    line = WatchedLine(rig.pool)
 
     async def main() -> None:
         task = asyncio.create_task(rig.pool.submit_async(int))

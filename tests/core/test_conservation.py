@@ -117,7 +117,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         with dispatcher.lock:
             there = dispatcher.occupancy()
         assert there.queued == dispatcher.queue_capacity
-        assert dispatcher.paused or there.running >= dispatcher.max_workers
+        assert dispatcher.paused or there.running >= dispatcher.roster.max_workers
 
     @rule()
     def submit_and_wait(self) -> None:
@@ -148,9 +148,9 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule()
     def start_late(self) -> None:
         # A submitter that heard NEEDS_WORKER a while ago; what it heard may no longer be so.
-        before = len(self.dispatcher.workers)
+        before = len(self.dispatcher.roster.workers)
         self.start()
-        assert len(self.dispatcher.workers) <= max(before, self.dispatcher.max_workers)
+        assert len(self.dispatcher.roster.workers) <= max(before, self.dispatcher.roster.max_workers)
 
     @precondition(lambda self: self.coming)
     @rule(data=st.data())
@@ -164,7 +164,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def never_come_up(self, data: st.DataObject) -> None:
         # The backend refused it: only what no other task has relied on is taken back here.
         worker = data.draw(st.sampled_from(self.coming))
-        if self.dispatcher.queue.length < self.dispatcher.starting:
+        if self.dispatcher.queue.length < self.dispatcher.roster.starting:
             self.coming.remove(worker)
             assert self.dispatcher.lose(worker, began=False) is None
 
@@ -180,10 +180,10 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.finished.append(task)
         with self.dispatcher.lock:
             self.dispatcher.ledger.ok += 1
-            self.dispatcher.running -= 1
+            self.dispatcher.roster.running -= 1
             task.future._take(FINISHED, None, None)
             following = self.dispatcher.take(worker)
-        self.dispatcher.tell()
+        self.dispatcher.line.tell()
         self.took(worker, following)
 
     @precondition(lambda self: self.can_finish())
@@ -208,7 +208,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.returning.remove(worker)
         with self.dispatcher.lock:
             following = self.dispatcher.take(worker)
-        self.dispatcher.tell()
+        self.dispatcher.line.tell()
         self.took(worker, following)
 
     def took(self, worker: Worker, task: Task | None) -> None:
@@ -316,7 +316,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             there = dispatcher.occupancy()
         assert 0 <= there.queued <= dispatcher.queue_capacity
         # A pool made smaller interrupts nobody, so it may go on running what it ran, and nothing more.
-        assert 0 <= there.running <= max(dispatcher.max_workers, self.ran)
+        assert 0 <= there.running <= max(dispatcher.roster.max_workers, self.ran)
         self.ran = there.running
 
     @invariant()
@@ -328,12 +328,12 @@ class DispatcherMachine(RuleBasedStateMachine):
     @invariant()
     def everybody_is_known(self) -> None:
         dispatcher = self.dispatcher
-        assert dispatcher.parked == self.idle or set(dispatcher.parked) == set(self.idle)
-        assert dispatcher.starting == len(self.coming)
-        assert dispatcher.running == len(self.at_work)
+        assert dispatcher.roster.parked == self.idle or set(dispatcher.roster.parked) == set(self.idle)
+        assert dispatcher.roster.starting == len(self.coming)
+        assert dispatcher.roster.running == len(self.at_work)
         assert dispatcher.assisted == len(self.helped)
-        assert dispatcher.workers == {*self.coming, *self.idle, *self.at_work, *self.returning}
-        assert not dispatcher.to_tell
+        assert dispatcher.roster.workers == {*self.coming, *self.idle, *self.at_work, *self.returning}
+        assert not dispatcher.line.to_tell
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
@@ -344,13 +344,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         if dispatcher.paused:
             return
         # A helped task may keep the slot of a worker that came up for it in vain.
-        places = dispatcher.max_workers + dispatcher.queue_capacity
-        full = dispatcher.running + queued + dispatcher.assisted >= places
-        assert not (dispatcher.parked and queued)
+        places = dispatcher.roster.max_workers + dispatcher.queue_capacity
+        full = dispatcher.roster.running + queued + dispatcher.assisted >= places
+        assert not (dispatcher.roster.parked and queued)
         # Who stands in line may have to wait for a worker that is on its way back, and takes it.
-        assert not (dispatcher.parked and line) or full or self.returning
+        assert not (dispatcher.roster.parked and line) or full or self.returning
         # Some loop comes by, or the watchdog starts what is missing.
-        assert not (queued or line) or dispatcher.workers or dispatcher.missing()
+        assert not (queued or line) or dispatcher.roster.workers or dispatcher.missing()
 
 
 DispatcherMachine.TestCase.settings = settings(

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, PoolStats, Reason, Result, current_task
-from tests.core.rig import PATIENCE, BoomError, Crew, Hold, Line, check, fill, law_holds, occupy
+from tests.core.rig import PATIENCE, BoomError, Crew, Hold, WatchedLine, check, fill, law_holds, occupy
 from tests.support import MakePool
 
 
@@ -135,7 +135,7 @@ def test_helped_task_is_itself(make_pool: MakePool) -> None:
 def test_helped_task_gives_its_place_to_the_line(make_pool: MakePool) -> None:
     """The queue place of a helped task goes to the next in line when it has ended."""
     pool = make_pool(1, queue_capacity=1)
-    crew, line, go = Crew(), Line(pool), threading.Event()
+    crew, line, go = Crew(), WatchedLine(pool), threading.Event()
     ready = threading.Event()
 
     def outer() -> int:

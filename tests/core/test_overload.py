@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prodpool import PoolClosedError, PoolFullError, Reason, Result, current_task
-from tests.core.rig import PATIENCE, BoomError, Crew, Hold, Line, check, fill, occupy
+from tests.core.rig import PATIENCE, BoomError, Crew, Hold, WatchedLine, check, fill, occupy
 from tests.support import MakePool
 
 # reject
@@ -52,7 +52,7 @@ def test_block_waits_for_a_place(make_pool: MakePool, hold: Hold) -> None:
     pool = make_pool(1, queue_capacity=1, overload="block")
     occupy(pool, hold, 1)
     pool.submit(int)
-    crew, line = Crew(), Line(pool)
+    crew, line = Crew(), WatchedLine(pool)
     blocked = crew.start(pool.submit, lambda: 7)
     line.wait(1)
     stats = check(pool.stats())
@@ -70,7 +70,7 @@ def test_admission_wait_is_observed(make_pool: MakePool, hold: Hold) -> None:
     pool = make_pool(1, queue_capacity=1, overload="block")
     occupy(pool, hold, 1)
     pool.submit(int)
-    crew, line = Crew(), Line(pool)
+    crew, line = Crew(), WatchedLine(pool)
     waiting = [crew.start(pool.submit, int) for _ in range(3)]
     line.wait(3)
     hold.let_go()
@@ -86,7 +86,7 @@ def test_blocked_submitters_are_served_in_order(make_pool: MakePool, hold: Hold)
     occupy(pool, hold, 1)
     ran: list[int] = []
     futures = [pool.submit(ran.append, number) for number in range(2)]
-    crew, line = Crew(), Line(pool)
+    crew, line = Crew(), WatchedLine(pool)
     waiting = []
     for number in range(2, 10):
         waiting.append(crew.start(pool.submit, ran.append, number))
@@ -280,7 +280,7 @@ def test_capacity_0_serves_who_waits(make_pool: MakePool, hold: Hold) -> None:
     """With ``queue_capacity=0`` a freed worker takes the first who stands in line."""
     pool = make_pool(1, queue_capacity=0)
     occupy(pool, hold, 1)
-    crew, line = Crew(), Line(pool)
+    crew, line = Crew(), WatchedLine(pool)
     waiting = [crew.start(pool.submit_wait, int) for _ in range(5)]
     line.wait(5)
     assert check(pool.stats()).queued == 0
@@ -323,7 +323,7 @@ def test_waiters_are_refused_at_close(make_pool: MakePool, hold: Hold) -> None:
     pool = make_pool(1, queue_capacity=1)
     occupy(pool, hold, 1)
     queued = pool.submit(int)
-    crew, line = Crew(), Line(pool)
+    crew, line = Crew(), WatchedLine(pool)
     waiting = [crew.start(pool.submit_wait, int) for _ in range(4)]
     line.wait(4)
     pool.shutdown(wait=False)
@@ -342,7 +342,7 @@ def test_cancelling_frees_the_place_for_who_waits(make_pool: MakePool, hold: Hol
     pool = make_pool(1, queue_capacity=1)
     occupy(pool, hold, 1)
     queued = pool.submit(int)
-    crew, line = Crew(), Line(pool)
+    crew, line = Crew(), WatchedLine(pool)
     waiting = crew.start(pool.submit_wait, lambda: 7)
     line.wait(1)
     assert queued.cancel()

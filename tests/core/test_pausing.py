@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolFullError, Reason, Result
-from tests.core.rig import PATIENCE, Crew, Hold, Line, check, fill, occupy
+from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, fill, occupy
 from tests.support import Logs, MakePool
 
 
@@ -62,7 +62,7 @@ def test_paused_from_the_start(make_pool: MakePool) -> None:
     pool.pause()
     meeting = threading.Barrier(3)
     futures = [pool.submit(meeting.wait, PATIENCE) for _ in range(6)]
-    assert not pool._engine.dispatcher.workers
+    assert not pool._engine.dispatcher.roster.workers
     pool.resume()
     assert sorted(future.result(PATIENCE) for future in futures) == [0, 0, 1, 1, 2, 2]
 
@@ -85,7 +85,7 @@ def test_resume_wakes_parked_workers_and_the_line(make_pool: MakePool) -> None:
     pool = make_pool(1, queue_capacity=2)
     pool.submit(int).result(PATIENCE)
     pool.pause()
-    crew, line = Crew(), Line(pool)
+    crew, line = Crew(), WatchedLine(pool)
     ran: list[int] = []
     futures = [pool.submit(ran.append, number) for number in range(2)]
     waiting = []
@@ -182,7 +182,7 @@ def test_resize_never_interrupts(make_pool: MakePool) -> None:
     hold.let_go()
     assert [future.result(PATIENCE) for future in running] == [0, 1, 2]
     assert [future.result(PATIENCE) for future in queued] == list(range(5))
-    assert len(pool._engine.dispatcher.workers) == 1
+    assert len(pool._engine.dispatcher.roster.workers) == 1
     check(pool.stats())
 
 
@@ -191,7 +191,7 @@ def test_resize_up_starts_what_waits(make_pool: MakePool, hold: Hold) -> None:
     pool = make_pool(3, max_workers=1, queue_capacity=1)
     occupy(pool, hold, 1)
     queued = pool.submit(hold)
-    crew, line = Crew(), Line(pool)
+    crew, line = Crew(), WatchedLine(pool)
     waiting = crew.start(pool.submit_wait, hold)
     line.wait()
     pool.resize(3)

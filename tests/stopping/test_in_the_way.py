@@ -14,7 +14,7 @@ import structlog
 
 from prodpool import InstrumentedPool, PoolClosedError, Reason, Result
 from tests.api.gates import until
-from tests.core.rig import PATIENCE, Crew, Hold, Line, check, law_holds, occupy
+from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, law_holds, occupy
 from tests.support import Logs, MakePool
 
 LEEWAY = 1.0
@@ -47,7 +47,7 @@ def test_done_callback_that_hangs(make_pool: MakePool, stuck: threading.Event) -
     assert future.result(0) is True
     assert check(pool.stats()).completed[Result.OK] == 1
     stuck.set()
-    until(lambda: not pool._engine.dispatcher.workers)
+    until(lambda: not pool._engine.dispatcher.roster.workers)
 
 
 @pytest.mark.parametrize("event", ["pool.draining", "pool.drain_deadline", "task.abandoned", "pool.stopped"])
@@ -86,7 +86,7 @@ def test_paused(make_pool: MakePool) -> None:
 def test_waiting_threads(make_pool: MakePool, hold: Hold, crew: Crew) -> None:
     """Threads in line for a slot are refused at once when the stop begins, and counted as that."""
     pool = make_pool(1, queue_capacity=1, overload="block")
-    line = Line(pool)
+    line = WatchedLine(pool)
     occupy(pool, hold, 1)
     pool.submit(int)
     waiting = [crew.start(submit, int) for submit in (pool.submit, pool.submit_wait) for _ in range(2)]
@@ -105,7 +105,7 @@ def test_waiting_threads(make_pool: MakePool, hold: Hold, crew: Crew) -> None:
 async def test_waiting_coroutines(make_pool: MakePool, hold: Hold) -> None:
     """So are a hundred coroutines."""
     pool = make_pool(1, queue_capacity=1)
-    line = Line(pool)
+    line = WatchedLine(pool)
     pool.submit(hold)
     await asyncio.to_thread(hold.wait_started)
     pool.submit(int)

@@ -331,7 +331,7 @@ def test_nothing_has_run_for_less_than_no_time(make_pool: MakePool, registry: Co
         assert began.wait(PATIENCE)
 
     pool.submit(len, "").result(PATIENCE)  # its loop is up, so that the next reading is the start of a run
-    until(lambda: pool._engine.dispatcher.parked)
+    until(lambda: pool._engine.dispatcher.roster.parked)
     held = ("ThreadPoolExecutor", hold)
     clock.hook = held
     future = pool.submit(gate)
