@@ -286,7 +286,9 @@ class Campaign:
         assert stats.in_flight == 0
         assert stats.offered == len(books.calls)
         assert {result: ended[result] for result in Result} == dict(stats.completed)
-        assert stats.dropped[Reason.EXPIRED] == fates["TaskExpiredError"]
+        # One that the stop gave up on, handed to a worker that had not begun it, may expire there yet.
+        expired_late = stats.dropped[Reason.EXPIRED] - fates["TaskExpiredError"]
+        assert 0 <= expired_late <= fates["WorkerLostError"]
         for reason in (Reason.BREAKER_OPEN, Reason.TENANT_LIMIT, Reason.RATE_LIMITED):
             assert stats.dropped[reason] == refused[reason]
         # Who walked away unrun was refused, or let in and cancelled, or met the stop.
@@ -302,5 +304,5 @@ class Campaign:
         assert stats.submitted == len(books.futures) + len(books.walkers_ran) + extra["cancelled"]
         # Each future says what its task did; one that was abandoned says only that.
         told = fates["ok"] + fates["error"] + fates["panic"] + fates["WorkerLostError"]
-        assert told == sum(stats.completed.values()) - len(books.walkers_ran)
+        assert told - expired_late == sum(stats.completed.values()) - len(books.walkers_ran)
         return stats
