@@ -80,7 +80,5 @@ def current_task() -> CurrentTask | None:
     worker = here.worker
     if worker is None:
         return None
-    task = worker.assisting or worker.task
-    if task is None:
-        return None
-    return CurrentTask(task, worker.pool, worker.now)
+    tasks = worker.tasks()
+    return CurrentTask(tasks[-1], worker.pool, worker.now) if tasks else None

@@ -84,7 +84,7 @@ class Dispatcher:
             if not self.paused and not self._all_taken():
                 if self.roster.parked:
                     worker = self.roster.wake_newest(task)
-                elif self.roster.may_grow(may_start) and self._enough_for(self.roster.coming()):
+                elif self.roster.may_grow(may_start) and self._enough_for(self.roster.starting):
                     return Offer.NEEDS_WORKER
             if worker is None:
                 if depth + self.assisted >= self.queue_capacity and depth + self.assisted >= self._room():
@@ -138,7 +138,12 @@ class Dispatcher:
     def reserve(self, worker: Worker) -> bool:
         """Count ``worker`` in before its loop is started; False when there are enough by now."""
         with self.lock:
-            return self.state is not State.STOPPED and self.roster.reserve(worker)
+            reserved = self.state is not State.STOPPED and self.roster.reserve(worker)
+            if reserved:
+                # The place that comes with it is for whoever has waited longest.
+                self._fill()
+        self.line.tell()
+        return reserved
 
     def begin(self, worker: Worker) -> Task | None:
         """Take the first task of a loop that has just come up; dismiss one struck out before that."""
@@ -171,6 +176,8 @@ class Dispatcher:
             roster.dismiss(worker)
         else:
             roster.park(worker)
+        if self.line.length:
+            self._fill()
         self._check_quiet()
         return None
 
@@ -182,11 +189,20 @@ class Dispatcher:
             return left
 
     def lose(self, worker: Worker, *, began: bool) -> Task | None:
-        """Strike out a worker whose loop never came up or broke down; return the task it held."""
+        """Strike out a worker whose loop never came up or broke down.
+
+        Returns the task it was given and had not ended, counted as dropped by now.
+        """
         with self.lock:
+            unfinished = worker.occupied
             task = self.roster.lose(worker, began=began)
+            woken: list[Worker] = []
+            if unfinished:
+                self.ledger.dropped[Reason.SHUTDOWN] += 1
+                woken = self.release_running(worker)
             self._check_quiet()
-            return task
+        self.wake(woken)
+        return task if unfinished else None
 
     # The owner's side.
 
@@ -240,11 +256,21 @@ class Dispatcher:
             return [task for end, task in ends if end <= now]
 
     def drop_queued(self, reason: Reason) -> list[Task]:
-        """Take every queued task out for good, counted as dropped."""
+        """Take every task out for good that no thread has begun, counted as dropped."""
         with self.lock:
-            tasks = self.queue.drain()
+            tasks = self._void_turns() + self.queue.drain()
             self.ledger.dropped[reason] += len(tasks)
             self._check_quiet()
+        return tasks
+
+    def _void_turns(self) -> list[Task]:
+        """Strike out the workers that wait for their turn in a shared backend; return their tasks."""
+        waiting = [worker for worker in self.roster.workers if worker.turn is not None]
+        tasks = [worker.task for worker in waiting if worker.task is not None]
+        for worker in waiting:
+            worker.turn = worker.task = None
+            self.roster.release(worker)
+            self.roster.dismiss(worker)
         return tasks
 
     def missing(self) -> int:
@@ -261,13 +287,13 @@ class Dispatcher:
         self.wake(gone)
         return busy
 
-    def release_running(self) -> list[Worker]:
+    def release_running(self, worker: Worker) -> list[Worker]:
         """Give back the place of a task that has ended, before its worker is back. The lock is held.
 
         Returns the parked workers that have got a task by that, for `wake`.
         """
-        self.roster.running -= 1
-        return self._put_to_work()[0] if self.roster.parked and self.line.length else []
+        self.roster.release(worker)
+        return self._put_to_work()[0] if self.line.length else []
 
     def release_assisted(self) -> list[Worker]:
         """Give back the place of a task that its waiter ran. The lock is held.
@@ -284,7 +310,7 @@ class Dispatcher:
         worker does: it has left the queue's bound.
         """
         roster = self.roster
-        coming = min(roster.coming(), self.queue.length, max(0, roster.max_workers - roster.running))
+        coming = min(self._expected(), self.queue.length, max(0, roster.max_workers - roster.running))
         waiting = self.queue.length + self.assisted - coming
         over = max(0, waiting - self.queue_capacity)
         return Occupancy(waiting - over, roster.running + coming + over)
@@ -303,7 +329,11 @@ class Dispatcher:
 
     def _room(self) -> int:
         """Return how many tasks may stand in the queue: its capacity, and one for each worker to come."""
-        return self.queue_capacity + self.roster.coming()
+        return self.queue_capacity + self._expected()
+
+    def _expected(self) -> int:
+        """Count the workers that are on their way to a task; while the pool is paused none is."""
+        return 0 if self.paused else self.roster.coming()
 
     def _admit_unless_taken(self) -> Task | None:
         return None if self._all_taken() else self.line.admit()
@@ -336,7 +366,7 @@ class Dispatcher:
         return woken, self._missing()
 
     def _missing(self) -> int:
-        wanted = self.queue.length + self.line.length - self.roster.coming()
+        wanted = self.queue.length + self.line.length - self.roster.starting
         return max(0, min(self.roster.max_workers - len(self.roster.workers), wanted))
 
     def _check_quiet(self) -> None:

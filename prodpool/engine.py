@@ -117,10 +117,15 @@ class Engine:
         self.broken: BaseException | None = None
         self._busy_told = 0.0  # guarded by the dispatcher's lock
         self.collector = collector_of(registry)
-        # From here on the pool is in the world; nothing below may fail.
-        self.collector.add(settings.name, self)
-        exit_desk.enter(self)
+        # Refused where no thread can be started; the name is not taken then.
         watchdog().watch(self.monitor)
+        try:
+            self.collector.add(settings.name, self)
+        except BaseException:
+            watchdog().unwatch(self.monitor)
+            raise
+        # From here on the pool is in the world; nothing below may fail.
+        exit_desk.enter(self)
         self.log.info(
             "pool.created",
             backend=abilities.kind,
@@ -280,17 +285,15 @@ class Engine:
             # A loop of ours broke down. Another is started when a task needs one.
             self.trouble.report("internal", error)
             if task is not None:
-                # ``started`` is reset by the very step that counts a task as finished.
-                self.runner.lost(task, error, counted=worker.started is None)
+                self.runner.lost(task, error)
             return
         self.broken = error
         self.log.error("pool.backend_broken", error=repr(error), worker_began=worker.ident is not None)
+        self.dispatcher.close()
         if task is not None:
             self.runner.lost(task, error)
-        self.dispatcher.close()
-        self.dispatcher.line.tell()
         for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):
-            self.runner.lost(queued, error, counted=True)
+            self.runner.lost(queued, error)
 
 
 class ForkedLock:

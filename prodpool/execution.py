@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prodpool.current import here, inside
 from prodpool.errors import TaskExpiredError, WorkerLostError
-from prodpool.futures import CANCELLED, FINISHED
+from prodpool.futures import CANCELLED, FINISHED, Elsewhere
 from prodpool.telemetry.stacks import own_frames_dropped
 from prodpool.vocabulary import Reason, Result
 from prodpool.worker import Worker
@@ -92,6 +92,7 @@ class Runner:
         dispatcher, ledger, future = self._dispatcher, self._ledger, task.future
         dwell = started - task.admitted_at
         following: Task | None = None
+        woken: list[Worker] = []
         with self.lock:
             ledger.ok += 1
             ledger.busy_seconds += duration
@@ -101,16 +102,19 @@ class Runner:
             histogram = ledger.duration
             histogram.counts[bisect_left(histogram.bounds, duration)] += 1
             histogram.total += duration
-            dispatcher.roster.running -= 1
             worker.started = None
             quick = future.finish_quietly(value)
             if quick:
+                dispatcher.roster.release(worker)
                 following = dispatcher.take(worker)
+            else:
+                woken = dispatcher.release_running(worker)
         if quick:
             future.wake()
             if dispatcher.line.to_tell:
                 dispatcher.line.tell()
             return following
+        dispatcher.wake(woken)
         future.resolve(FINISHED, value, None)
         return self._next(worker)
 
@@ -152,11 +156,11 @@ class Runner:
             return
         if not self._dispatcher.take_out(task):
             return
-        outer, worker.assisting = worker.assisting, task
+        worker.assisting.append(task)
         try:
             self._run_aside(worker, task, Place.ASSISTED)
         finally:
-            worker.assisting = outer
+            worker.assisting.pop()
 
     def callback_failed(self, error: BaseException) -> None:
         """Count a done-callback that raised."""
@@ -164,7 +168,7 @@ class Runner:
 
     # What stop and the watchdog ask.
 
-    def dropped(self, task: Task, reason: Reason) -> None:
+    def dropped(self, task: Task, reason: Reason, aside: Elsewhere | None = None) -> None:
         """Settle a task that was admitted, counted as dropped, and will never run."""
         if task.permit is not None and self._breaker is not None:
             self._breaker.release(task.permit)
@@ -174,21 +178,14 @@ class Runner:
             dwell = now - task.admitted_at
             deadline = task.options.deadline or 0.0
             error = TaskExpiredError(pool=self.pool, task=task.name, deadline=deadline, dwell=dwell)
-            task.future.resolve(FINISHED, None, error)
+            task.future.resolve(FINISHED, None, error, aside)
         else:
-            task.future.resolve(CANCELLED, None, None)
+            task.future.resolve(CANCELLED, None, None, aside)
         # Whoever keeps the future must not keep the arguments of a call that never happened.
         task.forget_call()
 
-    def lost(self, task: Task, error: BaseException | None, *, counted: bool = False) -> None:
-        """Settle an admitted task that will never run because its backend broke.
-
-        ``counted``: it is among the dropped, or the finished, already.
-        """
-        if not counted:
-            with self.lock:
-                self._dispatcher.roster.running -= 1
-                self._ledger.dropped[Reason.SHUTDOWN] += 1
+    def lost(self, task: Task, error: BaseException | None) -> None:
+        """Settle a task whose backend broke, counted as dropped by now; it will never run."""
         if task.permit is not None and self._breaker is not None:
             self._breaker.release(task.permit)
         self._tracing.dropped(task, Reason.SHUTDOWN, self._now())
@@ -197,15 +194,21 @@ class Runner:
         task.future.resolve(FINISHED, None, lost)
         task.forget_call()
 
-    def abandoned(self, task: Task, error: BaseException) -> None:
-        """End the span of a task that stop gave up on: a hung task is the one whose trace is wanted."""
+    def abandon(self, task: Task, aside: Elsewhere) -> bool:
+        """Let nobody wait for a running task any longer; False when it has ended after all."""
+        detail = "it still ran when the pool's stop deadline passed"
+        error = WorkerLostError(pool=self.pool, task=task.name, detail=detail)
+        if not task.future.resolve(FINISHED, None, error, aside):
+            return False
+        # A hung task is the one whose trace is wanted.
         self._tracing.finish(task, "abandoned", error)
+        return True
 
-    def drop_expired(self) -> None:
+    def drop_expired(self, aside: Elsewhere | None = None) -> None:
         """Drop the queued tasks whose deadline has passed, so that nobody waits for a hung pool."""
         for task in self._dispatcher.expired(self._now()):
             if self._dispatcher.discard(task, Reason.EXPIRED):
-                self.dropped(task, Reason.EXPIRED)
+                self.dropped(task, Reason.EXPIRED, aside)
 
     # The long way.
 
@@ -218,8 +221,9 @@ class Runner:
 
     def _expire(self, worker: Worker, task: Task) -> Task | None:
         with self.lock:
-            self._dispatcher.roster.running -= 1
             self._ledger.dropped[Reason.EXPIRED] += 1
+            woken = self._dispatcher.release_running(worker)
+        self._dispatcher.wake(woken)
         self.dropped(task, Reason.EXPIRED)
         return self._next(worker)
 
@@ -289,7 +293,7 @@ class Runner:
             else:
                 ledger.busy_seconds += duration
                 worker.started = None
-                woken = dispatcher.release_running()
+                woken = dispatcher.release_running(worker)
         dispatcher.wake(woken)
 
 

@@ -15,6 +15,8 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 T = TypeVar("T")
+# Has a call made by another thread.
+Elsewhere = Callable[[Callable[[], None]], object]
 
 # The state words are the stdlib's own; ``wait`` compares them.
 PENDING = "PENDING"
@@ -194,10 +196,13 @@ class PoolFuture(Future[T]):
         self._take(FINISHED, result, None)
         return True
 
-    def resolve(self, state: str, result: Any, exception: BaseException | None) -> bool:
+    def resolve(
+        self, state: str, result: Any, exception: BaseException | None, aside: Elsewhere | None = None
+    ) -> bool:
         """Settle the future, wake who waits, run the callbacks; the first to come wins.
 
-        Never called with the pool's lock held. False when the future was settled before.
+        Never called with the pool's lock held. False when the future was settled before. A thread that
+        callbacks must not hold up passes ``aside``, who makes them.
         """
         with self._home.lock:
             cond = self._cond
@@ -212,9 +217,8 @@ class PoolFuture(Future[T]):
                     waiter.add_cancelled(self) if state == CANCELLED else self._tell(waiter)
                 cond.notify_all()
         self.wake()
-        for fn in self._callbacks or ():
-            self._call(fn)
-        self._callbacks = None
+        if self._callbacks:
+            aside(self._call_back) if aside is not None else self._call_back()
         return True
 
     def wake(self) -> None:
@@ -259,6 +263,11 @@ class PoolFuture(Future[T]):
                 return
             self._parked.remove(lock)
         raise TimeoutError
+
+    def _call_back(self) -> None:
+        callbacks, self._callbacks = self._callbacks, None
+        for fn in callbacks or ():
+            self._call(fn)
 
     def _call(self, fn: Callable[[Future[T]], object]) -> None:
         try:

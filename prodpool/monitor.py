@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
+from prodpool.aside import Aside
 from prodpool.dispatch import Dispatcher
 from prodpool.execution import Runner
 from prodpool.telemetry.logs import PoolLog, about
@@ -51,7 +52,7 @@ class Monitor:
         """Look once. Never raises."""
         try:
             self._warn_of_hung()
-            self._runner.drop_expired()
+            self._drop_expired()
             self._start_loops(self._dispatcher.missing())
             self.summarise_drops()
             self._log.flush_suppressed()
@@ -86,6 +87,12 @@ class Monitor:
             return (total - total_then) / (count - count_then)
         return total / count if count else None
 
+    def _drop_expired(self) -> None:
+        # The callbacks are made aside: one that hangs must not end the watch over every pool.
+        callbacks = Aside("prodpool-expired-callbacks")
+        self._runner.drop_expired(callbacks.say)
+        callbacks.finish(0)
+
     def _remember(self) -> None:
         now = self._now()
         with self._dispatcher.lock:
@@ -105,12 +112,12 @@ class Monitor:
                 self._warn(worker, now - started)
 
     def _warn(self, worker: Worker, elapsed: float) -> None:
-        task, began = worker.assisting or worker.task, worker.started
+        tasks, began = worker.tasks(), worker.started
         stack = live_stack(worker)
         # Without a lock the task may have ended meanwhile, and the stack be another's.
-        if task is None or worker.started != began:
+        if not tasks or worker.started != began:
             return
-        self._log.warning("task.still_running", **about(task), elapsed=elapsed, stack=stack)
+        self._log.warning("task.still_running", **about(tasks[-1]), elapsed=elapsed, stack=stack)
 
 
 def live_stack(worker: Worker) -> str:

@@ -64,7 +64,14 @@ class Roster:
         task.future.begin()
         worker.parked = False
         worker.task = task
+        worker.occupied = True
         self.running += 1
+
+    def release(self, worker: Worker) -> None:
+        """Give back the place of a task that has ended, before its worker is back."""
+        if worker.occupied:
+            worker.occupied = False
+            self.running -= 1
 
     def wake_newest(self, task: Task) -> Worker:
         """Give ``task`` to the worker that parked last."""

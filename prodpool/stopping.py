@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from prodpool.aside import Aside
-from prodpool.errors import WorkerLostError
-from prodpool.futures import FINISHED
 from prodpool.latch import Latch
 from prodpool.monitor import live_stack
 from prodpool.telemetry.logs import about
@@ -94,6 +92,9 @@ class Stopper:
         self._known = Latch()
         self._done = Latch()
         self._report: StopReport | None = None
+        self._aside = Aside(f"prodpool-stop-log-{pool}")
+        # Of what is dropped or given up. They may hang, and the log is still to be written.
+        self._callbacks = Aside(f"prodpool-stop-callbacks-{pool}")
         # How far the stop has got with what it does after the deadline: tasks dropped, workers given up.
         self._steps = 0
 
@@ -177,12 +178,12 @@ class Stopper:
         try:
             self._start_loops(self._dispatcher.close())
             self._closed.open()
-            self._aside = Aside(f"prodpool-stop-log-{self._pool}")
             threads = self._threads()
             drained = self._drain() or self._break_off()
             busy = self._finish(drained)
             self._known.open()
             self._end_backend([] if busy else threads)
+            self._callbacks.finish(PATIENCE)
             self._aside.finish(PATIENCE)
             # Not before the last line is written: at exit it is the watchdog that writes it.
             self._on_stopped()
@@ -261,9 +262,8 @@ class Stopper:
         )
         self._drop_queued()
         for worker in list(dispatcher.roster.workers):
-            for task in (worker.task, worker.assisting):
-                if task is not None:
-                    task.request_cancel()
+            for task in worker.tasks():
+                task.request_cancel()
         ends = time.monotonic() + GRACE
         while not dispatcher.is_quiet() and (left := ends - time.monotonic()) > 0:
             self._await_stir(left)
@@ -275,7 +275,7 @@ class Stopper:
 
     def _drop_queued(self) -> None:
         for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
-            self._runner.dropped(task, Reason.SHUTDOWN)
+            self._runner.dropped(task, Reason.SHUTDOWN, self._callbacks.say)
             self._steps += 1
 
     def _abandon(self, worker: Worker) -> str | None:
@@ -283,16 +283,12 @@ class Stopper:
 
         None when it turns out to have finished at the last moment.
         """
-        task, started = worker.task, worker.started
+        task, started, tasks = worker.task, worker.started, worker.tasks()
         self._steps += 1
         lost = False
-        for each in (worker.assisting, task):
-            if each is not None:
-                detail = "it still ran when the pool's stop deadline passed"
-                error = WorkerLostError(pool=self._pool, task=each.name, detail=detail)
-                if each.future.resolve(FINISHED, None, error):
-                    lost = True
-                    self._runner.abandoned(each, error)
+        # Innermost first: each of them waits for the one inside it.
+        for each in reversed(tasks):
+            lost |= self._runner.abandon(each, self._callbacks.say)
         if task is None or not (lost or worker in self._dispatcher.roster.workers):
             return None
         # Not lost, but not back either: it hangs in a done-callback of a task that has finished.

@@ -24,6 +24,7 @@ class Worker:
         "lease",
         "next_warning",
         "now",
+        "occupied",
         "outer",
         "parked",
         "pool",
@@ -38,8 +39,11 @@ class Worker:
         self.now = now
         self.task: Task | None = None
         self.started: float | None = None
-        # A task that this one waits for and therefore runs itself, on top of ``task``.
-        self.assisting: Task | None = None
+        # Whether it counts among the running; it does from the moment it is given a task until that is
+        # counted as ended. Guarded by the dispatcher's lock.
+        self.occupied = False
+        # Tasks that are waited for and therefore run here on top of ``task``, each inside the one before.
+        self.assisting: list[Task] = []
         # Seconds of running after which the watchdog speaks (again); None: at its first threshold.
         self.next_warning: float | None = None
         # What the thread was before it became this stand-in (a task run by its caller).
@@ -53,3 +57,8 @@ class Worker:
         # A raw lock, not an Event: parking and waking cost one operation each.
         self.wake = threading.Lock()
         self.wake.acquire()
+
+    def tasks(self) -> list[Task]:
+        """Return the task it was given and those it runs inside that one, innermost last."""
+        task = self.task
+        return ([] if task is None else [task]) + self.assisting

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from prodpool.queues import FifoQueue
@@ -70,8 +71,10 @@ class AsyncWaiter:
         try:
             self._loop.call_soon_threadsafe(self._told)
         except RuntimeError:
-            # The loop is closed and nobody will ever ask for this task: do not run it for nothing.
-            self.task.future.cancel()
+            # The loop is closed and nobody will ever ask for this task: do not run it for nothing,
+            # unless the recursion limit is too near to cancel it.
+            with suppress(RecursionError):
+                self.task.future.cancel()
 
     def _told(self) -> None:
         if not self.future.done():
@@ -85,13 +88,15 @@ class Line(FifoQueue[Waiter]):
     is in ``to_tell`` until then.
     """
 
-    __slots__ = ("to_tell", "_ledger", "_now")
+    __slots__ = ("to_tell", "_ledger", "_now", "_tellers")
 
     def __init__(self, ledger: Ledger, now: Callable[[], float]) -> None:
         super().__init__()
         self.to_tell: list[Waiter] = []
         self._ledger = ledger
         self._now = now
+        # Idents of the threads that are telling right now.
+        self._tellers: set[int] = set()
 
     def admit(self) -> Task | None:
         """Let the first one in and return its task; None when nobody waits."""
@@ -123,10 +128,21 @@ class Line(FifoQueue[Waiter]):
         self._ledger.dropped[Reason.CLOSED] += len(refused)
 
     def tell(self) -> None:
-        """Tell those who are to be told; call it, with no lock held, whenever ``to_tell`` is not empty."""
-        while self.to_tell:
-            try:
-                waiter = self.to_tell.pop(0)
-            except IndexError:  # another thread was quicker
-                return
-            waiter.tell()
+        """Tell those who are to be told; call it, with no lock held, whenever ``to_tell`` is not empty.
+
+        Telling one may let in the next (who cannot be told cancels its task, which frees a place). That
+        is left to the round that goes on already: a long line would else become a deep recursion.
+        """
+        me = threading.get_ident()
+        if not self.to_tell or me in self._tellers:
+            return
+        self._tellers.add(me)
+        try:
+            while self.to_tell:
+                try:
+                    waiter = self.to_tell.pop(0)
+                except IndexError:  # another thread was quicker
+                    return
+                waiter.tell()
+        finally:
+            self._tellers.discard(me)

@@ -89,13 +89,15 @@ class LeasedWorkers:
                         turn_ends = self._now() + TURN
                 if worker.dismissed:
                     return
-                if not wake.acquire(timeout=self._linger):
+                linger = self._linger
+                if self._shared:
+                    linger = max(0.0, min(linger, turn_ends - self._now()))
+                if not wake.acquire(timeout=linger):
                     if self._dispatcher.leave(worker):
                         return
                     # Given a task, or dismissed, at the very moment it gave up waiting.
                     wake.acquire()
                 task = worker.task
-                turn_ends = self._now() + TURN
         finally:
             here.worker = None
 

@@ -174,14 +174,14 @@ def test_waiters_of_a_closed_loop(make_pool: MakePool, hold: Hold) -> None:
     loop = asyncio.new_event_loop()
     ran: list[int] = []
     line = WatchedLine(pool)
-    orphans = [loop.create_task(pool.submit_async(ran.append, number)) for number in range(5)]
+    orphans = [loop.create_task(pool.submit_async(ran.append, number)) for number in range(300)]
     loop.run_until_complete(asyncio.sleep(0))
-    line.wait(5)
+    line.wait(300)
     loop.close()
     # Each freed place goes to an orphan, whose task is cancelled at once, and so on to the end of the line.
     assert queued[0].cancel()
     stats = check(pool.stats())
-    assert (stats.submitted, stats.queued, stats.dropped[Reason.CANCELLED]) == (8, 1, 6)
+    assert (stats.submitted, stats.queued, stats.dropped[Reason.CANCELLED]) == (303, 1, 301)
     assert line.length == 0
     assert pool.submit(lambda: 7).cancel()
     hold.let_go()

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result, WorkerLostError
 from prodpool.workers.threads import TURN
-from tests.core.rig import PATIENCE, Hold, check, fill, law_holds, occupy
+from tests.core.rig import PATIENCE, Crew, Hold, check, fill, law_holds, occupy
 from tests.support import Logs, MakePool
 
 
@@ -209,6 +209,59 @@ def test_pool_holds_no_thread_when_idle_backend_is_reused(shared: ThreadPoolExec
     departures.wait()
     assert pool.submit(lambda: 9).result(PATIENCE) == 9
     pool.stop(1.0)
+    pool.close_metrics()
+
+
+def test_a_trickle_of_tasks_gives_others_a_turn(shared: ThreadPoolExecutor) -> None:
+    """Tasks that come more often than a loop idles do not keep a shared thread from others for ever."""
+    pool = InstrumentedPool(shared, name="guest", own_backend=False, registry=CollectorRegistry())
+    crew, over = Crew(), threading.Event()
+
+    def trickle() -> None:
+        while not over.wait(0.01):
+            pool.submit(int)
+
+    pool.submit(int).result(PATIENCE)
+    crew.start(trickle)
+    strangers = [shared.submit(abs, number) for number in range(3)]
+    assert [stranger.result(PATIENCE) for stranger in strangers] == [0, 1, 2]
+    over.set()
+    crew.join()
+    pool.stop(1.0)
+    pool.close_metrics()
+
+
+def test_stop_while_a_worker_waits_for_its_turn(shared: ThreadPoolExecutor, logs: Logs) -> None:
+    """A task whose worker stands behind others in a shared backend is dropped by a stop, and never runs."""
+    pool = InstrumentedPool(
+        shared,
+        name="guest",
+        queue_capacity=9,
+        own_backend=False,
+        registry=CollectorRegistry(),
+        logger=logs.logger,
+    )
+    hold, first = Hold(), threading.Event()
+    ran: list[int] = []
+
+    def longer_than_a_turn() -> None:
+        first.set()
+        time.sleep(2 * TURN)
+
+    pool.submit(longer_than_a_turn)
+    assert first.wait(PATIENCE)
+    behind = [pool.submit(ran.append, 1), pool.submit(ran.append, 2)]
+    blocker = shared.submit(hold)
+    hold.wait_started()  # in the thread that the pool's loop gave way with
+    report = pool.stop(0.05)
+    assert (report.dropped, report.abandoned) == (2, ())
+    assert all(future.cancelled() for future in behind)
+    hold.let_go()
+    blocker.result(PATIENCE)
+    assert shared.submit(int).result(PATIENCE) == 0
+    assert not ran
+    stats = check(pool.stats())
+    assert (stats.dropped[Reason.SHUTDOWN], stats.in_flight) == (2, 0)
     pool.close_metrics()
 
 

@@ -103,6 +103,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         worker = Worker("test", lambda: 0.0)
         if self.dispatcher.reserve(worker):
             self.coming.append(worker)
+            self.look()
 
     @rule(count=st.integers(1, 4))
     def submit(self, count: int) -> None:
@@ -180,7 +181,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.finished.append(task)
         with self.dispatcher.lock:
             self.dispatcher.ledger.ok += 1
-            self.dispatcher.roster.running -= 1
+            self.dispatcher.roster.release(worker)
             task.future._take(FINISHED, None, None)
             following = self.dispatcher.take(worker)
         self.dispatcher.line.tell()
@@ -195,7 +196,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.finished.append(task)
         with self.dispatcher.lock:
             self.dispatcher.ledger.ok += 1
-            woken = self.dispatcher.release_running()
+            woken = self.dispatcher.release_running(worker)
             task.future._take(FINISHED, None, None)
         self.returning.append(worker)
         self.dispatcher.wake(woken)
@@ -340,7 +341,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         dispatcher = self.dispatcher
         queued, line = dispatcher.queue.length, dispatcher.line.length
         if line:
-            assert queued + dispatcher.assisted >= dispatcher.queue_capacity
+            # Nobody else can get past them: a submit at this moment finds no room.
+            assert queued + dispatcher.assisted >= dispatcher._room()
         if dispatcher.paused:
             return
         # A helped task may keep the slot of a worker that came up for it in vain.

@@ -133,3 +133,21 @@ def test_cancelled_and_then_expired(make_pool: MakePool, hold: Hold, clock: Manu
     pool._engine.runner.drop_expired()
     stats = check(pool.stats())
     assert (stats.dropped[Reason.CANCELLED], stats.dropped[Reason.EXPIRED]) == (1, 0)
+
+
+def test_a_callback_that_hangs_ends_no_watch(make_pool: MakePool, hold: Hold) -> None:
+    """A done-callback of an expired task may hang: tasks go on expiring, in that pool and in others."""
+    pools = [make_pool(1, name=name, hung_after=0.1) for name in ("first", "second")]
+    for pool in pools:
+        occupy(pool, hold, 1)
+    inside, leave = threading.Event(), threading.Event()
+
+    def hang(_: object) -> None:
+        inside.set()
+        leave.wait()
+
+    pools[0].options(deadline=0.01).submit(int).add_done_callback(hang)
+    assert inside.wait(PATIENCE)
+    for pool in pools:
+        assert isinstance(pool.options(deadline=0.01).submit(int).exception(PATIENCE), TaskExpiredError)
+    leave.set()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from prodpool import InstrumentedPool, PoolClosedError, Reason, Result
+from prodpool import InstrumentedPool, PoolClosedError, Reason, Result, WorkerLostError, current_task
 from tests.api.gates import until
 from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, law_holds, occupy
 from tests.support import Logs, MakePool
@@ -69,6 +69,52 @@ def test_log_sink_that_hangs(make_pool: MakePool, hold: Hold, stuck: threading.E
     assert (report.drained, report.dropped, len(report.abandoned)) == (False, 1, 1)
     assert queued.cancelled()
     assert law_holds(pool.stats())
+
+
+def test_done_callback_of_a_dropped_task_that_hangs(
+    make_pool: MakePool, hold: Hold, stuck: threading.Event
+) -> None:
+    """The report is exact all the same, the last line is written, and the other futures are settled."""
+    pool = make_pool(1)
+    occupy(pool, hold, 1)
+    dropped = [pool.submit(int) for _ in range(2)]
+    dropped[0].add_done_callback(lambda _: stuck.wait())
+    began = time.monotonic()
+    report = pool.stop(0.1)
+    assert time.monotonic() - began < 0.1 + 1.0 + LEEWAY
+    assert (report.dropped, len(report.abandoned)) == (2, 1)
+    assert all(future.cancelled() for future in dropped)
+    stuck.set()
+
+
+def test_task_inside_task_inside_task(make_pool: MakePool, stuck: threading.Event) -> None:
+    """Of tasks that wait for one another in one worker, all are asked to end and none is waited for."""
+    pool = make_pool(1, queue_capacity=5)
+    futures: list[Any] = []
+    tokens: list[threading.Event] = []
+    innermost = threading.Event()
+
+    def nest(depth: int) -> None:
+        current = current_task()
+        assert current is not None
+        tokens.append(current.cancelled)
+        if depth:
+            futures.append(pool.submit(nest, depth - 1))
+            futures[-1].result()
+        else:
+            innermost.set()
+            stuck.wait()
+
+    futures.append(pool.submit(nest, 3))
+    assert innermost.wait(PATIENCE)
+    report = pool.stop(0.05)
+    assert len(report.abandoned) == 1
+    assert [token.is_set() for token in tokens] == [True] * 4
+    for future in futures:
+        with pytest.raises(WorkerLostError):
+            future.result(0)
+    stuck.set()
+    until(lambda: not pool._engine.dispatcher.roster.workers)
 
 
 def test_paused(make_pool: MakePool) -> None:
