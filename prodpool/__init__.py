@@ -4,6 +4,7 @@ from prodpool.admission.policy import BreakerPolicy
 from prodpool.current import CurrentTask, current_task
 from prodpool.errors import (
     BreakerOpenError,
+    PoolBrokenError,
     PoolClosedError,
     PoolFullError,
     RateLimitError,
@@ -25,6 +26,7 @@ __all__ = [
     "BreakerPolicy",
     "CurrentTask",
     "InstrumentedPool",
+    "PoolBrokenError",
     "PoolClosedError",
     "PoolFullError",
     "PoolFuture",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prodpool.admission.gate import AsyncWaiter, ThreadWaiter, Waiter
 from prodpool.current import inside
 from prodpool.dispatch import Offer
-from prodpool.errors import BreakerOpenError, PoolClosedError, PoolFullError, WorkerLostError
+from prodpool.errors import BreakerOpenError, PoolBrokenError, PoolClosedError, PoolFullError
 from prodpool.execution import headroom
 from prodpool.futures import PoolFuture
 from prodpool.task import Task, TaskOptions
@@ -21,7 +21,10 @@ from prodpool.vocabulary import Reason, State
 if TYPE_CHECKING:
     from prodpool.engine import Engine
 
-_NESTED = "a task of this pool would wait here for a slot that only tasks of this pool can free"
+_NESTED = (
+    "A task of this pool would wait here for a slot that only tasks of this pool can free: call the function "
+    "directly, or submit it to another pool"
+)
 
 
 class Door:
@@ -51,6 +54,8 @@ class Door:
         if self._overload == "block":
             return self._stand_in_line(task, math.inf)
         if self._overload == "caller_runs":
+            if _on_event_loop():
+                raise self._would_block(task)
             return self._run_by_caller(task)
         raise self._full(task)
 
@@ -151,9 +156,7 @@ class Door:
     def _stand_in_line(self, task: Task, wait: float) -> PoolFuture[Any]:
         self._refuse_nested(task)
         if _on_event_loop():
-            self._give_back(task)
-            self._dispatcher.refuse(Reason.FULL)
-            raise RuntimeError(_blocks_loop(self._pool))
+            raise self._would_block(task)
         waiter = ThreadWaiter(task)
         offer = self._offer(task, waiter)
         if offer is Offer.WAITING:
@@ -206,6 +209,11 @@ class Door:
 
     # Refusals.
 
+    def _would_block(self, task: Task) -> RuntimeError:
+        self._give_back(task)
+        self._dispatcher.refuse(Reason.FULL)
+        return RuntimeError(_blocks_loop(self._pool))
+
     def _refuse_nested(self, task: Task) -> None:
         """Refuse to wait inside a worker of a full pool: that is how a pool deadlocks itself."""
         if inside(self._dispatcher.roster.workers):
@@ -224,21 +232,26 @@ class Door:
             detail=detail,
         )
 
-    def _closed(self, task: Task) -> PoolClosedError | WorkerLostError:
+    def _closed(self, task: Task) -> PoolClosedError:
         self._give_back(task)
         self._dispatcher.refuse(Reason.CLOSED)
         broken = self._engine.broken
-        if broken is None:
-            return PoolClosedError(pool=self._pool)
-        return WorkerLostError(pool=self._pool, task=task.name, detail=f"the backend broke: {broken!r}")
+        return PoolClosedError(pool=self._pool) if broken is None else self._broken(broken)
 
-    def _unusable(self, task: Task, error: RuntimeError) -> PoolClosedError | WorkerLostError:
+    def _unusable(self, task: Task, error: RuntimeError) -> PoolClosedError:
         """Refuse because the backend takes no more loops, which somebody else has shut down or broken."""
         self._give_back(task)
         self._dispatcher.refuse(Reason.CLOSED)
         if isinstance(error, BrokenExecutor):
-            return WorkerLostError(pool=self._pool, task=task.name, detail=f"the backend broke: {error!r}")
-        return PoolClosedError(pool=self._pool, detail=f"the wrapped executor takes no more work: {error}")
+            return self._broken(error)
+        return PoolClosedError(
+            pool=self._pool,
+            detail=f"the wrapped executor takes no more work: {error}; stop this pool and build a new one "
+            "around a new executor",
+        )
+
+    def _broken(self, cause: BaseException) -> PoolBrokenError:
+        return PoolBrokenError(pool=self._pool, cause=cause)
 
 
 def _on_event_loop() -> bool:
@@ -251,6 +264,6 @@ def _on_event_loop() -> bool:
 
 def _blocks_loop(pool: str) -> str:
     return (
-        f"pool {pool!r} would block the event loop of this thread while it waits for a slot: "
+        f"pool {pool!r} would block the event loop of this thread until there is a slot: "
         "use 'await pool.submit_async(fn, ...)' there"
     )

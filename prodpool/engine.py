@@ -43,6 +43,12 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     VERSION = "unknown"
 
 
+# Seconds a task is taken to need while none has finished, and the least that `retry_after` says: whoever
+# heeds it must not spin.
+UNKNOWN = 1.0
+LEAST_RETRY = 0.01
+
+
 class Engine:
     """One pool without its face."""
 
@@ -206,16 +212,15 @@ class Engine:
     def retry_after(self) -> float:
         """Guess the seconds until a slot is free: the mean task, shared by all workers.
 
-        Tasks that run for longer than that already are taken to need as long again. With nothing to
-        go by it is a second.
+        Tasks that run for longer than that already are taken to need as long again. While no task has
+        finished, a mean of a second is as good as any.
         """
         now = self.now()
         starts = [worker.started for worker in list(self.dispatcher.roster.workers)]
         runs = [now - began for began in starts if began is not None]
         mean = self.monitor.mean_duration()
-        if mean is None and not runs:
-            return 1.0
-        return max(0.001, mean or 0.0, fmean(runs or [0.0])) / self.dispatcher.roster.max_workers
+        guess = max(UNKNOWN if mean is None else mean, fmean(runs or [0.0]))
+        return max(LEAST_RETRY, guess / self.dispatcher.roster.max_workers)
 
     # What the exit desk asks.
 
@@ -290,6 +295,9 @@ class Engine:
         self.broken = error
         self.log.error("pool.backend_broken", error=repr(error), worker_began=worker.ident is not None)
         self.dispatcher.close()
+        # Nobody else may ever do it, and whoever looks shall see a pool that is stopped. Not from here: this
+        # may be a thread that holds the backend's own lock.
+        watchdog().soon(lambda: self.stopper.stop(math.inf, wait=False))
         if task is not None:
             self.runner.lost(task, error)
         for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):

@@ -10,6 +10,7 @@ from prodpool.vocabulary import Reason
 
 __all__ = [
     "BreakerOpenError",
+    "PoolBrokenError",
     "PoolClosedError",
     "PoolFullError",
     "RateLimitError",
@@ -72,9 +73,12 @@ class PoolFullError(RejectedError):
             if queue_capacity
             else "every worker is busy and nothing may wait (queue_capacity=0)"
         )
+        way_out = detail or (
+            f"{_later(retry_after)}, wait for a slot with options(wait=seconds), or give the pool more "
+            "workers or queue_capacity"
+        )
         super().__init__(
-            f"pool {pool!r} is full: {places}{'; ' + detail if detail else ''}. {_later(retry_after)}, "
-            "wait for a slot with options(wait=seconds), or give the pool more workers or queue_capacity",
+            f"pool {pool!r} is full: {places}. {way_out}",
             pool=pool,
             reason=Reason.FULL,
             retry_after=retry_after,
@@ -101,6 +105,16 @@ class PoolClosedError(RejectedError):
             retry_after=retry_after,
         )
         self.detail = detail
+
+
+class PoolBrokenError(PoolClosedError, BrokenExecutor):
+    """Raised when a pool takes no new tasks because the executor it wraps broke."""
+
+    def __init__(self, *, pool: str, cause: BaseException) -> None:
+        super().__init__(
+            pool=pool,
+            detail=f"the wrapped executor broke: {cause!r}; build a new executor and a new pool around it",
+        )
 
 
 class BreakerOpenError(RejectedError):
@@ -171,15 +185,26 @@ class WorkerLostError(_PoolError, BrokenExecutor):
     """Raised when the worker a task was given to went away before it had answered."""
 
     def __init__(
-        self, *, pool: str, task: str, detail: str | None = None, retry_after: float | None = None
+        self,
+        *,
+        pool: str,
+        task: str,
+        detail: str | None = None,
+        retry_after: float | None = None,
+        began: bool = True,
     ) -> None:
+        what_now = (
+            "It may have run in part: submit it again only if running it twice does no harm"
+            if began
+            else "It never began, so it can be submitted again"
+        )
         super().__init__(
-            f"task {task!r} of pool {pool!r} lost its worker{': ' + detail if detail else ''}. "
-            "It may have run in part: submit it again only if running it twice does no harm",
+            f"task {task!r} of pool {pool!r} lost its worker{': ' + detail if detail else ''}. {what_now}",
             pool=pool,
             retry_after=retry_after,
         )
-        # It did run, so it is counted as completed{result="panic"} and under no reason.
+        # One that began is counted as it ends, if ever; one that did not, as dropped{reason="shutdown"}.
         self.reason: Reason | None = None
         self.task = task
         self.detail = detail
+        self.began = began

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prodpool.current import here, inside
 from prodpool.errors import TaskExpiredError, WorkerLostError
 from prodpool.futures import CANCELLED, FINISHED, Elsewhere
+from prodpool.task import callable_name
 from prodpool.telemetry.stacks import own_frames_dropped
 from prodpool.vocabulary import Reason, Result
 from prodpool.worker import Worker
@@ -162,9 +163,10 @@ class Runner:
         finally:
             worker.assisting.pop()
 
-    def callback_failed(self, error: BaseException) -> None:
-        """Count a done-callback that raised."""
-        self._trouble.report("callback", error)
+    def callback_failed(self, fn: Callable[..., object], error: BaseException) -> None:
+        """Count and log a done-callback that raised."""
+        self._trouble.count("callback")
+        self._log.callback_failed(callable_name(fn), error)
 
     # What stop and the watchdog ask.
 
@@ -189,7 +191,8 @@ class Runner:
         if task.permit is not None and self._breaker is not None:
             self._breaker.release(task.permit)
         self._tracing.dropped(task, Reason.SHUTDOWN, self._now())
-        lost = WorkerLostError(pool=self.pool, task=task.name, detail=f"the backend broke: {error!r}")
+        detail = f"the wrapped executor broke: {error!r}"
+        lost = WorkerLostError(pool=self.pool, task=task.name, detail=detail, began=False)
         lost.__cause__ = error
         task.future.resolve(FINISHED, None, lost)
         task.forget_call()

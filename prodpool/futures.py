@@ -40,7 +40,7 @@ class Home(Protocol):
     def assist(self, task: Any) -> None:
         """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""
 
-    def callback_failed(self, error: BaseException) -> None:
+    def callback_failed(self, fn: Callable[..., object], error: BaseException) -> None:
         """Report a done-callback that raised."""
 
 
@@ -160,7 +160,7 @@ class PoolFuture(Future[T]):
         try:
             fn(self)
         except Exception as error:  # noqa: BLE001  # as the stdlib; this thread's own exit gets through
-            self._home.callback_failed(error)
+            self._home.callback_failed(fn, error)
 
     def set_running_or_notify_cancel(self) -> bool:
         """Refuse: only the pool moves its futures on."""
@@ -273,7 +273,7 @@ class PoolFuture(Future[T]):
         try:
             fn(self)
         except BaseException as error:  # noqa: BLE001  # a raise here would kill the worker for ever
-            self._home.callback_failed(error)
+            self._home.callback_failed(fn, error)
 
 
 def _bounded(timeout: float) -> float:

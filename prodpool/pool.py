@@ -160,6 +160,7 @@ class InstrumentedPool(Executor):
 
         Raises:
             PoolFullError: The wait was bounded and is over.
+            BreakerOpenError, PoolClosedError: At once, as by `submit`: a wait does not outlast these.
             RuntimeError: The calling thread runs an event loop, which this would block.
         """
         return self._door.submit_wait(DEFAULT_OPTIONS, fn, args, kwargs)
@@ -183,7 +184,7 @@ class InstrumentedPool(Executor):
         Args:
             task: Name in logs and spans; None for the function's own.
             deadline: Seconds from submit after which the task is dropped unrun and its future raises
-                TaskExpiredError.
+                TaskExpiredError. A wait for a slot lasts no longer either, and ends in PoolFullError.
             wait: Seconds that ``submit`` waits for a slot, whatever the overload policy.
         """
         return PoolView(self, self._door).options(task=task, deadline=deadline, wait=wait)
@@ -208,6 +209,9 @@ class InstrumentedPool(Executor):
             chunksize: Accepted and without effect, as for threads in the stdlib.
             buffersize: Submitted calls whose results have not been read, at most; None for as many as the
                 pool holds.
+
+        Raises:
+            BreakerOpenError, PoolClosedError: From here or while results are read, as by `submit`.
 
         Source: Executor.map, docs.python.org/3.14/library/concurrent.futures.html
         """

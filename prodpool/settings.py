@@ -195,10 +195,7 @@ def pool_size_from(environment: Mapping[str, str] = os.environ) -> int:
     text = environment.get(WORKER_POOL_SIZE)
     if text is None:
         return DEFAULT_POOL_SIZE
-    try:
-        size = int(text)
-    except ValueError:
-        size = 0
+    size = int(text) if re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else 0
     if size < 1:
         raise ValueError(
             f"environment variable {WORKER_POOL_SIZE}={text!r} is no pool size: set it to a whole number "

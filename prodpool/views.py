@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LONGEST_NAME = 200
+
 
 def check_options(
     options: TaskOptions, *, task: str | None, deadline: float | None, wait: float | None
@@ -29,8 +31,13 @@ def check_options(
         TypeError, ValueError: An option is wrong; the message names it, its value and what would do.
     """
     if task is not None:
-        if not isinstance(task, str) or not task:
+        if not isinstance(task, str):
             raise TypeError(f"task={task!r} is no name: pass a short string, such as 'resize'")
+        # It goes into log lines as it is: a line break in it would forge one.
+        if not task or len(task) > LONGEST_NAME or not task.isprintable():
+            raise ValueError(
+                f"task={task!r} is no name: pass 1 to {LONGEST_NAME} printable characters, such as 'resize'"
+            )
         options = replace(options, task=task)
     if deadline is not None:
         options = replace(options, deadline=check_seconds("deadline", deadline, positive=True))

@@ -11,6 +11,7 @@ import pytest
 from prodpool import errors
 from prodpool.errors import (
     BreakerOpenError,
+    PoolBrokenError,
     PoolClosedError,
     PoolFullError,
     RateLimitError,
@@ -22,13 +23,16 @@ from prodpool.errors import (
 from prodpool.vocabulary import Reason, Result
 
 EACH = [
-    PoolFullError(pool="mail", queued=5, queue_capacity=5, retry_after=0.25, detail="waited 2 s for a slot"),
+    PoolFullError(
+        pool="mail", queued=5, queue_capacity=5, retry_after=0.25, detail="Call the function directly"
+    ),
     PoolClosedError(pool="mail"),
     BreakerOpenError(pool="mail", retry_after=12.0, why="open, consecutive failures: 5"),
     TenantLimitError(pool="mail", tenant="acme", limit=3),
     RateLimitError(pool="mail", rate=50.0, retry_after=0.02),
     TaskExpiredError(pool="mail", task="deliver", deadline=5.0, dwell=5.2),
     WorkerLostError(pool="mail", task="deliver", detail="killed by signal 9"),
+    PoolBrokenError(pool="mail", cause=BrokenExecutor("a process in it was killed")),
     RejectedError("no", pool="mail", reason=Reason.FULL),
 ]
 each = pytest.mark.parametrize("error", EACH, ids=lambda error: type(error).__name__)
@@ -80,6 +84,7 @@ def test_what_callers_already_catch(error: Exception) -> None:
         (EACH[4], Reason.RATE_LIMITED),
         (EACH[5], Reason.EXPIRED),
         (EACH[6], None),
+        (EACH[7], Reason.CLOSED),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -89,18 +94,20 @@ def test_reason(error: RejectedError, reason: Reason | None) -> None:
     assert isinstance(error, RejectedError) is (reason not in {Reason.EXPIRED, None})
 
 
-def test_lost_worker_is_a_broken_executor() -> None:
-    """Code that catches the standard library's BrokenExecutor catches a lost worker."""
+def test_what_broke_is_a_broken_executor() -> None:
+    """Code that catches the standard library's BrokenExecutor catches a lost worker and a broken pool."""
     assert isinstance(EACH[6], BrokenExecutor)
+    assert isinstance(EACH[7], BrokenExecutor)
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (
-            EACH[0],
-            ["5 of 5", "waited 2 s", "Retry in about 0.25 s", "options(wait=seconds)", "queue_capacity"],
+            PoolFullError(pool="mail", queued=5, queue_capacity=5, retry_after=0.25),
+            ["5 of 5", "Retry in about 0.25 s", "options(wait=seconds)", "queue_capacity"],
         ),
+        (EACH[0], ["5 of 5", "Call the function directly"]),
         (PoolFullError(pool="mail", queued=0, queue_capacity=0), ["every worker is busy", "Retry later"]),
         (PoolClosedError(pool="mail"), ["stop()", "build a new one"]),
         (PoolClosedError(pool="mail", detail="built before a fork: build it after"), ["build it after"]),
@@ -111,6 +118,8 @@ def test_lost_worker_is_a_broken_executor() -> None:
         (RateLimitError(pool="mail"), ["more than its rate", "Retry later"]),
         (EACH[5], ["'deliver'", "5.2 s", "5 s", "more workers"]),
         (EACH[6], ["'deliver'", "signal 9", "submit it again only if"]),
+        (WorkerLostError(pool="mail", task="deliver", began=False), ["never began"]),
+        (EACH[7], ["a process in it was killed", "build a new executor"]),
     ],
 )
 def test_message_says_the_way_out(error: Exception, words: list[str]) -> None:

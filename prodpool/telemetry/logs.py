@@ -22,7 +22,9 @@ from prodpool.vocabulary import Result
 # A task that fails is logged with its stack; a thousand that fail alike are logged ten a second.
 _BURST = 100.0
 _PER_SECOND = 10.0
-_LIMITED = frozenset({"task.error", "task.panic", "task.slow"})
+_LIMITED = frozenset({"task.error", "task.panic", "task.slow", "task.callback_error"})
+# Microseconds are as fine as anybody reads a duration.
+_DIGITS = 6
 
 
 class TokenBucket:
@@ -93,6 +95,12 @@ class PoolLog:
         if self._buckets["task.slow"].take():
             self._write("warning", "task.slow", {**about(task), **fields})
 
+    def callback_failed(self, callback: str, error: BaseException) -> None:
+        """Write ``task.callback_error`` with the callback's own stack."""
+        if self._buckets["task.callback_error"].take():
+            fields = {"error": type(error).__qualname__, "stack": render_error(error)}
+            self._write("error", "task.callback_error", {"callback": callback, **fields})
+
     def flush_suppressed(self) -> None:
         """Say how many lines were held back where no later line has said so."""
         for event, bucket in self._buckets.items():
@@ -103,6 +111,9 @@ class PoolLog:
         bucket = self._buckets.get(event)
         if bucket is not None and bucket.suppressed and "suppressed" not in fields:
             fields["suppressed"] = bucket.reset()
+        fields = {
+            key: round(value, _DIGITS) if isinstance(value, float) else value for key, value in fields.items()
+        }
         with self._trouble.guard("log"):
             getattr(self._resolve(), method)(event, pool=self._pool, **fields)
 

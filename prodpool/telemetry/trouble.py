@@ -23,10 +23,7 @@ class Trouble:
 
     def report(self, sink: str, error: BaseException) -> None:
         """Count ``error``; the first of its sink is written to the logger ``prodpool``."""
-        with self._lock:
-            self._counts[sink] += 1
-            first = self._counts[sink] == 1
-        if not first:
+        if self.count(sink) > 1:
             return
         # Straight to the standard library: the configured log may be what is broken. Should this fail as
         # well, the count still stands.
@@ -38,6 +35,12 @@ class Trouble:
                 # As text: renderers of exc_info may print locals, and a callback's hold results.
                 render_error(error),
             )
+
+    def count(self, sink: str) -> int:
+        """Count an error that is reported elsewhere; returns how many of its sink there were."""
+        with self._lock:
+            self._counts[sink] += 1
+            return self._counts[sink]
 
     @contextmanager
     def guard(self, sink: str) -> Iterator[None]:

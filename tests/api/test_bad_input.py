@@ -180,6 +180,14 @@ def test_options(make_pool: MakePool, option: str, value: object) -> None:
         assert "pass" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["mail\nERROR forged", "\x1b[31mred", "x" * 201, "\u2028"], ids=identify)
+def test_task_name_that_would_spoil_a_log(make_pool: MakePool, name: str) -> None:
+    """A task's name goes into log lines as it is: no line breaks, no control characters, no novels."""
+    with pytest.raises(ValueError, match="printable characters") as caught:
+        make_pool(1).options(task=name)
+    assert repr(name) in str(caught.value)
+
+
 def test_unknown_option(make_pool: MakePool) -> None:
     """An unknown option is a TypeError that names it."""
     with pytest.raises(TypeError, match="priority"):

@@ -245,7 +245,7 @@ def test_from_inside_a_task_of_a_full_pool(make_pool: MakePool) -> None:
     full.set()
     error = future.exception(PATIENCE)
     assert isinstance(error, PoolFullError)
-    assert "a task of this pool would wait here" in str(error)
+    assert "A task of this pool would wait here" in str(error)
 
 
 @both

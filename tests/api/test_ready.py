@@ -46,7 +46,8 @@ def test_size_from_the_environment(
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "0", "-1", "many", "8.0", "1e2", "0x10", "8 workers", "inf", "nan", "∞"]
+    "text",
+    ["", " ", "0", "-1", "8_0", "\uff11\uff12", "many", "8.0", "1e2", "0x10", "8 workers", "inf", "nan", "∞"],
 )
 def test_malformed_size(threads: Threads, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """A malformed WORKER_POOL_SIZE is an error that names the variable, its value and what would do."""

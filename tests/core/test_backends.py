@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result, WorkerLostError
+from prodpool import (
+    InstrumentedPool,
+    PoolBrokenError,
+    PoolClosedError,
+    PoolFullError,
+    Reason,
+    Result,
+    WorkerLostError,
+)
 from prodpool.workers.threads import TURN
 from tests.core.rig import PATIENCE, Crew, Hold, check, fill, law_holds, occupy
 from tests.support import Logs, MakePool
@@ -297,7 +305,7 @@ def test_backend_shut_down_under_a_busy_pool(make_pool: MakePool, hold: Hold) ->
 
 
 def test_failing_initializer(registry: CollectorRegistry, logs: Logs) -> None:
-    """On a backend whose threads fail to initialise every task raises WorkerLostError; none is forgotten."""
+    """A backend whose threads fail to initialise loses what was let in, refuses the rest, and is stopped."""
 
     def fail() -> None:
         raise OSError("no such device")
@@ -306,20 +314,23 @@ def test_failing_initializer(registry: CollectorRegistry, logs: Logs) -> None:
     pool = InstrumentedPool(
         backend, name="broken", queue_capacity=10, registry=registry, logger=logs.logger, drain_deadline=5.0
     )
-    outcomes: list[BaseException] = []
+    refused: list[BaseException] = []
     accepted: list[Future[Any]] = []
     for _ in range(10):
         try:
             accepted.append(pool.submit(int))
         except RuntimeError as error:
-            outcomes.append(error)
-    outcomes += [lost for future in accepted if (lost := future.exception(PATIENCE)) is not None]
-    assert len(outcomes) == 10
-    assert all(isinstance(error, WorkerLostError) for error in outcomes)
-    assert all(isinstance(error, BrokenExecutor) for error in outcomes)
+            refused.append(error)
+    lost = [future.exception(PATIENCE) for future in accepted]
+    assert len(refused) + len(lost) == 10
+    assert all(isinstance(error, WorkerLostError) and not error.began for error in lost)
     logs.wait_for("pool.backend_broken")
-    with pytest.raises(WorkerLostError):
+    with pytest.raises(PoolBrokenError) as caught:
         pool.submit(int)
+    assert all(isinstance(error, PoolBrokenError | WorkerLostError) for error in [*refused, caught.value])
+    assert all(isinstance(error, BrokenExecutor) for error in [*refused, *lost, caught.value])
+    logs.wait_for("pool.stopped")
+    assert pool.stats().state == "stopped"
     stats = check(pool.stats())
     assert stats.submitted == stats.dropped[Reason.SHUTDOWN] == len(accepted)
     assert stats.dropped[Reason.CLOSED] == 11 - len(accepted)

@@ -52,7 +52,7 @@ class Home:
     def assist(self, task: Any) -> None:
         """Not asked here."""
 
-    def callback_failed(self, error: BaseException) -> None:
+    def callback_failed(self, fn: Any, error: BaseException) -> None:  # noqa: ARG002
         raise error
 
 

@@ -248,7 +248,7 @@ def test_blocking_inside_a_full_pool(make_pool: MakePool, way: str) -> None:
             "view": lambda: pool.options(task="view").submit_wait(int),
             "map": lambda: list(pool.map(abs, [1])),
         }
-        with pytest.raises(PoolFullError, match="a task of this pool would wait here") as caught:
+        with pytest.raises(PoolFullError, match="A task of this pool would wait here") as caught:
             ways[way]()
         return caught.value.reason
 
@@ -265,7 +265,7 @@ def test_async_submit_inside_a_full_pool(make_pool: MakePool) -> None:
         await pool.submit_async(int)
 
     def outer() -> BaseException | None:
-        with pytest.raises(PoolFullError, match="a task of this pool would wait here") as caught:
+        with pytest.raises(PoolFullError, match="A task of this pool would wait here") as caught:
             asyncio.run(inner())
         return caught.value
 
@@ -320,7 +320,7 @@ def test_caller_runs_may_not_wait_for_a_slot(make_pool: MakePool) -> None:
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")
 
     def inner() -> BaseException:
-        with pytest.raises(PoolFullError, match="a task of this pool would wait here") as caught:
+        with pytest.raises(PoolFullError, match="A task of this pool would wait here") as caught:
             pool.options(wait=2.0).submit(int)
         return caught.value
 

@@ -171,6 +171,26 @@ def test_caller_runs_is_never_running_nor_queued(make_pool: MakePool, hold: Hold
     assert (after.submitted, after.completed[Result.OK]) == (2, 1)
 
 
+async def test_caller_runs_not_on_an_event_loop(make_pool: MakePool, hold: Hold) -> None:
+    """A full pool does not run a task in an event loop's thread, which nothing else could use meanwhile."""
+    pool = make_pool(1, queue_capacity=0, overload="caller_runs")
+    pool.submit(hold)
+    await asyncio.to_thread(hold.wait_started)
+    with pytest.raises(RuntimeError, match="would block the event loop of this thread"):
+        pool.submit(int)
+    assert check(pool.stats()).dropped[Reason.FULL] == 1
+
+
+def test_retry_after_of_a_pool_that_has_just_filled_up(make_pool: MakePool, hold: Hold) -> None:
+    """While no task has finished one is taken to need a second: whoever heeds it does not spin."""
+    pool = make_pool(2, queue_capacity=0)
+    occupy(pool, hold, 2)
+    with pytest.raises(PoolFullError) as caught:
+        pool.submit(int)
+    assert caught.value.retry_after is not None
+    assert 0.5 <= caught.value.retry_after < PATIENCE
+
+
 def test_caller_runs_nested(make_pool: MakePool, hold: Hold) -> None:
     """A task that its caller runs may submit to the full pool again, and is itself again afterwards."""
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")

@@ -235,4 +235,4 @@ def test_the_root_logger_gets_it() -> None:
     assert "task=fails" in heads[0]
     assert "ValueError: went off" in out
     assert any(line.startswith("prodpool WARNING task.slow ") for line in heads)
-    assert any("pool.telemetry_error pool=quiet sink=callback" in line for line in heads)
+    assert any(line.startswith("prodpool ERROR task.callback_error ") for line in heads)

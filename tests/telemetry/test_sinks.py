@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolFuture, Result
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate, until
-from tests.support import MakePool
+from tests.api.gates import PATIENCE, Gate
+from tests.support import Logs, MakePool
 from tests.telemetry.scraping import value
 from tests.telemetry.ticking import ticks
 from tests.telemetry.tracer import Spans
@@ -113,15 +113,6 @@ def raising_listener(kind: type[BaseException]) -> Rig:
     return Rig("breaker", {"breaker": circuit})
 
 
-def raising_callback(kind: type[BaseException]) -> Rig:
-    """A done-callback that raises."""
-
-    def bad(_: object) -> None:
-        raise kind("bad callback")
-
-    return Rig("callback", attend=lambda future: future.add_done_callback(bad))
-
-
 @pytest.fixture
 def reports() -> Iterator[list[str]]:
     """Return the errors that the library's own logger is told of."""
@@ -147,7 +138,6 @@ def reports() -> Iterator[list[str]]:
         raising_at_end,
         raising_sampler,
         raising_listener,
-        raising_callback,
     ],
 )
 def test_a_raising_sink(
@@ -188,6 +178,27 @@ def test_a_raising_sink(
     told = [report for report in reports if f"pool=test sink={made.sink}" in report]
     assert len(told) == 1
     assert f"{kind.__name__}: bad" in told[0]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_raising_callbacks(make_pool: MakePool, logs: Logs, kind: type[BaseException]) -> None:
+    """Each done-callback that raises is counted, and logged by its name with its stack."""
+    pool = make_pool(1, queue_capacity=10)
+
+    def bad(_: object) -> None:
+        raise kind("bad callback")
+
+    for number in range(3):
+        gate = Gate()
+        future = pool.submit(gate)
+        future.add_done_callback(bad)
+        gate.open()
+        future.result(PATIENCE)
+        line = logs.wait_for("task.callback_error", count=number + 1)
+        assert (line["callback"], line["error"]) == (bad.__qualname__, kind.__qualname__)
+        assert "bad callback" in line["stack"]
+    assert pool.stop().drained
+    assert pool._engine.trouble.counts()["callback"] == 3
 
 
 def test_a_raising_exporter(make_pool: MakePool, registry: CollectorRegistry) -> None:
@@ -266,8 +277,8 @@ def test_a_log_that_hangs_does_not_hold_a_stop(make_pool: MakePool, gate: Gate) 
     assert stuck.wait(PATIENCE)
 
 
-def test_a_telemetry_error_is_no_secret(make_pool: MakePool, reports: list[str]) -> None:
-    """The report of a raising callback has its stack but not the values in it."""
+def test_a_callback_error_is_no_secret(make_pool: MakePool, logs: Logs) -> None:
+    """The line about a raising callback has its stack but not the values in it."""
     pool, word = make_pool(1), "class" + "IFIED".lower()
 
     def bad(done: PoolFuture[str]) -> None:
@@ -279,9 +290,9 @@ def test_a_telemetry_error_is_no_secret(make_pool: MakePool, reports: list[str])
     future.add_done_callback(bad)  # type: ignore[arg-type]
     gate.open()
     future.result(PATIENCE)
-    until(lambda: reports)
-    assert "in bad" in reports[0]
-    assert word not in reports[0]
+    line = logs.wait_for("task.callback_error")
+    assert "in bad" in line["stack"]
+    assert word not in repr(line)
 
 
 def pools_of(*pools: InstrumentedPool) -> list[dict[str, int]]:

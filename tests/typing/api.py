@@ -17,6 +17,7 @@ from prodpool import (
     BreakerPolicy,
     CurrentTask,
     InstrumentedPool,
+    PoolBrokenError,
     PoolClosedError,
     PoolFullError,
     PoolFuture,
@@ -128,6 +129,7 @@ def refused(pool: InstrumentedPool) -> None:
     errors: list[type[RejectedError]] = [
         PoolFullError,
         PoolClosedError,
+        PoolBrokenError,
         BreakerOpenError,
         TenantLimitError,
         RateLimitError,
