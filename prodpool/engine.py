@@ -228,9 +228,9 @@ class Engine:
         """Begin to drain."""
         self.start_loops(self.dispatcher.close())
 
-    def stop_at_exit(self, began: float) -> None:
-        """Stop within the drain deadline, counted from ``began``, in this thread."""
-        self.stopper.stop_here(self.settings.drain_deadline, began)
+    def stop_at_exit(self, began: float, *, at_once: bool) -> None:
+        """Stop within the drain deadline, counted from ``began``, in this thread; or break off at once."""
+        self.stopper.stop_here(0.0 if at_once else self.settings.drain_deadline, began)
 
     def hung_threads(self) -> list[int]:
         """Return the idents of the threads of a stopped pool that do not end."""

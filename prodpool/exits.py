@@ -34,8 +34,8 @@ class Stoppable(Protocol):
     def close(self) -> None:
         """Begin to drain."""
 
-    def stop_at_exit(self, began: float) -> None:
-        """Stop within the drain deadline, counted from ``began``, in this thread."""
+    def stop_at_exit(self, began: float, *, at_once: bool) -> None:
+        """Stop within the drain deadline, counted from ``began``, in this thread; or break off at once."""
 
     def hung_threads(self) -> Iterable[int]:
         """Return the idents of the threads of a stopped pool that do not end."""
@@ -94,8 +94,12 @@ class ExitDesk:
         # All begin before the first is waited for, so that the deadlines run side by side.
         for pool in pools:
             pool.close()
+        interrupt: KeyboardInterrupt | None = None
         for pool in pools:
-            pool.stop_at_exit(began)
+            try:
+                pool.stop_at_exit(began, at_once=interrupt is not None)
+            except KeyboardInterrupt as error:
+                interrupt = error
         in_the_way = [pool for pool in self._left_behind if pool.holds_up_exit()]
         do_not_join({ident for pool in in_the_way for ident in pool.hung_threads()})
         if multiprocessing.parent_process() is not None:
@@ -104,6 +108,8 @@ class ExitDesk:
         else:
             # Registered last and hence called first, right after the join.
             atexit.register(self._limit)
+        if interrupt is not None:
+            raise interrupt
 
     def _limit(self) -> None:
         """Set a limit to finalization where a task hangs: it may hold a lock that logging wants."""

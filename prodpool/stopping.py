@@ -117,11 +117,19 @@ class Stopper:
         """Stop in the calling thread: at interpreter exit no thread can be started (3.12 on).
 
         The deadline counts from ``now`` (seconds of time.monotonic), at which all pools began to drain.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C has cut the drain short; what was left is dropped or given up by now.
         """
         self._deadline_at = min(self._deadline_at, now + deadline)
         if self._claim.acquire(blocking=False):
             self._began = now
-            self._run()
+            try:
+                self._run()
+            except KeyboardInterrupt:
+                self._deadline_at = now
+                self._run()
+                raise
         else:
             self._dispatcher.stirred.put(None)
             self._await_report()

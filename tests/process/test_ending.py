@@ -185,13 +185,15 @@ def test_on_hang_exit_wait(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_during_the_drain_at_exit(tmp_path: Path) -> None:
-    """Ctrl-C cuts a long drain at exit short, as it does without a pool."""
+    """Ctrl-C cuts a long drain at exit short, and what is given up by that is named."""
     process = start("ending", "interrupted", "executor", str(tmp_path))
     begun = lines_until(process, "LOG pool.draining pool=patient")
     process.send_signal(signal.SIGINT)
     child = finish(process, tmp_path, begun)
     assert child.seconds < TOO_LONG / 2, child
     assert "KeyboardInterrupt" in child.err
+    told = [line.split()[1] for line in child.out if line.startswith("LOG ") and "pool=patient" in line]
+    assert told[-2:] == ["task.abandoned", "pool.stopped"]
     assert child.out[-1] == "ATEXIT"
 
 
