@@ -57,8 +57,8 @@ def test_suite_is_there() -> None:
 def _garbage_is_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have garbage collected, and pools nobody refers to drained, before the suite looks for threads left.
 
-    Newer versions of the suite collect and look again by themselves. That of 3.11.2 reports at first sight, and
-    also when a thread object that had ended before is collected meanwhile.
+    Newer versions of the suite collect and look again by themselves. That of 3.11.2 reports at first sight,
+    and also when a thread object that had ended before is collected meanwhile.
     """
     helper: Any = importlib.import_module("test.support.threading_helper")
     cleanup = helper.threading_cleanup
