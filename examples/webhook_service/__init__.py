@@ -4,7 +4,8 @@ Read it in this order:
 
 - `delivery`: what one task does. `intake`: HTTP in, and what a refusal becomes. `service`: the pool, and
   stopping.
-- `servers`, `observability`: the bounded HTTP server; logs, spans and the metrics port.
+- `servers`, `observability`, `arguments`: the bounded HTTP server; logs, spans and the metrics port; the
+  command line.
 - `customers`, `traffic`: the two ends of the world, both on loopback.
 - `scrape`, `report`, `acts`, `screen`, `demo`: reading the metrics, judging them, and the play in seven acts.
 """

@@ -15,11 +15,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .servers import BoundedServer, JsonHandler
+from .arguments import port
+from .servers import BoundedServer, JsonHandler, hold_stop_signals, wait_until_told
 
 MODES = ("healthy", "slow", "hanging", "failing", "bursting")
 MAX_SECONDS = 60.0
@@ -133,15 +133,25 @@ class _Endpoint(JsonHandler):
         self.close_connection = True
 
 
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description="The customers of the webhook service, on loopback, until SIGTERM or SIGINT."
+    )
+    add = parser.add_argument
+    add("--port", type=port, default=0, help="0 (the default) takes any free one")
+    add("--stop-with-stdin", action="store_true", help="also stop when stdin closes (for a parent's sake)")
+    return parser.parse_args(argv)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Serve until stdin closes, that is: until whoever started this is gone."""
-    parser = argparse.ArgumentParser(description="The customers of the webhook service, on loopback.")
-    parser.add_argument("--port", type=int, default=0, help="0 (the default) takes any free one")
-    server = CustomersServer(parser.parse_args(argv).port)
+    """Serve until told to stop."""
+    options = parse_arguments(argv)
+    hold_stop_signals()
+    server = CustomersServer(options.port)
     server.start()
     print(json.dumps({"port": server.server_port}), flush=True)
-    with suppress(KeyboardInterrupt):
-        sys.stdin.read()
+    wait_until_told(stop_with_stdin=options.stop_with_stdin)
     server.stop(0.0)
     server.hang_up()
     return 0

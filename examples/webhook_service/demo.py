@@ -206,7 +206,8 @@ def _view(console: Console, plain: bool) -> View:
     )
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description="A webhook service through seven incidents, in about a minute."
     )
@@ -219,7 +220,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; 0 only if everything held."""
-    options = _arguments(argv)
+    options = parse_arguments(argv)
     console = Console() if sys.stdout.isatty() else Console(width=150)
     folder = options.keep or Path(tempfile.mkdtemp(prefix="prodpool-demo-"))
     folder.mkdir(parents=True, exist_ok=True)

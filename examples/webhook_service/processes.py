@@ -101,7 +101,7 @@ class Customers(Child):
 
     def __init__(self) -> None:
         """Start it on a free port."""
-        super().__init__("customers", [])
+        super().__init__("customers", ["--stop-with-stdin"])
         self._http = urllib3.PoolManager(retries=False, timeout=5.0)
 
     def hook(self, customer: str) -> str:

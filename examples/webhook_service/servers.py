@@ -1,8 +1,10 @@
-"""An HTTP server that is bounded in threads and can say when its last request is answered."""
+"""A bounded HTTP server that can say when its last request is answered, and how it is told to stop."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,6 +13,7 @@ from socket import SHUT_RD, socket
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _TURNED_AWAY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
     b'Content-Length: 24\r\nConnection: close\r\n\r\n{"reason":"connections"}'
@@ -170,3 +173,31 @@ class JsonHandler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it so)
         """Write no access log: the pool's metrics and events say it better."""
+
+
+def hold_stop_signals() -> None:
+    """Block SIGTERM and SIGINT in this thread and those it starts, for `wait_until_told` to fetch.
+
+    No handler ever interrupts code that holds a lock, and a second signal during the end changes nothing.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def wait_until_told(*, stop_with_stdin: bool) -> signal.Signals:
+    """Wait for a stop signal; return it.
+
+    Args:
+        stop_with_stdin: Whether the end of stdin counts as SIGTERM. Only a parent that holds the other end of
+            a pipe wants that: in a shell's background stdin must not be read.
+    """
+    if stop_with_stdin:
+        threading.Thread(target=_stop_with_stdin, name="stdin", daemon=True).start()
+    return signal.Signals(signal.sigwait(STOP_SIGNALS))
+
+
+def _stop_with_stdin() -> None:
+    # Not sys.stdin: a daemon thread that holds its lock is a fatal error at the interpreter's exit.
+    with suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -9,16 +9,13 @@ read the final numbers, and exits with 0 within the deadline + 1 second, whateve
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -27,15 +24,16 @@ from prometheus_client import CollectorRegistry
 import prodpool
 from prodpool import BreakerPolicy, InstrumentedPool
 
+from .arguments import count, output_file, port, seconds, target
 from .delivery import Deliverer
 from .intake import IntakeServer
 from .observability import OpsServer, close_spans, json_logs, spans_to
+from .servers import hold_stop_signals, wait_until_told
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 POOL_NAME = "webhook_delivery"
-STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 # What the exit may take beside the drain; together well under a second.
 INTAKE_GRACE = 0.25
 LAST_SCRAPE_GRACE = 0.25
@@ -46,38 +44,35 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; every default is one a real service could start with."""
     parser = argparse.ArgumentParser(prog="webhook_service", description="Deliver webhooks to customers.")
     add = parser.add_argument
-    add("--customer", action="append", default=[], metavar="NAME=URL", required=True, help="may be repeated")
-    add("--port", type=int, default=0, help="intake; 0 (the default) takes any free one")
-    add("--metrics-port", type=int, default=0, help="/metrics, /healthz and /readyz; 0 takes any free one")
-    add("--workers", type=int, default=50)
-    add("--queue-capacity", type=int, default=None, help="webhooks that may wait; default 2 x workers")
-    add("--drain-deadline", type=float, default=25.0, help="seconds for stopping (default 25)")
-    add("--delivery-timeout", type=float, default=10.0, help="seconds per delivery (default 10)")
+    add("--customer", type=target, action="append", metavar="NAME=URL", required=True, help="may be repeated")
+    add("--port", type=port, default=0, help="intake; 0 (the default) takes any free one")
+    add("--metrics-port", type=port, default=0, help="/metrics, /healthz and /readyz; 0 takes any free one")
+    add("--workers", type=count(1), default=50, help="deliveries at the same time (default 50)")
+    add("--queue-capacity", type=count(0), help="webhooks that may wait (default 2 x workers)")
+    times: tuple[tuple[str, Callable[[str], float], float, str], ...] = (
+        ("--drain-deadline", seconds(), 25.0, "for stopping"),
+        ("--delivery-timeout", seconds(positive=True), 10.0, "per delivery"),
+        ("--slow-after", seconds(finite=False), 0.5, "until a delivery is logged as slow"),
+        ("--hung-after", seconds(positive=True, finite=False), 60.0, "until a delivery counts as hung"),
+        ("--breaker-open-for", seconds(positive=True), 10.0, "until it probes again"),
+    )
+    for option, kind, default, what in times:
+        add(option, type=kind, default=default, metavar="SECONDS", help=f"{what} (default {default:g})")
     add("--hang-for-ever", action="store_true", help="no delivery timeout at all: the incident")
-    add("--slow-after", type=float, default=0.5, help="seconds after which a delivery is logged as slow")
-    add("--hung-after", type=float, default=60.0, help="seconds after which a delivery counts as hung")
-    add("--breaker-open-for", type=float, default=10.0, help="seconds until it probes again (default 10)")
     add(
         "--backend",
         choices=("daemon", "executor"),
         default="daemon",
         help="our threads, or a wrapped executor",
     )
-    add("--log-file", type=Path, default=None, help="JSON lines; default stderr")
-    add("--span-file", type=Path, default=None, help="spans as JSON lines; default: no tracing")
+    add("--log-file", type=output_file, help="JSON lines (default: stderr)")
+    add("--span-file", type=output_file, help="spans as JSON lines (default: no tracing)")
     add("--stop-with-stdin", action="store_true", help="also stop when stdin closes (for a parent's sake)")
-    return parser.parse_args(argv)
-
-
-def customers(pairs: Sequence[str]) -> dict[str, str]:
-    """Read ``NAME=URL`` arguments."""
-    targets = {}
-    for pair in pairs:
-        name, _, url = pair.partition("=")
-        if not name.isidentifier() or not url.startswith(("http://", "https://")):
-            raise SystemExit(f"webhook_service: --customer {pair!r} is not NAME=URL")
-        targets[name] = url
-    return targets
+    options = parser.parse_args(argv)
+    names = Counter(name for name, _ in options.customer)
+    if twice := [name for name, number in names.items() if number > 1]:
+        parser.error(f"argument --customer: {twice[0]!r} is named twice")
+    return options
 
 
 def build_pool(
@@ -123,7 +118,7 @@ class Service:
         registry = CollectorRegistry()
         self.pool = build_pool(options, registry, self._spans, logger)
         self._deliverer = Deliverer(
-            customers(options.customer),
+            dict(options.customer),
             workers=options.workers,
             timeout=None if options.hang_for_ever else options.delivery_timeout,
         )
@@ -165,30 +160,18 @@ class Service:
             spans.join(SPANS_GRACE)
 
 
-def _stop_with_stdin() -> None:
-    # Not sys.stdin: a daemon thread that holds its lock is a fatal error at the interpreter's exit.
-    with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service until it is told to stop."""
     options = parse_arguments(argv)
-    # Blocked in every thread, and fetched by `sigwait` alone: no handler ever interrupts code that holds a
-    # lock, and a second SIGTERM during the drain changes nothing.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    hold_stop_signals()
     stream = options.log_file.open("a", buffering=1, encoding="utf-8") if options.log_file else sys.stderr
     logger = json_logs(stream)
     service = Service(options, logger)
     service.start()
     ports = {"port": service.intake.server_port, "metrics_port": service.ops.port, "pid": os.getpid()}
     print(json.dumps(ports), flush=True)
-    if options.stop_with_stdin:
-        threading.Thread(target=_stop_with_stdin, name="stdin", daemon=True).start()
-    received = signal.sigwait(STOP_SIGNALS)
-    logger.info("service.stopping", signal=signal.Signals(received).name)
+    received = wait_until_told(stop_with_stdin=options.stop_with_stdin)
+    logger.info("service.stopping", signal=received.name)
     service.stop()
     return 0
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -7,6 +11,8 @@ import pytest
 import urllib3
 
 from examples.webhook_service.customers import Behaviour, CustomersServer
+from examples.webhook_service.processes import Customers
+from tests.support import ROOT
 
 
 @pytest.fixture
@@ -110,3 +116,30 @@ def test_more_connections_than_allowed_are_turned_away() -> None:
     finally:
         server.stop(1.0)
         server.hang_up()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_the_customers_run_until_a_signal_whatever_stdin_is(
+    http: urllib3.PoolManager, number: signal.Signals
+) -> None:
+    """In the background, where stdin is not to be read or at its end, they serve until a signal; then 0."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "examples.webhook_service.customers"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        port = json.loads(process.stdout.readline())["port"]
+        assert http.request("POST", f"http://127.0.0.1:{port}/hooks/acme", body=b"{}").status == 200
+        process.send_signal(number)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.slow
+def test_the_customers_of_the_demonstration_end_when_it_does() -> None:
+    """With --stop-with-stdin, as the demonstration starts them, they end when their parent is gone."""
+    customers = Customers()
+    customers.close(timeout=10)
+    assert customers.exit_code == 0
