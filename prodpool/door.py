@@ -16,6 +16,7 @@ from prodpool.errors import BreakerOpenError, PoolBrokenError, PoolClosedError, 
 from prodpool.execution import headroom
 from prodpool.futures import PoolFuture
 from prodpool.task import Task, TaskOptions
+from prodpool.telemetry.watchdog import watchdog
 from prodpool.vocabulary import Reason, State
 
 if TYPE_CHECKING:
@@ -111,6 +112,10 @@ class Door:
             except TimeoutError:
                 if self._dispatcher.step_out(waiter):
                     raise self._full(task) from None
+            except GeneratorExit:
+                # Its event loop is garbage, and this may be the collector, at work in a thread of ours.
+                watchdog().soon(lambda: self._walk_away(task, waiter))
+                raise
             except BaseException:
                 self._walk_away(task, waiter)
                 raise

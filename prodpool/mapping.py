@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from prodpool.errors import PoolFullError
+from prodpool.errors import PoolFullError, RejectedError
 from prodpool.futures import PoolFuture
 from prodpool.settings import check_count, check_seconds
 from prodpool.task import TaskOptions
+from prodpool.telemetry.watchdog import watchdog
 
 if TYPE_CHECKING:
     from prodpool.door import Door
@@ -45,21 +46,31 @@ def lazy_map(
 class MapIterator(Iterator[Any]):
     """The results of one `map` call, in order. Closing it cancels what has not begun.
 
-    A bare generator would not do: closed before its first result is read, it never runs its
-    ``finally``. Dropped unread it cancels nothing, as the stdlib's does: the calls were made.
+    So does dropping it once a result was read, as with the stdlib's; dropped unread it cancels nothing:
+    the calls were made. A generator would not do: closed before its first result is read it never runs
+    its ``finally``, and dropped it runs it wherever the garbage collector happens to, perhaps in a thread
+    that holds the pool's lock.
     """
 
     def __init__(self, calls: LazyMap) -> None:
         self._calls = calls
-        self._results = calls.results()
+        self._begun = False
 
     def __next__(self) -> Any:
-        return next(self._results)
+        self._begun = True
+        try:
+            return self._calls.next_result()
+        except BaseException:
+            self._calls.cancel()
+            raise
 
     def close(self) -> None:
         """Cancel what has not begun; there are no more results."""
-        self._results.close()
         self._calls.cancel()
+
+    def __del__(self) -> None:
+        if self._begun and not self._calls.over:
+            watchdog().soon(self._calls.cancel)
 
 
 class LazyMap:
@@ -88,6 +99,9 @@ class LazyMap:
         self._ends_at = math.inf if timeout is None else time.monotonic() + timeout
         self._ahead = ahead
         self._futures: deque[PoolFuture[Any]] = deque()
+        # What the pool said when it took no more calls; for after the results that are there.
+        self._refusal: RejectedError | None = None
+        self.over = False
         try:
             # At once, as the stdlib does: a map whose results nobody reads still does its work.
             self._submit_what_fits()
@@ -95,16 +109,26 @@ class LazyMap:
             self.cancel()
             raise
 
-    def results(self) -> Generator[Any, None, None]:
-        """Yield the results in order; closing the generator cancels what has not begun."""
+    def next_result(self) -> Any:
+        """Submit what fits and return the next result in order.
+
+        Raises:
+            StopIteration: There is none left.
+            RejectedError: The pool takes no more calls, and the results of those it took are read.
+        """
         try:
-            while self._futures or self._has_next():
-                if not self._futures:
-                    self._wait_for_slot()
-                yield self._read()
-                self._submit_what_fits()
-        finally:
-            self.cancel()
+            self._submit_what_fits()
+            if not self._futures and self._has_next():
+                self._wait_for_slot()
+        except RejectedError as error:
+            if not self._futures:
+                raise
+            self._refusal, self._next = error, _END
+        if self._futures:
+            return self._read()
+        if self._refusal is not None:
+            raise self._refusal
+        raise StopIteration
 
     def _read(self) -> Any:
         future = self._futures.popleft()
@@ -147,7 +171,8 @@ class LazyMap:
 
     def cancel(self) -> None:
         """Cancel what has not begun, and submit nothing more."""
-        for future in self._futures:
-            future.cancel()
+        self.over = True
         self._next = _END
-        self._owner = None
+        self._owner = self._refusal = None
+        while self._futures:
+            self._futures.popleft().cancel()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Queueable(Protocol):
-    """What may stand in a queue: ``queued`` is the queue's own mark, True while it stands there."""
+    """What may stand in a queue. ``queued`` is the queue's own mark: not None while it stands there."""
 
-    queued: bool
+    queued: list[Any] | None
 
 
 T = TypeVar("T", bound=Queueable)
@@ -18,17 +18,19 @@ T = TypeVar("T", bound=Queueable)
 class FifoQueue(Generic[T]):
     """First in, first out; every operation O(1) (discard: amortised).
 
-    A discarded item stays in the deque as a tombstone. Tombstones are swept once they outnumber the
-    living, so a pool whose workers hang while callers submit and cancel does not grow. ``length`` is
-    the number of items waiting; a plain attribute, since ``len()`` costs a call on the hot path.
+    Each item stands in a cell of its own, a list of one. A discarded item leaves its cell behind, empty:
+    it must keep nothing alive, and nothing may be freed here, where a lock is held that a destructor of
+    the application's may want. Empty cells are swept once they outnumber the others, so a pool whose
+    workers hang while callers submit and cancel does not grow. ``length`` is the number of items
+    waiting; a plain attribute, since ``len()`` costs a call on the hot path.
     """
 
-    __slots__ = ("_items", "length")
+    __slots__ = ("_cells", "length")
 
     SWEEP_FROM = 64
 
     def __init__(self) -> None:
-        self._items: deque[T] = deque()
+        self._cells: deque[list[T]] = deque()
         self.length = 0
 
     def __len__(self) -> int:
@@ -36,51 +38,54 @@ class FifoQueue(Generic[T]):
 
     def push(self, item: T) -> None:
         """Add ``item`` at the end."""
-        item.queued = True
-        self._items.append(item)
+        cell = item.queued = [item]
+        self._cells.append(cell)
         self.length += 1
 
     def pop(self) -> T | None:
         """Remove and return the first item; None when there is none."""
         if not self.length:
             return None
-        items = self._items
+        cells = self._cells
         while True:
-            item = items.popleft()
-            if item.queued:
-                item.queued = False
+            cell = cells.popleft()
+            if cell:
+                item = cell[0]
+                item.queued = None
                 self.length -= 1
                 return item
 
     def discard(self, item: T) -> bool:
         """Remove ``item`` wherever it stands; False when it is not (any more) in the queue."""
-        if not item.queued:
+        cell = item.queued
+        if cell is None:
             return False
-        item.queued = False
+        cell.clear()
+        item.queued = None
         self.length -= 1
-        tombstones = len(self._items) - self.length
-        if tombstones > self.SWEEP_FROM and tombstones > self.length:
-            self._items = deque(item for item in self._items if item.queued)
+        empty = len(self._cells) - self.length
+        if empty > self.SWEEP_FROM and empty > self.length:
+            self._cells = deque(cell for cell in self._cells if cell)
         return True
 
     def first(self) -> T | None:
         """Return the first item and leave it there; None when there is none."""
-        items = self._items
-        while items:
-            if items[0].queued:
-                return items[0]
-            items.popleft()
+        cells = self._cells
+        while cells:
+            if cells[0]:
+                return cells[0][0]
+            cells.popleft()
         return None
 
     def drain(self) -> list[T]:
         """Remove and return all items in order."""
-        drained = [item for item in self._items if item.queued]
+        drained = self.snapshot()
         for item in drained:
-            item.queued = False
-        self._items.clear()
+            item.queued = None
+        self._cells.clear()
         self.length = 0
         return drained
 
     def snapshot(self) -> list[T]:
         """Return all items in order and leave them there."""
-        return [item for item in self._items if item.queued]
+        return [cell[0] for cell in self._cells if cell]

@@ -76,7 +76,7 @@ class Task:
         self.permit: Any = None
         self.span: Span | None = None
         self.recorded = False
-        self.queued = False
+        self.queued: list[Any] | None = None
         self.cancel_requested = False
         self.token: threading.Event | None = None
         self.future: PoolFuture[Any]

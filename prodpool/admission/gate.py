@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from prodpool.queues import FifoQueue
 from prodpool.task import Task
@@ -19,11 +19,11 @@ class Waiter(Protocol):
 
     The pool itself enqueues the task the moment a slot is free and then tells the waiter. Nothing is
     reserved in between, so a waiter that went away (timed out, cancelled, its event loop closed) has
-    nothing to give back. ``queued`` is True while it stands in the line.
+    nothing to give back.
     """
 
     task: Task
-    queued: bool
+    queued: list[Any] | None
     # None while it waits; True once admitted; False when the pool closed instead.
     admitted: bool | None
 
@@ -38,7 +38,7 @@ class ThreadWaiter:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.queued = False
+        self.queued: list[Any] | None = None
         self.admitted: bool | None = None
         self._lock = threading.Lock()
         self._lock.acquire()
@@ -61,7 +61,7 @@ class AsyncWaiter:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.queued = False
+        self.queued: list[Any] | None = None
         self.admitted: bool | None = None
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self._loop.create_future()

@@ -37,16 +37,24 @@ class Watchdog:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
     def watch(self, watched: Watched) -> None:
-        """Begin to tick ``watched``."""
+        """Begin to tick ``watched``.
+
+        Raises:
+            RuntimeError: The system has no thread to give; nothing has changed.
+        """
         with self._lock:
             self._due[watched] = time.monotonic() + watched.interval
-            start = self._thread is None
-            if start:
-                self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+            if self._thread is not None:
+                self._calls.put(None)
+                return
+            thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+            try:
                 # An empty context: a thread started inside a span would keep that span for ever.
-                contextvars.Context().run(self._thread.start)
-        if not start:
-            self._calls.put(None)
+                contextvars.Context().run(thread.start)
+            except BaseException:
+                del self._due[watched]
+                raise
+            self._thread = thread
 
     def unwatch(self, watched: Watched) -> None:
         """Stop ticking ``watched``; the thread ends with the last one."""

@@ -143,7 +143,7 @@ def test_an_iterator_that_is_dropped_cancels_as_well(
     next(results)
     del results
     gc.collect()
-    assert pool.stats().queued == 0
+    until(lambda: pool.stats().queued == 0)
 
 
 def test_results_that_nobody_reads(make_pool: MakePool) -> None:
@@ -282,3 +282,35 @@ def test_results_keep_the_pool_alive(registry: CollectorRegistry) -> None:
     assert alive() is not None
     assert list(results) == [str(number) for number in range(50)]
     assert alive() is None
+
+
+def test_an_iterator_collected_under_the_pools_lock(make_pool: MakePool, gate: Gate) -> None:
+    """The collector may come across a half-read map in the very thread that holds the pool's lock."""
+    pool = make_pool(1, queue_capacity=4)
+    first, later = Gate(), gate
+    first.open()
+
+    def half_read() -> None:
+        results = pool.map(lambda wait: wait(), [first, later, later, later])
+        next(results)
+        cycle: list[object] = [results]
+        cycle.append(cycle)
+
+    half_read()
+    until(lambda: pool.stats().running == 1)
+    with pool._engine.dispatcher.lock:
+        gc.collect()
+    until(lambda: pool.stats().dropped[Reason.CANCELLED] == 2)
+
+
+@both
+def test_what_is_done_is_handed_out_after_a_stop(make_pool: MakePool, through: Through) -> None:
+    """A pool that takes no more calls says so when the results of those it took have been read."""
+    pool = make_pool(1, queue_capacity=4)
+    results = through(pool)(abs, itertools.count())
+    assert next(results) == 0
+    pool.stop(PATIENCE)
+    assert [next(results) for _ in range(4)] == [1, 2, 3, 4]
+    with pytest.raises(PoolClosedError):
+        next(results)
+    assert list(results) == []

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result
+from tests.api.gates import until
 from tests.core.rig import PATIENCE, BoomError, Hold, WatchedLine, check, occupy
 from tests.support import MakePool
 
@@ -199,3 +200,21 @@ async def test_executor_of_a_loop(make_pool: MakePool) -> None:
     loop = asyncio.get_running_loop()
     assert await loop.run_in_executor(pool, lambda: 7) == 7
     assert await loop.run_in_executor(pool.options(task="view"), lambda: 8) == 8
+
+
+def test_a_waiter_collected_under_the_pools_lock(make_pool: MakePool, hold: Hold) -> None:
+    """The collector may come across an abandoned coroutine in the very thread that holds the pool's lock."""
+    pool = make_pool(1, queue_capacity=0)
+    occupy(pool, hold, 1)
+    line = WatchedLine(pool)
+    coroutine = pool.submit_async(int)
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(coroutine)
+    loop.run_until_complete(asyncio.sleep(0))
+    line.wait()
+    with pool._engine.dispatcher.lock:
+        coroutine.close()  # what the collector does
+    waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    until(lambda: not line.length)
+    assert check(pool.stats()).dropped[Reason.FULL] == 1

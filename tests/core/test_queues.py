@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +18,7 @@ class Item:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.queued = False
+        self.queued: list[Any] | None = None
 
     def __repr__(self) -> str:
         return f"Item({self.number})"
@@ -94,7 +97,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def bounded(self) -> None:
         most = 2 * len(self.model) + FifoQueue.SWEEP_FROM + 1
-        assert len(self.queue._items) <= most
+        assert len(self.queue._cells) <= most
 
 
 QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
@@ -140,7 +143,7 @@ def test_tombstones_do_not_grow(order: int) -> None:
             queue.push(item)
         for item in batch[::order]:
             assert queue.discard(item)
-        most = max(most, len(queue._items))
+        most = max(most, len(queue._cells))
     assert most <= FifoQueue.SWEEP_FROM + 2 * (len(waiting) + 10)
     assert queue.drain() == waiting
 
@@ -165,9 +168,9 @@ def test_cost_of_discards_is_amortised() -> None:
 
         def discard(self, item: Item) -> bool:
             nonlocal sweeps
-            before = self._items
+            before = self._cells
             done = super().discard(item)
-            sweeps += self._items is not before
+            sweeps += self._cells is not before
             return done
 
     queue: Counted = Counted()
@@ -178,3 +181,12 @@ def test_cost_of_discards_is_amortised() -> None:
         queue.discard(item)
     assert len(queue) == 0
     assert 1 <= sweeps <= 16
+
+
+def test_a_discarded_item_is_not_kept() -> None:
+    """What was discarded is gone, however long it takes until the queue gets there."""
+    queue, items = queue_of(3)
+    gone = weakref.ref(items[1])
+    assert queue.discard(items.pop(1))
+    assert gone() is None
+    assert queue.snapshot() == items

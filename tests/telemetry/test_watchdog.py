@@ -338,3 +338,29 @@ def test_a_stack_of_a_thread_that_is_gone(
     monkeypatch.setattr(sys, "_current_frames", dict)
     tick()
     assert "the thread is gone" in str(logs.wait_for("task.still_running")["stack"])
+
+
+def test_a_start_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system had no thread to give, the next pool gets its watchdog all the same."""
+
+    class Ticked:
+        interval = 0.01
+
+        def __init__(self) -> None:
+            self.ticked = threading.Event()
+
+        def tick(self) -> None:
+            self.ticked.set()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    watchdog, unlucky, lucky = Watchdog(), Ticked(), Ticked()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            watchdog.watch(unlucky)
+    watchdog.watch(lucky)
+    assert lucky.ticked.wait(PATIENCE)
+    assert not unlucky.ticked.is_set()
+    watchdog.unwatch(lucky)
