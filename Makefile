@@ -17,8 +17,8 @@ PYTEST_ARGS ?=
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a minute).
-	@$(BIN)/python -m examples.webhook_service
+demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a minute; ARGS="..." for options).
+	@$(BIN)/python -m examples.webhook_service $(ARGS)
 
 test: lint system $(WHEEL) ## Lint, then test the built wheel on every CPython found.
 	@$(BIN)/python tools/run_tests.py $(PYTEST_ARGS)

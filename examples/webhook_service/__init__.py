@@ -7,5 +7,6 @@ Read it in this order:
 - `servers`, `observability`, `arguments`: the bounded HTTP server; logs, spans and the metrics port; the
   command line.
 - `customers`, `traffic`: the two ends of the world, both on loopback.
-- `scrape`, `report`, `acts`, `screen`, `demo`: reading the metrics, judging them, and the play in seven acts.
+- `scrape`, `report`, `acts`, `screen`, `closing`, `demo`: reading the metrics, judging them, and the play in
+  seven acts.
 """

@@ -120,8 +120,8 @@ ACTS = (
     ),
     Act(
         "A customer hangs",
-        "One customer in four accepts and never answers: workers pile up on it, the log shows the stack of "
-        "the hung ones, the rest is refused (429), not heaped up. The delivery timeout frees the workers.",
+        "One customer in four accepts and never answers: workers pile up on it, each hung one's stack is "
+        "logged, the rest is refused (429), not heaped up. The delivery timeout frees the workers.",
         12.0,
         ((0.0, partial(_one, "initech", "hanging", 0.0)), (7.0, partial(_one, "initech", "healthy", 0.008))),
         (

@@ -50,6 +50,18 @@ def output_file(text: str) -> Path:
     return path
 
 
+def output_folder(text: str) -> Path:
+    """Read the path of a folder, and make it if it is not there."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no folder and cannot be made: {error.strerror}"
+        ) from None
+    return path
+
+
 def target(text: str) -> tuple[str, str]:
     """Read ``NAME=URL``."""
     name, _, url = text.partition("=")

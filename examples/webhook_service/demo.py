@@ -12,19 +12,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from textwrap import fill
 
 from rich.console import Console
 
 from . import acts as play
 from .acts import ACTS, Act, Stage
+from .arguments import output_folder
+from .closing import account, account_notes, hung_sample, measures, senders_say
 from .events import EventLog
 from .live import LiveView
 from .processes import CUSTOMERS, ChildError, Customers, ServiceProcess
 from .report import Check, Window, broken_law, check_claims, check_end, check_scrapes, window
 from .scrape import ScrapeError, Scraper, Snapshot
-from .screen import Moment, PlainView, View, report_table
+from .screen import Moment, PlainView, View
 from .traffic import Tally, Traffic
 
 POOL_NAME = "webhook_delivery"
@@ -175,27 +178,30 @@ def _service_options(folder: Path) -> list[str]:
 
 def print_report(console: Console, demo: Demo) -> bool:
     """Print what happened and whether all of it held; return the latter."""
-    checks = demo.checks()
-    console.print(report_table(ACTS, demo.windows))
+    checks, last = demo.checks(), demo.scrapes[-1]
+    console.print(account(ACTS, demo.windows, window(demo.scrapes)))
+    _print(console, account_notes(last))
+    console.print("", measures(ACTS, demo.windows), "")
     for check in checks:
         mark = "[green]held  [/]" if check.held else "[bold red]FAILED[/]"
         console.print(f" {mark} {check.statement} [dim]({check.evidence})[/]", highlight=False)
-    tally, last = demo.tally, demo.scrapes[-1]
-    console.print(
-        f"\n The senders: {tally.accepted} accepted, {sum(tally.refused.values())} refused, of which"
-        f" {tally.waited} came again after Retry-After and {tally.lost} were given up;"
-        f" {tally.missed} found the intake closed.",
-        highlight=False,
-    )
+    _print(console, ["", *senders_say(demo.tally)])
     logged = ", ".join(f"{event} {n}" for event, n in sorted(demo.events.counts.items()))
-    console.print(f" The log: {logged}.", highlight=False)
-    console.print(f" Exemplars (trace ids) in the last scrape: {last.exemplars}.", highlight=False)
+    _print(console, ["", f"Lines in the service's log, by event: {logged}.", *hung_sample(demo.events)])
+    _print(console, ["", f"Exemplars (trace ids) in the last scrape: {last.exemplars}."])
     held = sum(check.held for check in checks)
     verdict = "[bold green]All held[/]" if held == len(checks) else "[bold red]Not all held[/]"
     console.print(
         f"\n {verdict}: {held} of {len(checks)} checks, {len(demo.scrapes)} scrapes.", highlight=False
     )
     return held == len(checks)
+
+
+def _print(console: Console, lines: Sequence[str]) -> None:
+    width = console.width - 1
+    for line in lines:
+        said = fill(line, width, initial_indent=" ", subsequent_indent=" ", break_on_hyphens=False)
+        console.print(said, soft_wrap=True, highlight=False, markup=False)
 
 
 def _view(console: Console, plain: bool) -> View:
@@ -214,7 +220,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--plain", action="store_true", help="lines, not a live table (the default off a terminal)"
     )
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the service's log and spans there")
+    parser.add_argument(
+        "--keep", type=output_folder, metavar="DIR", help="leave the service's log and spans there"
+    )
     return parser.parse_args(argv)
 
 
@@ -228,24 +236,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The service appends, as a service should; an earlier run's events would be counted again.
         (folder / name).unlink(missing_ok=True)
     held = False
-    view = _view(console, options.plain)
-    demo: Demo | None = None
     try:
-        demo = Demo(folder, view)
-        console.print(f"Metrics while it runs: {demo.metrics_url}", highlight=False)
-        with view:
-            demo.run()
-        held = print_report(console, demo)
+        held = _run(console, folder, options.plain)
     except (ChildError, ScrapeError) as error:
         console.print(f"The demonstration failed: {error}", style="bold red", highlight=False)
     except KeyboardInterrupt:
         console.print("Interrupted.")
         return 130
     finally:
-        if demo is not None:
-            demo.close()
-        if held and options.keep is None:
-            shutil.rmtree(folder)
-        elif folder.is_dir():
-            console.print(f"The service's log and spans: {folder}", highlight=False)
+        _leave(console, folder, keep=options.keep is not None or not held)
     return 0 if held else 1
+
+
+def _run(console: Console, folder: Path, plain: bool) -> bool:
+    view = _view(console, plain)
+    with closing(Demo(folder, view)) as demo:
+        console.print(f"Metrics while it runs: {demo.metrics_url}", highlight=False)
+        with view:
+            demo.run()
+        return print_report(console, demo)
+
+
+def _leave(console: Console, folder: Path, *, keep: bool) -> None:
+    if keep:
+        said = f"The service's log and spans are kept in {folder}: {LOG}, {SPANS}"
+    else:
+        shutil.rmtree(folder)
+        said = 'The service\'s log and spans are deleted; to keep them next time: make demo ARGS="--keep DIR"'
+    # Not wrapped, so that the path can be copied.
+    console.print(said, soft_wrap=True, highlight=False, markup=False)

@@ -40,6 +40,7 @@ class EventLog:
         self._offset = 0
         self.lines: deque[Line] = deque(maxlen=keep)
         self.counts: Counter[str] = Counter()
+        self.first: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def read(self) -> None:
         """Take in what was written since; a line half written is left for the next time."""
@@ -56,6 +57,7 @@ class EventLog:
     def _take(self, record: dict[str, Any]) -> None:
         event, time = str(record["event"]), str(record.get("timestamp", ""))[11:19]
         self.counts[event] += 1
+        self.first.setdefault(event, (self.counts.total(), record))
         same = next((line for line in list(self.lines)[-3:] if line.event == event), None)
         if same is None:
             self.lines.append(Line(time, event, _fields(record), record.get("level") in _NOTABLE))

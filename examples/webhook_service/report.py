@@ -15,8 +15,8 @@ class Window:
     """What happened between the first and the last of some scrapes.
 
     Times are seconds; ``None`` where nothing was observed. ``breaker`` lists the states seen, without
-    repetition in a row. ``max_...`` are the greatest values that a scrape happened to see, ``last_depth`` is
-    what the last one saw.
+    repetition in a row. In flight is queued and running together. ``max_...`` are the greatest values that a
+    scrape happened to see, ``last_depth`` is what the last one saw.
     """
 
     seconds: float
@@ -24,6 +24,8 @@ class Window:
     submitted: int
     completed: Mapping[str, int]
     dropped: Mapping[str, int]
+    in_flight_before: int
+    in_flight_after: int
     dwell_p50: float | None
     dwell_p95: float | None
     duration_p50: float | None
@@ -53,6 +55,8 @@ def window(scrapes: Sequence[Snapshot]) -> Window:
         submitted=last.submitted - first.submitted,
         completed=_grown(last.completed, first.completed),
         dropped=_grown(last.dropped, first.dropped),
+        in_flight_before=first.queue_depth + first.workers_busy,
+        in_flight_after=last.queue_depth + last.workers_busy,
         dwell_p50=dwell.quantile(0.5),
         dwell_p95=dwell.quantile(0.95),
         duration_p50=duration.quantile(0.5),
@@ -147,29 +151,29 @@ def check_end(last: Snapshot, seen: Tally, acknowledged: int, exit_code: int | N
     unknown = f", {seen.cut} answers lost" if seen.cut else ""
     return [
         Check(
-            "202 answers counted by the senders = tasks submitted",
+            "202 answers that the senders counted = tasks that the pool counted as submitted",
             seen.accepted <= last.submitted <= seen.accepted + seen.cut,
-            f"{seen.accepted} and {last.submitted}{unknown}",
+            f"senders {seen.accepted}, pool {last.submitted}{unknown}",
         ),
         Check(
-            "429 and 503 answers counted by the senders = tasks dropped at the door",
+            "429 and 503 answers that the senders counted = tasks that the pool counted as refused",
             refused <= at_door <= refused + seen.cut,
-            f"{refused} and {at_door}{unknown}",
+            f"senders {refused}, pool {at_door}{unknown}",
         ),
         Check(
-            "requests the pool answered = tasks offered",
+            "answers that the senders counted = tasks that the pool counted as offered",
             seen.offered <= last.offered <= seen.offered + seen.cut,
-            f"{seen.offered} and {last.offered}{unknown}",
+            f"senders {seen.offered}, pool {last.offered}{unknown}",
         ),
         Check(
-            "deliveries counted as ok = webhooks acknowledged by the customers",
+            "webhooks that the customers acknowledged = deliveries that the pool counted as ok",
             ok <= acknowledged <= ok + unsure,
-            f"{ok} and {acknowledged}, {last.workers_busy} still running at the end",
+            f"customers {acknowledged}, pool {ok}, {last.workers_busy} still running at the end",
         ),
         Check(
-            "every webhook whose sender waited as Retry-After said was accepted in the end",
+            "senders of the burst, who wait as Retry-After says, had every webhook accepted in the end",
             seen.exhausted == 0,
-            f"{seen.waited} waits, {seen.exhausted} given up",
+            f"by their own count: {seen.waited} waits, {seen.exhausted} given up",
         ),
         Check(
             "the last scrape shows a stopped pool with nothing waiting",

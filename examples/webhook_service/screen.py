@@ -1,34 +1,17 @@
-"""What the operator sees: a moment, as a line now and then, and at the end what happened in each act."""
+"""What the operator sees off a terminal: a moment, as a line now and then."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from .acts import Act
 from .events import EventLog
 from .report import Window
 from .scrape import Snapshot
-
-_COLUMNS = (
-    "\noffered",
-    "\nok",
-    "\nerror",
-    "full\n429",
-    "open\n503",
-    "closed\n503",
-    "shut-\ndown",
-    "dwell\np95",
-    "most\ndepth",
-    "most\nhung",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,30 +116,3 @@ class PlainView:
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
-def report_table(acts: Sequence[Act], windows: Sequence[Window]) -> Table:
-    """Lay out what happened in each act."""
-    table = Table(
-        box=SIMPLE_HEAD,
-        title="What happened, from the scraped metrics alone",
-        title_justify="left",
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
-    table.add_column("\nact", min_width=10)
-    for name in _COLUMNS:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("breaker\nat end", no_wrap=True)
-    for number, (act, seen) in enumerate(zip(acts, windows, strict=False), start=1):
-        drops = (seen.dropped.get(reason, 0) for reason in ("full", "breaker_open", "closed", "shutdown"))
-        counts = (seen.offered, seen.completed.get("ok", 0), seen.completed.get("error", 0), *drops)
-        table.add_row(
-            f"{number} {act.title}",
-            *(Text(str(count), style="" if count else "dim") for count in counts),
-            seconds(seen.dwell_p95),
-            str(seen.max_depth),
-            Text(str(seen.max_hung), style="" if seen.max_hung else "dim"),
-            seen.breaker[-1].replace("_", "-"),
-        )
-    return table

@@ -12,7 +12,7 @@ from importlib import import_module
 
 import pytest
 
-from examples.webhook_service import customers, service
+from examples.webhook_service import customers, demo, service
 from tests.support import ROOT
 
 PACKAGE = "examples.webhook_service"
@@ -44,7 +44,7 @@ TARGET = "--customer=acme=http://127.0.0.1:9000/hooks/acme"
             "--customer glo-bex=http://127.0.0.1/",
         )
     ]
-    + [(customers.parse_arguments, "--port 65536")],
+    + [(customers.parse_arguments, "--port 65536"), (demo.parse_arguments, "--keep /dev/null")],
 )
 def test_a_wrong_argument_is_a_usage_error(
     capsys: pytest.CaptureFixture[str], parse: Callable[[list[str]], object], line: str

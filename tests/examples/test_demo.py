@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import io
+import re
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from examples.webhook_service.events import EventLog
 from examples.webhook_service.report import window
 from examples.webhook_service.traffic import Tally
 from tests.examples.exposition import snapshot
+from tests.support import ROOT, missing
 
 
 def _played(tmp_path: Path, **last: int) -> Demo:
@@ -43,6 +48,54 @@ def test_the_verdict_follows_from_the_numbers(
     assert ("FAILED submitted = completed" in out.getvalue()) is not held
 
 
+class _Calm:
+    """A run in which nothing happens but a log line."""
+
+    metrics_url = "http://127.0.0.1:1/metrics"
+
+    def __init__(self, folder: Path, *_: object) -> None:
+        (folder / module.LOG).write_text("{}\n")
+
+    def run(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "not held"])
+@pytest.mark.parametrize("keep", [True, False], ids=["--keep", "not kept"])
+def test_the_last_line_says_where_the_log_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    keep: bool,
+    held: bool,
+) -> None:
+    """A log that is asked for or needed is kept, and it is said where; otherwise, how to keep the next."""
+    monkeypatch.setattr(module, "Demo", _Calm)
+    monkeypatch.setattr(module, "print_report", lambda *_: held)
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(tmp_path / "made"))
+    folder = tmp_path / ("wanted" if keep else "made")
+    assert main(["--keep", str(folder)] if keep else []) == (0 if held else 1)
+    last = capsys.readouterr().out.splitlines()[-1]
+    if keep or not held:
+        assert last == f"The service's log and spans are kept in {folder}: service.log, spans.jsonl"
+        assert (folder / "service.log").exists()
+    else:
+        assert 'make demo ARGS="--keep DIR"' in last
+        assert not folder.exists()
+
+
+@pytest.mark.once
+def test_make_demo_passes_options_on() -> None:
+    """What the last line and the README tell a reader to type reaches the demonstration."""
+    make = shutil.which("make") or missing("make", "run: apt-get install make")
+    typed = [make, "-n", "demo", "ARGS=--keep DIR"]
+    done = subprocess.run(typed, cwd=ROOT, check=True, capture_output=True, text=True, timeout=30)
+    assert "python -m examples.webhook_service --keep DIR\n" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.timeout(180)
@@ -52,5 +105,14 @@ def test_all_seven_acts_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     printed = capsys.readouterr().out
     assert status == 0, printed
     assert "All held" in printed
+    rows = [
+        [int(n) for n in row.split()]
+        for row in re.findall(r"^(?:\d \D+|all)((?: +\d+){7,}) *$", printed, re.MULTILINE)
+    ]
+    assert len(rows) == 8, printed
+    assert [row[0] + row[1] - sum(row[2:]) for row in rows] == [0] * 8
+    assert "task.still_running in the log" in printed
+    assert 'File "examples/webhook_service/delivery.py"' in printed
+    assert f"kept in {tmp_path}" in printed
     assert (tmp_path / "service.log").stat().st_size > 0
     assert (tmp_path / "spans.jsonl").stat().st_size > 0

@@ -15,7 +15,7 @@ from examples.webhook_service.acts import ACTS
 from examples.webhook_service.events import EventLog
 from examples.webhook_service.live import LiveView, spark
 from examples.webhook_service.report import broken_law, window
-from examples.webhook_service.screen import Moment, PlainView, report_table, seconds
+from examples.webhook_service.screen import Moment, PlainView, seconds
 from tests.examples.exposition import snapshot
 
 
@@ -92,15 +92,6 @@ def test_without_a_terminal_there_is_a_line_now_and_then(events: EventLog) -> No
     lines = _drawn(console, "").splitlines()
     assert [line[:13] for line in lines if line] == ["act 2 of 7: A", "    12 s  off", "    18 s  off"]
     assert "full=37" in lines[1]
-
-
-def test_the_report_has_a_line_per_act() -> None:
-    """The table at the end shows each act's own numbers."""
-    console = _console(100, 60)
-    windows = [window([snapshot(0.0), snapshot(1.0, full=7 + n)]) for n in range(len(ACTS))]
-    drawn = _drawn(console, report_table(ACTS, windows))
-    assert all(f"{n} {act.title}" in drawn for n, act in enumerate(ACTS, start=1))
-    assert max(map(len, drawn.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(
