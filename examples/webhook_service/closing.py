@@ -92,8 +92,8 @@ def account_notes(last: Snapshot) -> list[str]:
     ]
     if last.stopped and last.workers_busy:
         notes.append(
-            f"The {last.workers_busy} in flight after the last act were still running at the drain deadline:"
-            " abandoned, and named in the log."
+            f"The {last.workers_busy} in flight after the last act were abandoned: still running in the last"
+            " scrape, past the drain deadline. The log names them, and abandoned ones that ended before it."
         )
     if closed := last.dropped.get("closed", 0):
         notes.append(

@@ -259,9 +259,9 @@ def _run(console: Console, folder: Path, plain: bool) -> bool:
 
 def _leave(console: Console, folder: Path, *, keep: bool) -> None:
     if keep:
-        said = f"The service's log and spans are kept in {folder}: {LOG}, {SPANS}"
+        said = f"Log and spans are kept in {folder}: {LOG}, {SPANS}"
     else:
         shutil.rmtree(folder)
-        said = 'The service\'s log and spans are deleted; to keep them next time: make demo ARGS="--keep DIR"'
+        said = 'Log and spans are deleted; to keep them: make demo ARGS="--keep DIR"'
     # Not wrapped, so that the path can be copied.
     console.print(said, soft_wrap=True, highlight=False, markup=False)

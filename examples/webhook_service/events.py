@@ -1,9 +1,9 @@
-"""Following the service's log file: the events an operator would see, repeated ones folded into one."""
+"""Following the service's log file: what an operator would see of it, one line per event."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,20 @@ _HIDDEN = ("event", "level", "timestamp", "pool", "stack", "exception", "trace_i
 _NOTABLE = ("warning", "error", "critical")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Line:
-    """One event as shown: when last, what, how often in a row."""
+    """One event as shown: when last, what, how often so far."""
 
-    time: str
+    stamp: str
     event: str
     fields: str
     notable: bool
-    times: int = 1
+    times: int
+
+    @property
+    def time(self) -> str:
+        """Hours, minutes and seconds."""
+        return self.stamp[11:19]
 
 
 def _fields(record: dict[str, Any]) -> str:
@@ -34,13 +39,18 @@ def _fields(record: dict[str, Any]) -> str:
 class EventLog:
     """The tail of a file of JSON lines; used by one thread."""
 
-    def __init__(self, path: Path, *, keep: int = 8) -> None:
-        """Follow ``path`` from its beginning and remember the last ``keep`` lines."""
+    def __init__(self, path: Path) -> None:
+        """Follow ``path`` from its beginning."""
         self._path = path
         self._offset = 0
-        self.lines: deque[Line] = deque(maxlen=keep)
+        self._last: dict[str, Line] = {}
         self.counts: Counter[str] = Counter()
         self.first: dict[str, tuple[int, dict[str, Any]]] = {}
+
+    @property
+    def lines(self) -> list[Line]:
+        """The last line of each event, newest last."""
+        return sorted(self._last.values(), key=lambda line: line.stamp)
 
     def read(self) -> None:
         """Take in what was written since; a line half written is left for the next time."""
@@ -55,12 +65,10 @@ class EventLog:
             self._take(json.loads(raw))
 
     def _take(self, record: dict[str, Any]) -> None:
-        event, time = str(record["event"]), str(record.get("timestamp", ""))[11:19]
+        event = str(record["event"])
         self.counts[event] += 1
         self.first.setdefault(event, (self.counts.total(), record))
-        same = next((line for line in list(self.lines)[-3:] if line.event == event), None)
-        if same is None:
-            self.lines.append(Line(time, event, _fields(record), record.get("level") in _NOTABLE))
-            return
-        same.time, same.fields = time, _fields(record)
-        same.times += 1
+        # Without the Z, a whole second sorts before its fractions.
+        stamp = str(record.get("timestamp", "")).removesuffix("Z")
+        notable = record.get("level") in _NOTABLE
+        self._last[event] = Line(stamp, event, _fields(record), notable, self.counts[event])

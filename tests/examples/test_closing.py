@@ -105,7 +105,7 @@ def test_the_tables_fit_the_terminal(width: int) -> None:
 @pytest.mark.parametrize(
     ("last", "said"),
     [
-        (SCRAPES[-1], "8 in flight after the last act were still running at the drain deadline: abandoned"),
+        (SCRAPES[-1], "8 in flight after the last act were abandoned: still running in the last scrape"),
         (snapshot(3.0, queue_depth=0, workers_busy=0, ok=90, stopped=1), None),
     ],
     ids=["abandoned", "drained"],

@@ -80,7 +80,7 @@ def test_the_last_line_says_where_the_log_is(
     assert main(["--keep", str(folder)] if keep else []) == (0 if held else 1)
     last = capsys.readouterr().out.splitlines()[-1]
     if keep or not held:
-        assert last == f"The service's log and spans are kept in {folder}: service.log, spans.jsonl"
+        assert last == f"Log and spans are kept in {folder}: service.log, spans.jsonl"
         assert (folder / "service.log").exists()
     else:
         assert 'make demo ARGS="--keep DIR"' in last

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,59 @@ def test_the_table_fits_the_terminal(events: EventLog, width: int, height: int) 
     assert f"Act 2 of 7: {ACTS[1].title}" in lines[0]
     assert "32 of 32" in drawn
     assert "holds in all of 48 scrapes" in drawn
-    assert ("task.error x2" in drawn) == (height >= 30)
+    assert "task.error x2" in drawn
+    assert " ".join(ACTS[1].watch.split()[-3:]) in " ".join(drawn.replace("│", "").split())
+
+
+@pytest.mark.parametrize("number", range(1, len(ACTS) + 1))
+def test_a_low_terminal_has_room_for_the_log_in_every_act(
+    tmp_path: Path, events: EventLog, number: int
+) -> None:
+    """With 24 lines of 80 columns there are at least four lines of log, however long the act's sentence."""
+    records = [{"event": f"event.{n}", "timestamp": f"2026-11-22T18:00:0{n}.5Z"} for n in range(9)]
+    with (tmp_path / "service.log").open("a") as log:
+        log.writelines(json.dumps(record) + "\n" for record in records)
+    events.read()
+    console = _console(80, 24)
+    drawn = _drawn(console, LiveView(console).render(_moment(events, number=number)))
+    assert len(drawn.splitlines()) <= 24
+    shown = re.findall(r"event\.\d|task\.error", drawn)
+    assert shown == [*(f"event.{n}" for n in range(9)), "task.error"][-len(shown) :]
+    assert len(shown) >= 4
+
+
+def test_the_log_is_in_the_order_of_time(tmp_path: Path) -> None:
+    """Each event has one line, its last one, with how many there were; the newest comes last."""
+    log = tmp_path / "service.log"
+    written = [("a", 1.0), ("b", 2.0), ("c", 3.0), ("a", 4.25), ("d", 5.0), ("b", 4.5), ("e", 4.0)]
+    records = [
+        {"event": event, "timestamp": f"2026-11-22T18:00:0{second}Z", "task": f"t{n}"}
+        for n, (event, second) in enumerate(written)
+    ]
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    read = EventLog(log)
+    read.read()
+    assert [(line.time, line.event, line.times, line.fields) for line in read.lines] == [
+        ("18:00:03", "c", 1, "task=t2"),
+        ("18:00:04", "e", 1, "task=t6"),
+        ("18:00:04", "a", 2, "task=t3"),
+        ("18:00:04", "b", 2, "task=t5"),
+        ("18:00:05", "d", 1, "task=t4"),
+    ]
+
+
+def test_bars_have_a_scale(events: EventLog) -> None:
+    """Beside each row's bars stand its value now, its greatest in the time shown, and what a full bar is."""
+    console = _console(120, 40)
+    view = LiveView(console)
+    for elapsed, depth, full in ((11.0, 20, 7), (12.0, 31, 207), (12.4, 9, 7)):
+        view.render(_moment(events, elapsed=elapsed, queue_depth=depth, full=full))
+    drawn = _drawn(console, view.render(_moment(events, elapsed=13.0, queue_depth=16)))
+    lines = {line[:23].strip(): line[23:].split() for line in drawn.splitlines()}
+    assert lines["queued"] == ["16", "of", "32", "31", "32", "▅█▅"]
+    assert lines["refused: full (429)"] == ["0", "/s", "200", "/s", "120", "/s", "·█·"]
+    assert lines["longest running"] == ["1.50", "s", "1.50", "s", "1.50", "s", "███"]
+    assert lines["breaker"] == ["closed", "closed", "open", "···"]
 
 
 def test_a_broken_law_is_on_the_screen(events: EventLog) -> None:
