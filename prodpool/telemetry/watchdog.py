@@ -63,16 +63,22 @@ class Watchdog:
         self._calls.put(None)
 
     def soon(self, call: Callable[[], object]) -> None:
-        """Have ``call`` made by the watchdog's thread; it must be quick and must not raise."""
-        self._calls.put(call)
+        """Have ``call`` made by the watchdog's thread; it must be quick and must not raise.
+
+        Without a thread there is no pool left that the call could be about, and it would wait here for
+        the next one with all that it holds. It takes no lock: a finalizer may call it anywhere.
+        """
+        if self._thread is not None:
+            self._calls.put(call)
 
     def _run(self) -> None:
         while True:
             with self._lock:
-                if not self._due:
+                if not self._due and self._calls.empty():
                     self._thread = None
                     return
-                wait = max(0.0, min(self._due.values()) - time.monotonic())
+                now = time.monotonic()
+                wait = max(0.0, min(self._due.values(), default=now) - now)
             try:
                 call = self._calls.get(timeout=wait)
             except queue.Empty:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason
+from prodpool.telemetry.watchdog import watchdog
 from tests.api.gates import PATIENCE, Gate, until
 from tests.support import MakePool
 
@@ -301,6 +302,24 @@ def test_an_iterator_collected_under_the_pools_lock(make_pool: MakePool, gate: G
     with pool._engine.dispatcher.lock:
         gc.collect()
     until(lambda: pool.stats().dropped[Reason.CANCELLED] == 2)
+
+
+def test_an_iterator_dropped_after_the_stop(make_pool: MakePool) -> None:
+    """A half-read map that is let go of when its pool has stopped leaves nothing behind."""
+
+    class Argument:
+        """Something to refer to weakly."""
+
+    argument = Argument()
+    alive = weakref.ref(argument)
+    pool = make_pool(1, queue_capacity=4)
+    results = pool.map(lambda each: each, itertools.repeat(argument))
+    assert next(results) is argument
+    pool.stop(PATIENCE)
+    until(lambda: watchdog()._thread is None)
+    del results, argument
+    gc.collect()
+    assert alive() is None
 
 
 @both

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import weakref
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
@@ -364,3 +365,33 @@ def test_a_start_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert lucky.ticked.wait(PATIENCE)
     assert not unlucky.ticked.is_set()
     watchdog.unwatch(lucky)
+
+
+def test_a_note_left_to_nobody() -> None:
+    """Without a pool there is nothing that a note could be about: it is dropped, with all that it holds."""
+
+    def note() -> None:
+        """Never called."""
+
+    left = weakref.ref(note)
+    watchdog = Watchdog()
+    watchdog.soon(note)
+    del note
+    assert left() is None
+
+
+def test_a_note_left_to_the_last_tick() -> None:
+    """What the thread is told before it ends it still does."""
+    called = threading.Event()
+
+    class Last:
+        interval = 0.001
+
+        def tick(self) -> None:
+            watchdog.unwatch(self)
+            watchdog.soon(called.set)
+
+    watchdog = Watchdog()
+    watchdog.watch(Last())
+    assert called.wait(PATIENCE)
+    until(lambda: watchdog._thread is None)
