@@ -11,7 +11,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
+
+from prodpool.errors import PoolClosedError
 
 THREAD_NAME = "prodpool-watchdog"
 
@@ -84,7 +87,8 @@ class Watchdog:
             except queue.Empty:
                 call = None
             if call is not None:
-                call()
+                with suppress(PoolClosedError):  # about a pool that this process inherited by a fork
+                    call()
                 call = None  # it may hold a pool, and the next call be a long time off
             self._tick()
 

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="wa
         pytest.param("inherited_threads", id="threads"),
         pytest.param("from_a_task", id="forked-from-a-task"),
         pytest.param("to_the_end", id="ends-as-an-interpreter"),
+        pytest.param("half_read", id="lets-go-of-a-map"),
         pytest.param("hammered", id="200-forks", marks=[pytest.mark.slow, pytest.mark.timeout(180)]),
     ],
 )

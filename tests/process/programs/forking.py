@@ -160,7 +160,7 @@ def build_anew(held: Held) -> None:
     assert pool.stats().state == "stopped"
 
 
-def watch_anew(held: Held) -> None:
+def watch_anew(_held: Held | None) -> None:
     """The child's own watchdog looks after its pools; the parent's thread is not here."""
     noticed = threading.Event()
 
@@ -224,6 +224,23 @@ def to_the_end() -> None:
     held.let_go()
 
 
+def half_read() -> None:
+    """A child lets go of a map that its parent half read; the watchdog of its own pool outlives that."""
+    pool, go = InstrumentedPool(ThreadPoolExecutor(1), name="held", registry=REGISTRY), threading.Event()
+    results = [pool.map(lambda number: number and go.wait(PATIENCE), range(3))]
+    assert next(results[0]) == 0
+
+    def let_go() -> None:
+        with InstrumentedPool(ThreadPoolExecutor(1), name="first", registry=REGISTRY):
+            results.clear()
+            watch_anew(None)
+
+    wait_for(forked(let_go))
+    go.set()
+    assert list(results[0]) == [True, True]
+    assert pool.stop(PATIENCE).drained
+
+
 def submit_and_cancel(pool: InstrumentedPool, over: threading.Event) -> None:
     futures: list[Future[Any]] = []
     while not over.is_set():
@@ -275,6 +292,5 @@ def hammered() -> None:
 
 
 if __name__ == "__main__":
-    {way.__name__: way for way in (inherited, inherited_threads, from_a_task, to_the_end, hammered)}[
-        sys.argv[1]
-    ]()
+    ways = (inherited, inherited_threads, from_a_task, to_the_end, half_read, hammered)
+    {way.__name__: way for way in ways}[sys.argv[1]]()
