@@ -81,10 +81,11 @@ class Dispatcher:
                 return Offer.CLOSED
             depth = self.queue.length
             worker = None
-            if not self.paused and not self._all_taken():
-                if self.roster.parked:
-                    worker = self.roster.wake_newest(task)
-                elif self.roster.may_grow(may_start) and self._enough_for(self.roster.starting):
+            if not self.paused and not (self.assisted and self._all_taken()):
+                roster = self.roster
+                if roster.parked:
+                    worker = roster.wake_newest(task)
+                elif len(roster.workers) < roster.max_workers and self._wants_worker(may_start):
                     return Offer.NEEDS_WORKER
             if worker is None:
                 if depth + self.assisted >= self.queue_capacity and depth + self.assisted >= self._room():
@@ -163,7 +164,7 @@ class Dispatcher:
         # What was admitted on the strength of this worker's coming it takes in any case.
         if free or self.queue.length + self.assisted > self.queue_capacity:
             task = self.queue.pop()
-            if task is None and free and self.line.length and not self._all_taken(but=1):
+            if task is None and free and self.line.length and not (self.assisted and self._all_taken(but=1)):
                 task = self.line.admit()
             if task is not None:
                 # Assigned first, so that this worker no longer counts as one to come.
@@ -317,10 +318,14 @@ class Dispatcher:
 
     # What they share. The lock is held in all of these.
 
-    def _enough_for(self, coming: int) -> bool:
-        """Tell whether ``coming`` workers have enough to do with what is admitted already."""
+    def _wants_worker(self, may_start: bool) -> bool:
+        """Tell whether the loops that are starting up have enough to do with what is admitted already.
+
+        Without ``may_start`` one is wanted only if there is none at all.
+        """
         length = self.queue.length
-        return max(length, length + self.assisted - self.queue_capacity) >= coming
+        enough = max(length, length + self.assisted - self.queue_capacity) >= self.roster.starting
+        return enough and (may_start or not self.roster.workers)
 
     def _enqueue(self, task: Task) -> None:
         if task.expires_at is not None and task.expires_at < self.next_expiry:
@@ -336,15 +341,13 @@ class Dispatcher:
         return 0 if self.paused else self.roster.coming()
 
     def _admit_unless_taken(self) -> Task | None:
-        return None if self._all_taken() else self.line.admit()
+        return None if self.assisted and self._all_taken() else self.line.admit()
 
     def _all_taken(self, *, but: int = 0) -> bool:
         """Tell whether assisted tasks that have no place in the queue take up the last workers.
 
         ``but``: workers on their way that are not to be counted, being the ones that ask.
         """
-        if not self.assisted:
-            return False
         coming = max(0, self.roster.coming() - but)
         over = max(0, self.queue.length + self.assisted - self.queue_capacity - coming)
         return self.roster.running + coming + over >= self.roster.max_workers

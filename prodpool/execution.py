@@ -106,7 +106,8 @@ class Runner:
             worker.started = None
             quick = future.finish_quietly(value)
             if quick:
-                dispatcher.roster.release(worker)
+                worker.occupied = False  # as Roster.release does, in line
+                dispatcher.roster.running -= 1
                 following = dispatcher.take(worker)
             else:
                 woken = dispatcher.release_running(worker)

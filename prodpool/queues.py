@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Generic, Protocol, TypeVar
 
 
 class Queueable(Protocol):
-    """What may stand in a queue. ``queued`` is the queue's own mark: not None while it stands there."""
+    """What may stand in a queue. Both are the queue's own marks; ``queued`` is None outside of any."""
 
-    queued: list[Any] | None
+    queued: Any
+    behind: Any
 
 
 T = TypeVar("T", bound=Queueable)
 
 
 class FifoQueue(Generic[T]):
-    """First in, first out; every operation O(1) (discard: amortised).
+    """First in, first out; every operation O(1) but for `drain` and `snapshot`.
 
-    Each item stands in a cell of its own, a list of one. A discarded item leaves its cell behind, empty:
-    it must keep nothing alive, and nothing may be freed here, where a lock is held that a destructor of
-    the application's may want. Empty cells are swept once they outnumber the others, so a pool whose
-    workers hang while callers submit and cancel does not grow. ``length`` is the number of items
-    waiting; a plain attribute, since ``len()`` costs a call on the hot path.
+    The items are linked to each other: ``queued`` is who stands ahead (the queue itself, for the first),
+    ``behind`` who comes next. So a discarded item leaves nothing behind that could keep it alive or be
+    freed here, where a lock is held that a destructor of the application's may want; and a push makes
+    nothing that could set off the garbage collector. ``length`` is the number of items waiting; a plain
+    attribute, since ``len()`` costs a call on the hot path.
     """
 
-    __slots__ = ("_cells", "length")
-
-    SWEEP_FROM = 64
+    __slots__ = ("behind", "length", "_last")
 
     def __init__(self) -> None:
-        self._cells: deque[list[T]] = deque()
+        # The first item: the queue stands ahead of it as an item does.
+        self.behind: Any = None
+        self._last: Any = self
         self.length = 0
 
     def __len__(self) -> int:
@@ -38,54 +38,58 @@ class FifoQueue(Generic[T]):
 
     def push(self, item: T) -> None:
         """Add ``item`` at the end."""
-        cell = item.queued = [item]
-        self._cells.append(cell)
+        last = item.queued = self._last
+        last.behind = self._last = item
         self.length += 1
 
     def pop(self) -> T | None:
         """Remove and return the first item; None when there is none."""
-        if not self.length:
+        item: T | None = self.behind
+        if item is None:
             return None
-        cells = self._cells
-        while True:
-            cell = cells.popleft()
-            if cell:
-                item = cell[0]
-                item.queued = None
-                self.length -= 1
-                return item
+        after = self.behind = item.behind
+        if after is None:
+            self._last = self
+        else:
+            after.queued = self
+            item.behind = None
+        item.queued = None
+        self.length -= 1
+        return item
 
     def discard(self, item: T) -> bool:
         """Remove ``item`` wherever it stands; False when it is not (any more) in the queue."""
-        cell = item.queued
-        if cell is None:
+        ahead = item.queued
+        if ahead is None:
             return False
-        cell.clear()
+        after = ahead.behind = item.behind
+        if after is None:
+            self._last = ahead
+        else:
+            after.queued = ahead
+            item.behind = None
         item.queued = None
         self.length -= 1
-        empty = len(self._cells) - self.length
-        if empty > self.SWEEP_FROM and empty > self.length:
-            self._cells = deque(cell for cell in self._cells if cell)
         return True
 
     def first(self) -> T | None:
         """Return the first item and leave it there; None when there is none."""
-        cells = self._cells
-        while cells:
-            if cells[0]:
-                return cells[0][0]
-            cells.popleft()
-        return None
+        first: T | None = self.behind
+        return first
 
     def drain(self) -> list[T]:
         """Remove and return all items in order."""
         drained = self.snapshot()
         for item in drained:
-            item.queued = None
-        self._cells.clear()
-        self.length = 0
+            item.queued = item.behind = None
+        self.behind, self._last, self.length = None, self, 0
         return drained
 
     def snapshot(self) -> list[T]:
         """Return all items in order and leave them there."""
-        return [cell[0] for cell in self._cells if cell]
+        items: list[T] = []
+        item = self.behind
+        while item is not None:
+            items.append(item)
+            item = item.behind
+        return items

@@ -30,10 +30,6 @@ class Roster:
         # Not those that are surplus since the pool was made smaller: they take nothing they need not.
         return max(0, min(len(self.workers), self.max_workers) - len(self.parked) - self.running)
 
-    def may_grow(self, may_start: bool) -> bool:
-        """Tell whether one more loop may be started; ``may_start=False``: only if there is none at all."""
-        return len(self.workers) < self.max_workers and (may_start or not self.workers)
-
     def surplus(self) -> int:
         """Count the loops there are too many of, since the pool was made smaller."""
         return max(0, len(self.workers) - self.max_workers)

@@ -36,13 +36,14 @@ DEFAULT_OPTIONS = TaskOptions()
 class Task:
     """One submitted call, from the door to its result.
 
-    Times are seconds of the pool's monotonic clock. ``queued`` belongs to the queue that holds the
-    task and is guarded by the dispatcher's lock, as is every state change of ``future``.
+    Times are seconds of the pool's monotonic clock. ``queued`` and ``behind`` belong to the queue that
+    holds the task and are guarded by the dispatcher's lock, as is every state change of ``future``.
     """
 
     __slots__ = (
         "admitted_at",
         "args",
+        "behind",
         "cancel_requested",
         "context",
         "expires_at",
@@ -76,7 +77,8 @@ class Task:
         self.permit: Any = None
         self.span: Span | None = None
         self.recorded = False
-        self.queued: list[Any] | None = None
+        self.queued: Any = None
+        self.behind: Any = None
         self.cancel_requested = False
         self.token: threading.Event | None = None
         self.future: PoolFuture[Any]

@@ -23,7 +23,8 @@ class Waiter(Protocol):
     """
 
     task: Task
-    queued: list[Any] | None
+    queued: Any
+    behind: Any
     # None while it waits; True once admitted; False when the pool closed instead.
     admitted: bool | None
 
@@ -34,11 +35,12 @@ class Waiter(Protocol):
 class ThreadWaiter:
     """A thread blocked in ``submit_wait``."""
 
-    __slots__ = ("admitted", "queued", "task", "_lock")
+    __slots__ = ("admitted", "behind", "queued", "task", "_lock")
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.queued: list[Any] | None = None
+        self.queued: Any = None
+        self.behind: Any = None
         self.admitted: bool | None = None
         self._lock = threading.Lock()
         self._lock.acquire()
@@ -57,11 +59,12 @@ class ThreadWaiter:
 class AsyncWaiter:
     """A coroutine suspended in ``await submit_async(...)``; it holds no thread."""
 
-    __slots__ = ("admitted", "future", "queued", "task", "_loop")
+    __slots__ = ("admitted", "behind", "future", "queued", "task", "_loop")
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.queued: list[Any] | None = None
+        self.queued: Any = None
+        self.behind: Any = None
         self.admitted: bool | None = None
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self._loop.create_future()
