@@ -9,13 +9,15 @@ from prodpool.errors import (
     PoolFullError,
     RateLimitError,
     RejectedError,
+    RemoteTaskError,
     TaskExpiredError,
     TenantLimitError,
+    UnpicklableError,
     WorkerLostError,
 )
 from prodpool.futures import PoolFuture
 from prodpool.pool import InstrumentedPool
-from prodpool.ready import threads
+from prodpool.ready import processes, threads
 from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
 from prodpool.views import PoolView
@@ -35,11 +37,14 @@ __all__ = [
     "RateLimitError",
     "Reason",
     "RejectedError",
+    "RemoteTaskError",
     "Result",
     "StopReport",
     "TaskExpiredError",
     "TenantLimitError",
+    "UnpicklableError",
     "WorkerLostError",
     "current_task",
+    "processes",
     "threads",
 ]

@@ -48,14 +48,22 @@ class Dispatcher:
     """Matches tasks with workers. ``lock`` guards every field of it and of its parts."""
 
     def __init__(
-        self, *, workers: int, queue_capacity: int, ledger: Ledger, now: Callable[[], float]
+        self,
+        *,
+        workers: int,
+        queue_capacity: int,
+        ledger: Ledger,
+        now: Callable[[], float],
+        prefetch: int = 0,
     ) -> None:
         self.lock = threading.Lock()
         self.ledger = ledger
         self.queue_capacity = queue_capacity
+        # Tasks that a backend takes beyond what it can run. They wait there instead of in the queue.
+        self.prefetch = prefetch = min(prefetch, queue_capacity)
         self.queue: FifoQueue[Task] = FifoQueue()
         self.line = Line(ledger, now)
-        self.roster = Roster(workers)
+        self.roster = Roster(workers + prefetch)
         self.state = State.OPEN
         self.paused = False
         # No queued task expires before this second.
@@ -88,7 +96,8 @@ class Dispatcher:
                 elif len(roster.workers) < roster.max_workers and self._wants_worker(may_start):
                     return Offer.NEEDS_WORKER
             if worker is None:
-                if depth + self.assisted >= self.queue_capacity and depth + self.assisted >= self._room():
+                least_room = self.queue_capacity - self.prefetch
+                if depth + self.assisted >= least_room and depth + self.assisted >= self._room():
                     if waiter is None:
                         return Offer.FULL
                     self.line.push(waiter)
@@ -96,7 +105,7 @@ class Dispatcher:
                 self._enqueue(task)
             self.ledger.submitted += 1
         if worker is not None:
-            worker.wake.release()
+            worker.go()
         return Offer.ADMITTED
 
     def step_out(self, waiter: Waiter) -> bool:
@@ -162,7 +171,7 @@ class Dispatcher:
         surplus = len(roster.workers) > roster.max_workers
         free = not (self.paused or surplus)
         # What was admitted on the strength of this worker's coming it takes in any case.
-        if free or self.queue.length + self.assisted > self.queue_capacity:
+        if free or self.queue.length + self.assisted > self._places():
             task = self.queue.pop()
             if task is None and free and self.line.length and not (self.assisted and self._all_taken(but=1)):
                 task = self.line.admit()
@@ -223,7 +232,7 @@ class Dispatcher:
     def resize(self, workers: int) -> int:
         """Set how many tasks may run at once; returns how many loops are to be started."""
         with self.lock:
-            self.roster.max_workers = workers
+            self.roster.max_workers = workers + self.prefetch
             surplus = self.roster.dismiss_parked(self.roster.surplus())
             woken, missing = self._put_to_work()
         self.wake(surplus + woken)
@@ -284,7 +293,7 @@ class Dispatcher:
         with self.lock:
             self.state = State.STOPPED
             gone = self.roster.dismiss_parked(len(self.roster.parked))
-            busy = [worker for worker in self.roster.workers if worker.ident is not None]
+            busy = [one for one in self.roster.workers if one.ident is not None or one.task is not None]
         self.wake(gone)
         return busy
 
@@ -304,6 +313,10 @@ class Dispatcher:
         self.assisted -= 1
         return self._put_to_work()[0]
 
+    def workers(self) -> int:
+        """Return how many tasks may run at once."""
+        return self.roster.max_workers - self.prefetch
+
     def occupancy(self) -> Occupancy:
         """Where the unfinished tasks are. The lock is held.
 
@@ -312,9 +325,10 @@ class Dispatcher:
         """
         roster = self.roster
         coming = min(self._expected(), self.queue.length, max(0, roster.max_workers - roster.running))
-        waiting = self.queue.length + self.assisted - coming
+        prefetched = self._prefetched(roster.running + coming)
+        waiting = self.queue.length + self.assisted - coming + prefetched
         over = max(0, waiting - self.queue_capacity)
-        return Occupancy(waiting - over, roster.running + coming + over)
+        return Occupancy(waiting - over, roster.running + coming - prefetched + over)
 
     # What they share. The lock is held in all of these.
 
@@ -324,7 +338,7 @@ class Dispatcher:
         Without ``may_start`` one is wanted only if there is none at all.
         """
         length = self.queue.length
-        enough = max(length, length + self.assisted - self.queue_capacity) >= self.roster.starting
+        enough = max(length, length + self.assisted - self._places()) >= self.roster.starting
         return enough and (may_start or not self.roster.workers)
 
     def _enqueue(self, task: Task) -> None:
@@ -334,7 +348,15 @@ class Dispatcher:
 
     def _room(self) -> int:
         """Return how many tasks may stand in the queue: its capacity, and one for each worker to come."""
-        return self.queue_capacity + self._expected()
+        expected = self._expected()
+        return self._places(expected) + expected
+
+    def _places(self, expected: int = 0) -> int:
+        """Return how many tasks may wait here: fewer than in all by those that wait in the backend."""
+        return self.queue_capacity - self._prefetched(self.roster.running + expected)
+
+    def _prefetched(self, handed_over: int) -> int:
+        return min(self.prefetch, max(0, handed_over - self.workers())) if self.prefetch else 0
 
     def _expected(self) -> int:
         """Count the workers that are on their way to a task; while the pool is paused none is."""
@@ -349,7 +371,7 @@ class Dispatcher:
         ``but``: workers on their way that are not to be counted, being the ones that ask.
         """
         coming = max(0, self.roster.coming() - but)
-        over = max(0, self.queue.length + self.assisted - self.queue_capacity - coming)
+        over = max(0, self.queue.length + self.assisted - self._places() - coming)
         return self.roster.running + coming + over >= self.roster.max_workers
 
     def _fill(self) -> None:
@@ -382,5 +404,5 @@ class Dispatcher:
     def wake(self, workers: list[Worker]) -> None:
         """Set parked workers going; the lock is released by now."""
         for worker in workers:
-            worker.wake.release()
+            worker.go()
         self.line.tell()

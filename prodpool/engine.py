@@ -33,8 +33,11 @@ from prodpool.telemetry.tracing import Tracing
 from prodpool.telemetry.trouble import Trouble
 from prodpool.telemetry.watchdog import watchdog
 from prodpool.vocabulary import Reason, State
-from prodpool.worker import Worker
-from prodpool.workers.base import Backend, Capabilities
+from prodpool.workers.base import Capabilities, Workers
+from prodpool.workers.beacon import Beacon
+from prodpool.workers.handoff import HandoffWorkers
+from prodpool.workers.packing import Packing
+from prodpool.workers.supply import Factory, Supply
 from prodpool.workers.threads import LeasedWorkers
 
 try:
@@ -47,6 +50,8 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 # heeds it must not spin.
 UNKNOWN = 1.0
 LEAST_RETRY = 0.01
+# More tasks than that handed over at once share a slot of the beacon, which then tells of the latest.
+BEACON_SLOTS = 1024
 
 
 class Engine:
@@ -55,9 +60,10 @@ class Engine:
     def __init__(
         self,
         settings: Settings,
-        backend: Backend,
+        backend: Any,
         abilities: Capabilities,
         *,
+        factory: Factory | None = None,
         breaker: Any,
         registry: CollectorRegistry,
         tracer_provider: TracerProvider | None,
@@ -67,6 +73,7 @@ class Engine:
         self.settings = settings
         self.abilities = abilities
         self.backend = backend
+        self.factory = factory
         self.now = now
         self.trouble = Trouble(settings.name)
         self.log = PoolLog(settings.name, logger, self.trouble, now)
@@ -76,6 +83,7 @@ class Engine:
             queue_capacity=settings.queue_capacity,
             ledger=Ledger(settings.buckets),
             now=now,
+            prefetch=abilities.prefetch,
         )
         self.breaker = None if breaker is None else self._make_breaker(breaker)
         self.runner = Runner(
@@ -88,6 +96,7 @@ class Engine:
             slow_after=settings.slow_after,
             now=now,
         )
+        self.workers: Workers = self._make_workers()
         self.monitor = Monitor(
             dispatcher=self.dispatcher,
             runner=self.runner,
@@ -96,24 +105,15 @@ class Engine:
             hung_after=settings.hung_after,
             now=now,
             start_loops=self.start_loops,
+            look=self.workers.look,
             on_over=self._over,
-        )
-        self.workers = LeasedWorkers(
-            pool=settings.name,
-            backend=backend,
-            dispatcher=self.dispatcher,
-            runner=self.runner,
-            linger=abilities.linger,
-            shared=not settings.own_backend,
-            now=now,
-            on_lost=self._worker_lost,
         )
         self.stopper = Stopper(
             pool=settings.name,
             dispatcher=self.dispatcher,
             runner=self.runner,
-            backend=backend,
             own_backend=settings.own_backend,
+            workers=self.workers,
             start_loops=self.start_loops,
             log=self.log,
             before_last_word=self._say_what_was_held_back,
@@ -141,6 +141,7 @@ class Engine:
 
     def read(self) -> PoolReading:
         """Read the pool at one moment, under one lock."""
+        self.workers.look()
         breaker = None if self.breaker is None else self.breaker.state
         errors = self.trouble.counts()
         settings, dispatcher, ledger = self.settings, self.dispatcher, self.dispatcher.ledger
@@ -159,7 +160,7 @@ class Engine:
                 backend=self.abilities.kind,
                 version=VERSION,
                 state=dispatcher.state.value,
-                workers=dispatcher.roster.max_workers,
+                workers=dispatcher.workers(),
                 queue_capacity=dispatcher.queue_capacity,
                 queued=there.queued,
                 running=there.running,
@@ -174,7 +175,7 @@ class Engine:
                 longest_running=max(runs, default=0.0),
                 hung=sum(run >= settings.hung_after for run in runs),
                 slow=ledger.slow,
-                backend_rebuilds=0,
+                backend_rebuilds=self.workers.rebuilds(),
                 telemetry_errors=errors,
                 breaker=breaker,
             )
@@ -196,7 +197,7 @@ class Engine:
                 f"max_workers={workers!r} is more than the {most} threads of the backend: pass at most "
                 f"{most}, or use prodpool.threads(...), which grows"
             )
-        old = self.dispatcher.roster.max_workers
+        old = self.dispatcher.workers()
         self.start_loops(self.dispatcher.resize(workers))
         self.log.info("pool.resized", old=old, new=workers)
 
@@ -220,7 +221,7 @@ class Engine:
         runs = [now - began for began in starts if began is not None]
         mean = self.monitor.mean_duration()
         guess = max(UNKNOWN if mean is None else mean, fmean(runs or [0.0]))
-        return max(LEAST_RETRY, guess / self.dispatcher.roster.max_workers)
+        return max(LEAST_RETRY, guess / self.dispatcher.workers())
 
     # What the exit desk asks.
 
@@ -248,6 +249,32 @@ class Engine:
         self.dispatcher.roster.workers = set()
 
     # What the parts report.
+
+    def _make_workers(self) -> Workers:
+        settings, abilities = self.settings, self.abilities
+        if abilities.leased:
+            return LeasedWorkers(
+                pool=settings.name,
+                backend=self.backend,
+                dispatcher=self.dispatcher,
+                runner=self.runner,
+                linger=abilities.linger,
+                shared=not settings.own_backend,
+                now=self.now,
+                on_lost=self._worker_lost,
+            )
+        return HandoffWorkers(
+            pool=settings.name,
+            supply=Supply(self.backend, self.factory, self.now),
+            log=self.log,
+            packing=Packing(abilities.dumps),
+            beacon=Beacon(BEACON_SLOTS) if abilities.same_host else None,
+            dispatcher=self.dispatcher,
+            runner=self.runner,
+            now=self.now,
+            processes=abilities.processes,
+            on_broken=self._backend_broke,
+        )
 
     def _make_breaker(self, spec: Any) -> Breaker:
         return Breaker(
@@ -278,11 +305,12 @@ class Engine:
         """Be done for good: the pool is stopped and its last worker is back."""
         watchdog().unwatch(self.monitor)
         exit_desk.come_back(self)
+        self.workers.close()
         if self.breaker is not None:
             # The application's own circuit breaker outlives the pool.
             self.breaker.detach()
 
-    def _worker_lost(self, worker: Worker, task: Task | None, error: BaseException | None) -> None:
+    def _worker_lost(self, task: Task | None, error: BaseException | None) -> None:
         """Settle what a lost worker held; close the pool if the backend will run nothing any more."""
         if self.dispatcher.state is State.STOPPED:
             return
@@ -292,14 +320,20 @@ class Engine:
             if task is not None:
                 self.runner.lost(task, error)
             return
-        self.broken = error
-        self.log.error("pool.backend_broken", error=repr(error), worker_began=worker.ident is not None)
+        self._backend_broke(error)
+        if task is not None:
+            self.runner.lost(task, error)
+
+    def _backend_broke(self, error: BaseException | None) -> None:
+        """Close the pool, since its backend will run nothing any more, and settle what is queued."""
+        if self.dispatcher.state is State.STOPPED or self.broken is not None:
+            return
+        self.broken = error or BrokenExecutor("somebody has cancelled what the pool had submitted to it")
+        self.log.error("pool.backend_broken", error=repr(error))
         self.dispatcher.close()
         # Nobody else may ever do it, and whoever looks shall see a pool that is stopped. Not from here: this
         # may be a thread that holds the backend's own lock.
         watchdog().soon(lambda: self.stopper.stop(math.inf, wait=False))
-        if task is not None:
-            self.runner.lost(task, error)
         for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):
             self.runner.lost(queued, error)
 

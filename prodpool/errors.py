@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 from concurrent.futures import BrokenExecutor
+from pickle import PicklingError
 from typing import Any
 
 from prodpool.vocabulary import Reason
@@ -15,8 +16,10 @@ __all__ = [
     "PoolFullError",
     "RateLimitError",
     "RejectedError",
+    "RemoteTaskError",
     "TaskExpiredError",
     "TenantLimitError",
+    "UnpicklableError",
     "WorkerLostError",
 ]
 
@@ -208,3 +211,33 @@ class WorkerLostError(_PoolError, BrokenExecutor):
         self.task = task
         self.detail = detail
         self.began = began
+
+
+class UnpicklableError(_PoolError, PicklingError):
+    """Raised when a call, its result or its exception cannot travel between the pool and a worker process."""
+
+    def __init__(
+        self, *, pool: str, task: str, what: str, error: BaseException, retry_after: float | None = None
+    ) -> None:
+        super().__init__(
+            f"task {task!r} of pool {pool!r}: {what}: {type(error).__name__}: {error}. Pass functions of an "
+            "importable module and plain data, or use a pool of threads",
+            pool=pool,
+            retry_after=retry_after,
+        )
+        self.task = task
+        self.what = what
+
+
+class RemoteTaskError(_PoolError):
+    """Raised when a task raised an exception that does not pickle; its stack is the cause, as text."""
+
+    def __init__(self, *, pool: str, task: str, error: str, retry_after: float | None = None) -> None:
+        super().__init__(
+            f"task {task!r} of pool {pool!r} raised {error} in its worker process, which does not pickle; "
+            "its stack is given below the cause",
+            pool=pool,
+            retry_after=retry_after,
+        )
+        self.task = task
+        self.error = error

@@ -71,7 +71,7 @@ class Runner:
         """
         started = self._now()
         if task.expires_at is not None and started >= task.expires_at:
-            return self._expire(worker, task)
+            return self.expire(worker, task)
         worker.started = started
         try:
             if self._tracing.wanted(started):
@@ -119,6 +119,39 @@ class Runner:
         dispatcher.wake(woken)
         future.resolve(FINISHED, value, None)
         return self._next(worker)
+
+    def settle(
+        self,
+        worker: Worker,
+        task: Task,
+        started: float,
+        ended: float,
+        value: Any,
+        error: BaseException | None,
+        result: Result | None = None,
+    ) -> Task | None:
+        """Settle a task that ran elsewhere, from ``started`` to ``ended`` in seconds of the pool's clock.
+
+        ``result`` is None where the outcome says it. Returns the next task of its worker.
+        """
+        return self._settle(worker, task, started, value, error, Place.WORKER, ended, result)
+
+    def give_back(self, worker: Worker, task: Task, error: BaseException | None) -> Task | None:
+        """Settle a task that its worker could not begin; return the worker's next one."""
+        with self.lock:
+            self._ledger.dropped[Reason.SHUTDOWN] += 1
+            woken = self._dispatcher.release_running(worker)
+        self._dispatcher.wake(woken)
+        self.lost(task, error)
+        return self._next(worker)
+
+    def has_expired(self, task: Task, now: float) -> bool:
+        """Tell whether a task is not to be begun any more."""
+        return task.expires_at is not None and now >= task.expires_at
+
+    def carrier(self, task: Task, now: float) -> dict[str, str] | None:
+        """Begin the span of a task that will run elsewhere; return what makes spans there its children."""
+        return self._tracing.hand_over(task, now) if self._tracing.wanted(now) else None
 
     def run_by_caller(self, task: Task) -> None:
         """Run ``task`` in the submitter's thread (``overload="caller_runs"``)."""
@@ -223,7 +256,8 @@ class Runner:
             self._dispatcher.line.tell()
         return task
 
-    def _expire(self, worker: Worker, task: Task) -> Task | None:
+    def expire(self, worker: Worker, task: Task) -> Task | None:
+        """Drop a task that its worker finds expired; return the worker's next one."""
         with self.lock:
             self._ledger.dropped[Reason.EXPIRED] += 1
             woken = self._dispatcher.release_running(worker)
@@ -255,11 +289,13 @@ class Runner:
         value: Any,
         error: BaseException | None,
         place: Place,
+        ended: float | None = None,
+        result: Result | None = None,
     ) -> Task | None:
         """Settle a task the long way; return the next one of its worker, if it ran on a worker's place."""
-        dwell = started - task.admitted_at
-        duration = max(0.0, self._now() - started)
-        result = classify(error)
+        dwell = max(0.0, started - task.admitted_at)
+        duration = max(0.0, (self._now() if ended is None else ended) - started)
+        result = result or classify(error)
         if error is not None:
             error = presentable(error)
         self._count(worker, task, result, dwell, duration, place)

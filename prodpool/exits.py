@@ -4,13 +4,14 @@ CPython joins every non-daemon thread before it runs ``atexit``, so one hung tas
 ``ThreadPoolExecutor`` keeps a process alive for ever. ``threading._register_atexit`` is the only
 hook that runs before that join; it is private, and concurrent.futures itself stands on it
 (docs/decisions.md, D5; guarded by tests/process). The hooks run last registered first, so
-``concurrent.futures.thread`` must have registered its own before: hence the import below.
+``concurrent.futures`` must have registered its own before: hence the imports below.
 """
 
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread  # noqa: F401  # registers its exit hook, which ours must precede
+import concurrent.futures.process  # registers its exit hook, which ours must precede
+import concurrent.futures.thread  # noqa: F401  # likewise
 import contextlib
 import faulthandler
 import multiprocessing

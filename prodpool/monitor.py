@@ -32,6 +32,7 @@ class Monitor:
         hung_after: float,
         now: Callable[[], float],
         start_loops: Callable[[int], None],
+        look: Callable[[], None],
         on_over: Callable[[], None],
     ) -> None:
         self.interval = min(1.0, max(0.02, hung_after / 10))
@@ -42,6 +43,7 @@ class Monitor:
         self._hung_after = hung_after
         self._now = now
         self._start_loops = start_loops
+        self._look = look
         self._on_over = on_over
         self._summarised = dict.fromkeys(dispatcher.ledger.dropped, 0)
         self._summary_at = float("-inf")
@@ -51,6 +53,7 @@ class Monitor:
     def tick(self) -> None:
         """Look once. Never raises."""
         try:
+            self._look()
             self._warn_of_hung()
             self._drop_expired()
             self._start_loops(self._dispatcher.missing())

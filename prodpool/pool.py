@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prometheus_client import REGISTRY
@@ -27,8 +27,8 @@ from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
 from prodpool.task import DEFAULT_OPTIONS
 from prodpool.views import PoolView
-from prodpool.workers.base import capabilities
-from prodpool.workers.daemon import DaemonThreadExecutor
+from prodpool.workers.base import Submits, capabilities
+from prodpool.workers.supply import Factory, is_factory
 
 if TYPE_CHECKING:
     import pybreaker
@@ -78,7 +78,7 @@ class InstrumentedPool(Executor):
 
     def __init__(
         self,
-        backend: ThreadPoolExecutor | DaemonThreadExecutor,
+        backend: Submits | Factory,
         *,
         name: str,
         max_workers: int | None = None,
@@ -96,6 +96,12 @@ class InstrumentedPool(Executor):
         on_hang_exit: OnHangExit = "exit",
         clock: Clock | None = None,
     ) -> None:
+        if isinstance(backend, InstrumentedPool | PoolView):
+            raise TypeError(f"backend={backend!r} is a pool already: pass the executor that it wraps")
+        factory: Factory | None = None
+        if is_factory(backend, max_workers):
+            factory = backend
+            backend = factory(check_count("max_workers", max_workers, least=1))
         abilities = capabilities(backend)
         settings = check_settings(
             name=name,
@@ -115,6 +121,7 @@ class InstrumentedPool(Executor):
             settings,
             backend,
             abilities,
+            factory=factory,
             breaker=breaker,
             registry=REGISTRY if registry is None else registry,
             tracer_provider=tracer_provider,
@@ -177,7 +184,12 @@ class InstrumentedPool(Executor):
         return asyncio.wrap_future(future)
 
     def options(
-        self, *, task: str | None = None, deadline: float | None = None, wait: float | None = None
+        self,
+        *,
+        task: str | None = None,
+        deadline: float | None = None,
+        wait: float | None = None,
+        idempotent: bool | None = None,
     ) -> PoolView:
         """Return a light executor that submits to this pool with options.
 
@@ -186,8 +198,11 @@ class InstrumentedPool(Executor):
             deadline: Seconds from submit after which the task is dropped unrun and its future raises
                 TaskExpiredError. A wait for a slot lasts no longer either, and ends in PoolFullError.
             wait: Seconds that ``submit`` waits for a slot, whatever the overload policy.
+            idempotent: Whether a task whose worker process was lost may be run again, at most twice.
         """
-        return PoolView(self, self._door).options(task=task, deadline=deadline, wait=wait)
+        return PoolView(self, self._door).options(
+            task=task, deadline=deadline, wait=wait, idempotent=idempotent
+        )
 
     def map(
         self,
@@ -278,7 +293,7 @@ class InstrumentedPool(Executor):
         dispatcher = self._engine.dispatcher
         return (
             f"<{type(self).__name__} {self.name!r} {dispatcher.state.value}: "
-            f"{dispatcher.roster.running}/{dispatcher.roster.max_workers} running, "
+            f"{min(dispatcher.roster.running, dispatcher.workers())}/{dispatcher.workers()} running, "
             f"{dispatcher.queue.length}/{dispatcher.queue_capacity} queued>"
         )
 

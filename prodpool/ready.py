@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from prodpool.clock import Clock
 from prodpool.pool import InstrumentedPool
-from prodpool.settings import Overload, check_name, pool_size_from
+from prodpool.settings import Overload, check_choice, check_name, pool_size_from
 from prodpool.workers.daemon import DaemonThreadExecutor
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PoolOptions(TypedDict, total=False):
-    """What `threads` hands on to `InstrumentedPool`."""
+    """What `threads` and `processes` hand on to `InstrumentedPool`."""
 
     queue_capacity: int | None
     overload: Overload
@@ -48,3 +51,38 @@ def threads(*, name: str, max_workers: int | None = None, **options: Unpack[Pool
     size = pool_size_from() if max_workers is None else max_workers
     backend = DaemonThreadExecutor(check_name(name))
     return InstrumentedPool(backend, name=name, max_workers=size, **options)
+
+
+def processes(
+    *,
+    name: str,
+    max_workers: int | None = None,
+    start_method: str | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    **options: Unpack[PoolOptions],
+) -> InstrumentedPool:
+    """Return a pool on worker processes of its own, which are replaced when one is lost.
+
+    Args:
+        name: As for `InstrumentedPool`.
+        max_workers: None for as many as the machine has processors.
+        start_method: One of multiprocessing's; None for ``"forkserver"``, or ``"spawn"`` where there is none.
+            ``"fork"`` copies a process that has threads, which may deadlock in the copy.
+        initializer: Called in each worker process before its first task.
+        initargs: Its arguments.
+        options: As for `InstrumentedPool`.
+
+    Raises:
+        ValueError: Any argument is wrong.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    if start_method is None:
+        start_method = "forkserver" if "forkserver" in methods else "spawn"
+    context = multiprocessing.get_context(check_choice("start_method", start_method, tuple(methods)))
+
+    def build(workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=initargs)
+
+    size = max_workers if max_workers is not None else os.cpu_count() or 1
+    return InstrumentedPool(build, name=name, max_workers=size, **options)

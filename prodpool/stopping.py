@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prodpool.execution import Runner
     from prodpool.telemetry.logs import PoolLog
     from prodpool.worker import Worker
-    from prodpool.workers.base import Backend
+    from prodpool.workers.base import Joinable, Workers
 
 # Seconds that running tasks get after the deadline to notice that they are cancelled.
 GRACE = 0.05
@@ -67,8 +67,8 @@ class Stopper:
         pool: str,
         dispatcher: Dispatcher,
         runner: Runner,
-        backend: Backend,
         own_backend: bool,
+        workers: Workers,
         start_loops: Callable[[int], None],
         log: PoolLog,
         before_last_word: Callable[[], None],
@@ -77,8 +77,8 @@ class Stopper:
         self._pool = pool
         self._dispatcher = dispatcher
         self._runner = runner
-        self._backend = backend
         self._own_backend = own_backend
+        self._workers = workers
         self._start_loops = start_loops
         self._log = log
         self._before_last_word = before_last_word
@@ -186,11 +186,11 @@ class Stopper:
         try:
             self._start_loops(self._dispatcher.close())
             self._closed.open()
-            threads = self._threads()
+            held = self._workers.holding()
             drained = self._drain() or self._break_off()
             busy = self._finish(drained)
             self._known.open()
-            self._end_backend([] if busy else threads)
+            self._end_backend(held, busy=busy)
             self._callbacks.finish(PATIENCE)
             self._aside.finish(PATIENCE)
             # Not before the last line is written: at exit it is the watchdog that writes it.
@@ -219,19 +219,18 @@ class Stopper:
         self._say(self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)})
         return bool(busy)
 
-    def _threads(self) -> list[threading.Thread]:
-        idents = {worker.ident for worker in list(self._dispatcher.roster.workers)}
-        return [thread for thread in threading.enumerate() if thread.ident in idents]
-
-    def _end_backend(self, threads: list[threading.Thread]) -> None:
-        """Shut the backend down and see our threads of it end, unless somebody else keeps them."""
+    def _end_backend(self, held: Sequence[Joinable], *, busy: bool) -> None:
+        """Shut the backend down and see what we held of it end, unless somebody else keeps it."""
         if not self._own_backend:
             return
-        # wait=False: the application's own calls in it may take as long as they like.
-        self._backend.shutdown(wait=False)
+        held = [*held, *(each for each in self._workers.holding() if each not in held)]
+        # First of all, or shutdown() itself may wait for what hangs.
+        killed = busy and self._workers.kill()
+        # It is not waited for: the application's own calls in it may take as long as they like.
+        self._workers.shutdown()
         ends = time.monotonic() + PATIENCE
-        for thread in threads:
-            thread.join(max(0.0, ends - time.monotonic()))
+        for each in held if killed or not busy else ():
+            each.join(max(0.0, ends - time.monotonic()))
 
     def _drain(self) -> bool:
         """Wait until nothing is queued or running; False at the deadline."""

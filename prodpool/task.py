@@ -23,11 +23,13 @@ class TaskOptions:
         task: The name in logs and spans; None takes the function's own.
         deadline: Seconds from submit after which the task is dropped unrun; None for never.
         wait: Seconds that submit may wait for a slot; None leaves it to the pool's overload policy.
+        idempotent: Whether the task may be run again when its worker was lost.
     """
 
     task: str | None = None
     deadline: float | None = None
     wait: float | None = None
+    idempotent: bool = False
 
 
 DEFAULT_OPTIONS = TaskOptions()
@@ -43,6 +45,7 @@ class Task:
     __slots__ = (
         "admitted_at",
         "args",
+        "attempt",
         "behind",
         "cancel_requested",
         "context",
@@ -80,6 +83,7 @@ class Task:
         self.queued: Any = None
         self.behind: Any = None
         self.cancel_requested = False
+        self.attempt = 1
         self.token: threading.Event | None = None
         self.future: PoolFuture[Any]
 

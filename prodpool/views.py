@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from prodpool.futures import PoolFuture
 from prodpool.mapping import lazy_map
-from prodpool.settings import check_seconds
+from prodpool.settings import check_flag, check_seconds
 from prodpool.task import DEFAULT_OPTIONS, TaskOptions
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ LONGEST_NAME = 200
 
 
 def check_options(
-    options: TaskOptions, *, task: str | None, deadline: float | None, wait: float | None
+    options: TaskOptions,
+    *,
+    task: str | None,
+    deadline: float | None,
+    wait: float | None,
+    idempotent: bool | None,
 ) -> TaskOptions:
     """Return ``options`` with the given ones set.
 
@@ -43,6 +48,8 @@ def check_options(
         options = replace(options, deadline=check_seconds("deadline", deadline, positive=True))
     if wait is not None:
         options = replace(options, wait=check_seconds("wait", wait))
+    if idempotent is not None:
+        options = replace(options, idempotent=check_flag("idempotent", idempotent))
     return options
 
 
@@ -56,10 +63,15 @@ class PoolView(Executor):
         self._options = options
 
     def options(
-        self, *, task: str | None = None, deadline: float | None = None, wait: float | None = None
+        self,
+        *,
+        task: str | None = None,
+        deadline: float | None = None,
+        wait: float | None = None,
+        idempotent: bool | None = None,
     ) -> PoolView:
         """Return a view with further options; see `InstrumentedPool.options`."""
-        options = check_options(self._options, task=task, deadline=deadline, wait=wait)
+        options = check_options(self._options, task=task, deadline=deadline, wait=wait, idempotent=idempotent)
         return PoolView(self._pool, self._door, options)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:

@@ -20,6 +20,7 @@ class Worker:
     __slots__ = (
         "assisting",
         "dismissed",
+        "go",
         "ident",
         "lease",
         "next_warning",
@@ -57,6 +58,8 @@ class Worker:
         # A raw lock, not an Event: parking and waking cost one operation each.
         self.wake = threading.Lock()
         self.wake.acquire()
+        # How whoever gave it a task, or dismissed it, sets it going; no lock is held then.
+        self.go: Callable[[], None] = self.wake.release
 
     def tasks(self) -> list[Task]:
         """Return the task it was given and those it runs inside that one, innermost last."""

@@ -16,8 +16,10 @@ from prodpool.errors import (
     PoolFullError,
     RateLimitError,
     RejectedError,
+    RemoteTaskError,
     TaskExpiredError,
     TenantLimitError,
+    UnpicklableError,
     WorkerLostError,
 )
 from prodpool.vocabulary import Reason, Result
@@ -33,6 +35,8 @@ EACH = [
     TaskExpiredError(pool="mail", task="deliver", deadline=5.0, dwell=5.2),
     WorkerLostError(pool="mail", task="deliver", detail="killed by signal 9"),
     PoolBrokenError(pool="mail", cause=BrokenExecutor("a process in it was killed")),
+    RemoteTaskError(pool="mail", task="deliver", error="SSLError"),
+    UnpicklableError(pool="mail", task="deliver", what="argument 1 does not pickle", error=TypeError("no")),
     RejectedError("no", pool="mail", reason=Reason.FULL),
 ]
 each = pytest.mark.parametrize("error", EACH, ids=lambda error: type(error).__name__)
@@ -120,6 +124,8 @@ def test_what_broke_is_a_broken_executor() -> None:
         (EACH[6], ["'deliver'", "signal 9", "submit it again only if"]),
         (WorkerLostError(pool="mail", task="deliver", began=False), ["never began"]),
         (EACH[7], ["a process in it was killed", "build a new executor"]),
+        (EACH[8], ["'deliver'", "SSLError", "worker process"]),
+        (EACH[9], ["'deliver'", "argument 1 does not pickle", "TypeError: no", "importable module"]),
     ],
 )
 def test_message_says_the_way_out(error: Exception, words: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Span, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from prodpool.telemetry.ledger import Exemplar
 from prodpool.vocabulary import Reason
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 QUEUE_SPAN_FROM = 0.001
 # Looking for a global provider costs a microsecond, so it is done this often (seconds) and not per task.
 _LOOK_AGAIN = 0.1
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Tracing:
@@ -76,6 +78,22 @@ class Tracing:
             # Attach and detach in one frame, or OpenTelemetry complains.
             if token is not None:
                 otel_context.detach(token)
+
+    def hand_over(self, task: Task, now: float) -> dict[str, str] | None:
+        """Begin the span of a task that runs in another process; return it as W3C trace context.
+
+        It begins with the hand-over: its id has to be known before the task starts, and a span's start
+        cannot be set later.
+        """
+        with self._trouble.guard("trace"):
+            parent = task.context.run(otel_context.get_current)
+            span = task.span = self._start(task, parent, now - task.admitted_at)
+            task.recorded = span.is_recording()
+            if span.get_span_context().is_valid:
+                carrier: dict[str, str] = {}
+                _PROPAGATOR.inject(carrier, trace.set_span_in_context(span, parent))
+                return carrier
+        return None
 
     def finish(self, task: Task, result: str, error: BaseException | None) -> None:
         """End the task's span, the first time."""

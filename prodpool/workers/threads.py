@@ -31,7 +31,7 @@ class LeasedWorkers:
         linger: float,
         shared: bool,
         now: Callable[[], float],
-        on_lost: Callable[[Worker, Task | None, BaseException | None], None],
+        on_lost: Callable[[Task | None, BaseException | None], None],
     ) -> None:
         self._pool = pool
         self._backend = backend
@@ -59,6 +59,29 @@ class LeasedWorkers:
             raise
         lease.add_done_callback(lambda lease: self._lease_ended(worker, lease))
         return True
+
+    def look(self) -> None:
+        """Nothing to look for: these workers say themselves what they do."""
+
+    def holding(self) -> list[threading.Thread]:
+        """Return the threads that should have ended when the backend has."""
+        idents = {worker.ident for worker in list(self._dispatcher.roster.workers)}
+        return [thread for thread in threading.enumerate() if thread.ident in idents]
+
+    def kill(self) -> bool:
+        """Return False: a thread cannot be killed."""
+        return False
+
+    def shutdown(self) -> None:
+        """Have the backend take no more work, and do not wait for it."""
+        self._backend.shutdown(wait=False)
+
+    def rebuilds(self) -> int:
+        """Return 0: threads do not break."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is left to close when the last worker is back."""
 
     def _begin(self, worker: Worker) -> None:
         worker.ident = threading.get_ident()
@@ -121,4 +144,4 @@ class LeasedWorkers:
         if not lease.cancelled() and error is None:
             return
         task = self._dispatcher.lose(worker, began=worker.ident is not None)
-        self._on_lost(worker, task, error)
+        self._on_lost(task, error)

@@ -24,6 +24,10 @@ class Overriding(ThreadPoolExecutor):
 class Keeping(ThreadPoolExecutor):
     """A subclass that keeps its submit, and so can be leased."""
 
+    @classmethod
+    def sized(cls, workers: int) -> Keeping:
+        return cls(workers)
+
 
 NAN, INF, HUGE = math.nan, math.inf, 10**400
 
@@ -113,31 +117,31 @@ def test_bucket_bound(backend: ThreadPoolExecutor, registry: CollectorRegistry, 
         ("ThreadPoolExecutor", ["no submit()"]),
         (object(), ["no submit()"]),
         (ThreadPoolExecutor, ["is a class", "such as ThreadPoolExecutor(max_workers=8)"]),
-        (ProcessPoolExecutor, ["is a class"]),
-        (Executor(), ["not supported by this version"]),
-        (Overriding(1), ["not supported by this version", "keeps its submit"]),
+        (ProcessPoolExecutor, ["is a class", "such as ProcessPoolExecutor(max_workers=8)"]),
     ],
-    ids=["None", "int", "str", "object", "a class", "another class", "Executor", "overriding submit"],
+    ids=["None", "int", "str", "object", "a class", "another class"],
 )
 def test_backend(registry: CollectorRegistry, value: Any, words: list[str]) -> None:
     """A backend that cannot be used is refused with a word on what can be."""
     with pytest.raises(TypeError) as caught:
         InstrumentedPool(value, name="test", registry=registry)
-    assert [
-        word for word in ("backend=", "ThreadPoolExecutor", *words) if word not in str(caught.value)
-    ] == []
-
-
-def test_process_pool(registry: CollectorRegistry) -> None:
-    """A ProcessPoolExecutor is refused by this version, in so many words."""
-    with ProcessPoolExecutor(1) as executor, pytest.raises(TypeError, match="not supported by this version"):
-        InstrumentedPool(executor, name="test", registry=registry)  # type: ignore[arg-type]
+    assert [word for word in ("backend=", "PoolExecutor", *words) if word not in str(caught.value)] == []
 
 
 def test_a_pool_of_a_pool(make_pool: MakePool, registry: CollectorRegistry) -> None:
     """A pool is no backend for another one."""
-    with pytest.raises(TypeError, match="not supported by this version"):
-        InstrumentedPool(make_pool(1), name="other", registry=registry)  # type: ignore[arg-type]
+    pool = make_pool(1)
+    for backend in (pool, pool.options(task="view")):
+        with pytest.raises(TypeError, match="is a pool already"):
+            InstrumentedPool(backend, name="other", registry=registry)
+
+
+def test_a_factory_without_its_number(registry: CollectorRegistry) -> None:
+    """A factory is called with the number of workers, which has to be given."""
+    with pytest.raises(TypeError, match=r"max_workers=None"):
+        InstrumentedPool(Keeping.sized, name="test", registry=registry)
+    with InstrumentedPool(ThreadPoolExecutor, name="test", max_workers=3, registry=registry) as pool:
+        assert pool.stats().workers == 3
 
 
 def test_a_subclass_that_keeps_its_submit(registry: CollectorRegistry) -> None:
@@ -148,8 +152,9 @@ def test_a_subclass_that_keeps_its_submit(registry: CollectorRegistry) -> None:
 
 def test_a_worker_count_nobody_knows(registry: CollectorRegistry) -> None:
     """Without max_workers a backend that does not say its size is refused."""
-    with pytest.raises(ValueError, match=r"max_workers=None.*pass max_workers"):
-        InstrumentedPool(DaemonThreadExecutor("test"), name="test", registry=registry)
+    for backend in (DaemonThreadExecutor("test"), Executor(), Overriding(1)):
+        with pytest.raises(ValueError, match=r"max_workers=None.*pass max_workers"):
+            InstrumentedPool(backend, name="test", registry=registry)
 
 
 def test_the_private_name_that_the_size_is_read_from() -> None:
@@ -166,6 +171,7 @@ def test_the_private_name_that_the_size_is_read_from() -> None:
         *(("task", value) for value in ("", 3, b"name", True, len)),
         *(("deadline", value) for value in (0, -1, NAN, "5", True, HUGE)),
         *(("wait", value) for value in (-1, NAN, "5", True, -INF)),
+        *(("idempotent", value) for value in (1, "yes")),
     ],
     ids=identify,
 )

@@ -33,11 +33,16 @@ def shared() -> Iterator[ThreadPoolExecutor]:
         yield backend
 
 
+def leased(pool: InstrumentedPool) -> Any:
+    """Return the pool's loops, to look inside."""
+    return pool._engine.workers
+
+
 class Departures:
     """Tells when worker loops have given their thread back."""
 
     def __init__(self, pool: InstrumentedPool, linger: float = 0.01) -> None:
-        workers = pool._engine.workers
+        workers: Any = pool._engine.workers
         workers._linger = linger
         self._left = threading.Semaphore(0)
         leave = pool._engine.dispatcher.leave
@@ -72,7 +77,7 @@ def test_two_pools_share_one_thread(shared: ThreadPoolExecutor, registry: Collec
     shared.submit(both_ready.wait, PATIENCE)
     futures = []
     for pool in pools:
-        pool._engine.workers._now = itertools.count().__next__  # each task uses up a turn
+        leased(pool)._now = itertools.count().__next__  # each task uses up a turn
         futures += [pool.submit(turns.append, pool.name) for _ in range(300)]
     both_ready.set()
     for future in futures:
@@ -89,7 +94,8 @@ def test_an_idle_loop_is_no_longer_in_the_way_than_a_busy_one(
 ) -> None:
     """On a shared backend an idle loop keeps its thread no longer than a busy one does."""
     pool = share(shared, "idle", registry)
-    assert pool._engine.workers._linger <= TURN
+    workers: Any = pool._engine.workers
+    assert workers._linger <= TURN
     pool.stop(1.0)
     pool.close_metrics()
 
@@ -116,7 +122,7 @@ def test_a_stranger_gets_a_turn(shared: ThreadPoolExecutor, registry: CollectorR
 def test_order_is_kept_across_turns(shared: ThreadPoolExecutor, registry: CollectorRegistry) -> None:
     """Giving the thread back between two tasks changes nothing about their order, and runs none twice."""
     pool = share(shared, "ordered", registry)
-    pool._engine.workers._now = itertools.count().__next__  # a turn ends at once
+    leased(pool)._now = itertools.count().__next__  # a turn ends at once
     ran: list[int] = []
     futures = [pool.submit(ran.append, number) for number in range(300)]
     for future in futures:
@@ -406,11 +412,11 @@ def test_no_thread_for_a_turn(registry: CollectorRegistry, monkeypatch: pytest.M
     with NoThreads(monkeypatch):
         futures = [pool.submit(ran.append, number) for number in range(100)]
         # From far ahead, so that the turn of the loop that runs is over, and each after it with one task.
-        pool._engine.workers._now = itertools.count(10**9).__next__
+        leased(pool)._now = itertools.count(10**9).__next__
         hold.let_go()
         for future in futures:
             future.result(PATIENCE)
-    pool._engine.workers._now = time.monotonic
+    leased(pool)._now = time.monotonic
     departures = Departures(pool)
     assert pool.submit(lambda: 7).result(PATIENCE) == 7
     departures.wait()

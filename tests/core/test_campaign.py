@@ -116,7 +116,8 @@ def test_campaign_on_shared_threads(registry: CollectorRegistry) -> None:
             for campaign in campaigns
         ]
         for pool in pools:
-            pool._engine.workers._linger = 0.001
+            workers: Any = pool._engine.workers
+            workers._linger = 0.001
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -59,12 +59,13 @@ class Home:
 class DispatcherMachine(RuleBasedStateMachine):
     """Every task, worker and waiter is held here, so that each invariant can be checked from outside."""
 
-    @initialize(workers=st.integers(1, 3), capacity=st.integers(0, 3))
-    def build(self, workers: int, capacity: int) -> None:
+    @initialize(workers=st.integers(1, 3), capacity=st.integers(0, 3), prefetch=st.integers(0, 2))
+    def build(self, workers: int, capacity: int, prefetch: int) -> None:
         self.ticks = itertools.count()
         self.dispatcher = Dispatcher(
             workers=workers,
             queue_capacity=capacity,
+            prefetch=prefetch,
             ledger=Ledger((0.1, 1.0)),
             now=lambda: float(next(self.ticks)),
         )
@@ -118,7 +119,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         with dispatcher.lock:
             there = dispatcher.occupancy()
         assert there.queued == dispatcher.queue_capacity
-        assert dispatcher.paused or there.running >= dispatcher.roster.max_workers
+        assert dispatcher.paused or there.running >= dispatcher.workers()
 
     @rule()
     def submit_and_wait(self) -> None:
@@ -227,7 +228,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert not self.dispatcher.leave(worker)
         self.idle.remove(worker)
 
-    @precondition(lambda self: self.at_work)
+    # Only threads help, and nothing is prefetched for threads.
+    @precondition(lambda self: self.at_work and not self.dispatcher.prefetch)
     @rule(data=st.data())
     def help(self, data: st.DataObject) -> None:
         queued = [task for task in self.admitted if task.queued]
@@ -317,7 +319,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             there = dispatcher.occupancy()
         assert 0 <= there.queued <= dispatcher.queue_capacity
         # A pool made smaller interrupts nobody, so it may go on running what it ran, and nothing more.
-        assert 0 <= there.running <= max(dispatcher.roster.max_workers, self.ran)
+        assert 0 <= there.running <= max(dispatcher.workers(), self.ran)
         self.ran = there.running
 
     @invariant()
@@ -346,7 +348,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         if dispatcher.paused:
             return
         # A helped task may keep the slot of a worker that came up for it in vain.
-        places = dispatcher.roster.max_workers + dispatcher.queue_capacity
+        places = dispatcher.workers() + dispatcher.queue_capacity
         full = dispatcher.roster.running + queued + dispatcher.assisted >= places
         assert not (dispatcher.roster.parked and queued)
         # Who stands in line may have to wait for a worker that is on its way back, and takes it.

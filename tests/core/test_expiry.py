@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,8 @@ def test_expired_before_its_worker_is_up(make_pool: MakePool, clock: ManualClock
     """A task that expires while its first worker is still starting up never runs."""
     backend = ThreadPoolExecutor(1)
     pool = make_pool(1, clock=clock)
-    pool._engine.workers._backend = backend
+    workers: Any = pool._engine.workers
+    workers._backend = backend
     go = threading.Event()
     backend.submit(go.wait, PATIENCE)
     ran: list[int] = []

@@ -176,7 +176,8 @@ def test_helping_before_the_worker_for_it_is_up(registry: CollectorRegistry) -> 
     def outer() -> PoolStats:
         return pool.submit(inner).result(PATIENCE)
 
-    pool._engine.workers._linger = 0.01
+    workers: Any = pool._engine.workers
+    workers._linger = 0.01
     try:
         stats = pool.submit(outer).result(PATIENCE)
         assert (stats.running, stats.queued) == (2, 0)

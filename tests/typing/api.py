@@ -67,6 +67,7 @@ def construct() -> None:
     executor: Executor = pool
     del executor
     assert_type(threads(name="ready_made"), InstrumentedPool)
+    assert_type(prodpool.processes(name="crunching", max_workers=4, start_method="spawn"), InstrumentedPool)
     assert_type(prodpool.threads(name="sized", max_workers=4, overload="caller_runs"), InstrumentedPool)
 
 

@@ -1,0 +1,86 @@
+"""How a call is put on its way to another process, and what comes back is unpacked."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+from prodpool.errors import UnpicklableError
+from prodpool.task import Task
+from prodpool.workers.shim import Outcome, run_pickled, run_plain
+
+Dumps = Callable[[Any], bytes]
+
+
+class Packing:
+    """Packs by ``dumps``; without it a call goes as it is, for a backend that carries it as it sees fit.
+
+    Function and arguments travel as bytes of our own making: what does not pickle fails here, with a
+    clear error for the one task, where the backend would break as a whole or lose the task.
+    """
+
+    def __init__(self, dumps: Dumps | None) -> None:
+        self._dumps = dumps
+        self.shim: Callable[..., Outcome] = run_plain if dumps is None else run_pickled
+
+    def pack(self, pool: str, task: Task) -> tuple[Any, ...]:
+        """Return what the shim is called with after its ticket.
+
+        Raises:
+            UnpicklableError: Something in the call does not pickle; the message says what.
+        """
+        if self._dumps is None:
+            return task.fn, task.args, task.kwargs
+        try:
+            return (self._dumps((task.fn, task.args, task.kwargs)),)
+        except Exception as error:
+            what = f"{self._culprit(task)} does not pickle"
+            raise UnpicklableError(pool=pool, task=task.name, what=what, error=error) from error
+
+    def unpack(self, outcome: Outcome) -> tuple[Any, BaseException | None]:
+        """Return the result, or the exception, that an outcome brought home."""
+        if outcome.error is not None:
+            return None, self._load(outcome, outcome.error)
+        return self._load(outcome, outcome.value), None
+
+    def unloadable(self, pool: str, task: Task, error: BaseException) -> UnpicklableError:
+        """Return the error for a result that does not load in this process."""
+        what = "its outcome does not load in the pool's process"
+        lost = UnpicklableError(pool=pool, task=task.name, what=what, error=error)
+        lost.__cause__ = error
+        return lost
+
+    def _load(self, outcome: Outcome, data: Any) -> Any:
+        return pickle.loads(data) if outcome.pickled else data  # noqa: S301  # from our own worker
+
+    def _culprit(self, task: Task) -> str:
+        """Name what does not pickle, by its place and type and never by its value."""
+        parts = [("the function", task.fn)]
+        parts += [(f"argument {place}", value) for place, value in enumerate(task.args, start=1)]
+        parts += [(f"argument {name!r}", value) for name, value in task.kwargs.items()]
+        culprits = (f"{what} (a {type(value).__qualname__})" for what, value in parts if self._fails(value))
+        return next(culprits, "the call")
+
+    def _fails(self, value: Any) -> bool:
+        try:
+            (self._dumps or standard_dumps)(value)
+        except Exception:  # noqa: BLE001
+            return True
+        return False
+
+
+def standard_dumps(value: Any) -> bytes:
+    """Pickle as the standard library does."""
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+class RemoteTraceback(Exception):  # noqa: N818  # it is no error but where one came from
+    """Never raised: the cause of an exception that came from a worker process, with its stack as text."""
+
+    def __init__(self, stack: str) -> None:
+        super().__init__(stack)
+        self.stack = stack
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.stack}"""'

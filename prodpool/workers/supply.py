@@ -1,0 +1,93 @@
+"""The backend in use, and the next one when it breaks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+# Seconds before a broken backend is built anew: doubled each time until a task has succeeded on one.
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 30.0
+# So many rebuilds within so many seconds without one success, and nothing more is tried.
+TRIES = 5
+WITHIN = 60.0
+
+Factory = Callable[[int], Any]
+
+
+def is_factory(backend: object, max_workers: object) -> TypeGuard[Factory]:
+    """Tell whether ``backend`` is to be called with the number of workers to get one.
+
+    A class is one where that number is given; without it, it is more likely a mistake.
+    """
+    if isinstance(backend, type):
+        return max_workers is not None and callable(getattr(backend, "submit", None))
+    return callable(backend) and not hasattr(backend, "submit")
+
+
+class Supply:
+    """Holds the backend of one pool. Without a factory the first one is the last.
+
+    Used by the courier alone, save for reading ``backend`` and ``generation``.
+    """
+
+    def __init__(self, backend: Any, factory: Factory | None, now: Callable[[], float]) -> None:
+        self.backend = backend
+        self.generation = 1
+        self.rebuilds = 0
+        self._factory = factory
+        self._now = now
+        self._delay = FIRST_DELAY
+        self._due_at: float | None = None
+        # When backends were built since the last success.
+        self._tried: deque[float] = deque(maxlen=TRIES)
+
+    @property
+    def down(self) -> bool:
+        """Whether the backend is broken and the next one not there yet."""
+        return self._due_at is not None
+
+    def due_in(self) -> float | None:
+        """Return the seconds until the next one is to be built; None while this one works."""
+        return None if self._due_at is None else max(0.0, self._due_at - self._now())
+
+    def broke(self, generation: int) -> bool:
+        """Note that the backend of ``generation`` broke; False when nothing can be done about it."""
+        if generation != self.generation or self.down:
+            return True
+        if self._factory is None:
+            return False
+        now = self._now()
+        if len(self._tried) == TRIES and now - self._tried[0] < WITHIN:
+            return False
+        self._due_at = now + self._delay
+        self._delay = min(2 * self._delay, LONGEST_DELAY)
+        return True
+
+    def succeeded(self, generation: int) -> None:
+        """Note that a task came back from the backend of ``generation``."""
+        if generation == self.generation and self._tried:
+            self._tried.clear()
+            self._delay = FIRST_DELAY
+
+    def forget(self) -> None:
+        """Build no other after all."""
+        self._due_at = None
+
+    def rebuild(self, workers: int) -> None:
+        """Build the next backend.
+
+        Raises:
+            Exception: The factory's own; `broke` says whether to try again.
+        """
+        factory = self._factory
+        assert factory is not None  # noqa: S101  # `broke` said so
+        with contextlib.suppress(Exception):
+            self.backend.shutdown(wait=False)
+        self._due_at = None
+        self._tried.append(self._now())
+        self.generation += 1
+        self.backend = factory(workers)
+        self.rebuilds += 1

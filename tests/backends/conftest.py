@@ -1,0 +1,139 @@
+"""The backends that every test of this folder runs over."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from prodpool import InstrumentedPool
+from tests.backends import work
+from tests.support import Logs
+
+PATIENCE = 20.0
+
+
+class Submitter:
+    """A backend that has ``submit`` and nothing else in common with an executor."""
+
+    def __init__(self, workers: int) -> None:
+        self._executor = ThreadPoolExecutor(workers)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True) -> None:
+        self._executor.shutdown(wait)
+
+
+def processes(method: str) -> Callable[[int], Any]:
+    context = multiprocessing.get_context(method)
+    return lambda workers: ProcessPoolExecutor(workers, mp_context=context)
+
+
+PROCESSES = ["fork", "forkserver", "spawn"]
+BACKENDS: dict[str, Callable[[int], Any]] = {
+    **{method: processes(method) for method in PROCESSES},
+    "other": Submitter,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers() -> None:
+    """Have the processes running that multiprocessing keeps for the whole session."""
+    for method in PROCESSES:
+        with processes(method)(1) as backend:
+            backend.submit(work.pid).result(PATIENCE)
+
+
+# What a spawned process does differently, it does so on every CPython.
+over_processes = ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.once)]
+
+
+@pytest.fixture(params=[*over_processes, "other"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Name the backend of this run of the test."""
+    return str(request.param)
+
+
+class MakePool:
+    """Builds pools over one kind of backend, which are stopped after the test."""
+
+    def __init__(self, kind: str, registry: CollectorRegistry, logs: Logs) -> None:
+        self.kind = kind
+        self.logs = logs
+        self.pools: list[InstrumentedPool] = []
+        self._registry = registry
+        self._numbers = itertools.count(1)
+
+    def __call__(
+        self,
+        workers: int = 2,
+        *,
+        factory: bool = False,
+        factory_of: Callable[[str], Callable[[int], Any]] | None = None,
+        **options: Any,
+    ) -> InstrumentedPool:
+        """Build a pool over a backend, or over the factory of one, so that it can be built anew."""
+        build = BACKENDS[self.kind] if factory_of is None else factory_of(self.kind)
+        defaults = {
+            "name": f"test_{next(self._numbers)}",
+            "registry": self._registry,
+            "logger": self.logs.logger,
+            "max_workers": workers,
+        }
+        self.pools.append(InstrumentedPool(build if factory else build(workers), **{**defaults, **options}))
+        return self.pools[-1]
+
+
+@pytest.fixture
+def make_pool(kind: str, registry: CollectorRegistry, logs: Logs) -> Iterator[MakePool]:
+    make = MakePool(kind, registry, logs)
+    yield make
+    for pool in make.pools:
+        pool.stop(1.0)
+        pool.close_metrics()
+
+
+class Held:
+    """Tasks that run until they are let go, in whatever process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._marks: list[Path] = []
+        self._go = folder / "go"
+
+    def submit(self, pool: Any) -> Future[int]:
+        mark = self._folder / str(next(self._numbers))
+        self._marks.append(mark)
+        future: Future[int] = pool.submit(work.hold, str(mark), str(self._go))
+        return future
+
+    def running(self) -> int:
+        return sum(mark.exists() for mark in self._marks)
+
+    def wait_running(self, count: int) -> None:
+        ends = threading.Event()
+        for _ in range(int(PATIENCE / 0.005)):
+            if self.running() >= count:
+                return
+            ends.wait(0.005)
+        pytest.fail(f"{self.running()} of {count} held tasks run")
+
+    def let_go(self) -> None:
+        self._go.touch()
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Held]:
+    tasks = Held(tmp_path)
+    yield tasks
+    tasks.let_go()

@@ -1,0 +1,115 @@
+"""What the tests of backends run in worker processes: functions that a worker can import."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from opentelemetry import trace
+
+
+class BoomError(Exception):
+    """What a failing task raises here."""
+
+
+class StubbornError(Exception):
+    """An exception whose ``__init__`` does not take what it passed on: it does not load again."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+class DoesNotLoad:
+    """A value that pickles and does not load again."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refuse, ()
+
+
+class DoesNotPickle:
+    """A value that does not pickle."""
+
+    def __reduce__(self) -> NoReturn:
+        raise pickle.PicklingError("not this one")
+
+
+def _refuse() -> NoReturn:
+    raise pickle.UnpicklingError("not this one")
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def boom() -> NoReturn:
+    raise BoomError("in the worker")
+
+
+def stubborn() -> NoReturn:
+    raise StubbornError(1, 2)
+
+
+def leave() -> NoReturn:
+    raise SystemExit(3)
+
+
+def die() -> NoReturn:
+    os._exit(9)
+
+
+def give(what: str) -> object:
+    return {"lock": threading.Lock, "unloadable": DoesNotLoad, "unpicklable": DoesNotPickle}[what]()
+
+
+def echo(**kwargs: Any) -> dict[str, Any]:
+    return kwargs
+
+
+def began() -> float:
+    """Return the second of this host's monotonic clock at which the task began."""
+    return time.monotonic()
+
+
+def sign(path: str) -> None:
+    """Leave a line behind, to be counted."""
+    with Path(path).open("a") as book:
+        book.write(f"{os.getpid()}\n")
+
+
+def hold(path: str, go: str, seconds: float = 20.0) -> int:
+    """Say that it runs by making ``path``, run until there is a file ``go``, and return the pid."""
+    mark = Path(path)
+    mark.write_text(str(os.getpid()))
+    ends = time.monotonic() + seconds
+    while not Path(go).exists() and time.monotonic() < ends:
+        time.sleep(0.002)
+    mark.unlink()
+    return os.getpid()
+
+
+def hang(path: str) -> NoReturn:
+    """Say that it runs by making ``path``, and never end."""
+    Path(path).write_text(str(os.getpid()))
+    while True:
+        time.sleep(60.0)
+
+
+def poison(path: str) -> NoReturn:
+    """Leave a line behind, and kill the worker."""
+    sign(path)
+    os._exit(9)
+
+
+def slowly(value: int) -> int:
+    time.sleep(0.005)
+    return value
+
+
+def span() -> tuple[int, int]:
+    """Return the ids of the trace and of the span that are current here."""
+    context = trace.get_current_span().get_span_context()
+    return context.trace_id, context.span_id
