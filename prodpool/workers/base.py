@@ -72,7 +72,6 @@ class Capabilities:
     Attributes:
         kind: Word for it in metrics and logs.
         max_workers: Tasks it can run at once; None where it does not say.
-        growable: Whether the pool may be resized beyond that.
         leased: Whether it lends its threads for long, rather than being handed one task at a time.
         holds_up_exit: Whether a task that never ends keeps the process from ending.
         linger: Seconds that an idle loop keeps its thread before giving it back.
@@ -84,7 +83,6 @@ class Capabilities:
 
     kind: str
     max_workers: int | None
-    growable: bool
     leased: bool
     holds_up_exit: bool
     linger: float = 0.0
@@ -101,15 +99,12 @@ def capabilities(backend: object) -> Capabilities:
         TypeError: It has no ``submit`` to hand tasks to.
     """
     if isinstance(backend, DaemonThreadExecutor):
-        return Capabilities(
-            kind="threads", max_workers=None, growable=True, leased=True, holds_up_exit=False, linger=10.0
-        )
+        return Capabilities(kind="threads", max_workers=None, leased=True, holds_up_exit=False, linger=10.0)
     if isinstance(backend, ThreadPoolExecutor) and type(backend).submit is ThreadPoolExecutor.submit:
         return Capabilities(
             kind="ThreadPoolExecutor",
             # Private, but the only place where the size is said (docs/decisions.md, D3; guarded by a test).
             max_workers=backend._max_workers,  # noqa: SLF001
-            growable=False,
             leased=True,
             holds_up_exit=True,
             linger=1.0,
@@ -123,7 +118,6 @@ def capabilities(backend: object) -> Capabilities:
         return Capabilities(
             kind="ProcessPoolExecutor",
             max_workers=backend._max_workers,  # type: ignore[attr-defined]  # noqa: SLF001  # as above
-            growable=False,
             leased=False,
             holds_up_exit=False,
             prefetch=1,
@@ -131,9 +125,7 @@ def capabilities(backend: object) -> Capabilities:
             dumps=standard_dumps,
             processes=_processes_of,
         )
-    return Capabilities(
-        kind=type(backend).__name__, max_workers=None, growable=True, leased=False, holds_up_exit=False
-    )
+    return Capabilities(kind=type(backend).__name__, max_workers=None, leased=False, holds_up_exit=False)
 
 
 def _processes_of(backend: Any) -> list[Any]:

@@ -165,15 +165,15 @@ class HandoffWorkers:
         now = self._now()
         if self._runner.has_expired(task, now):
             return self._runner.expire(seat, task)
-        try:
-            call = self._packing.pack(self._pool, task)
-        except Exception as error:  # noqa: BLE001  # a __reduce__ may raise anything
-            return self._runner.settle(seat, task, now, now, None, error)
         generation = self._supply.generation
         on_trial = self._on_trial
         if self._supply.down or (on_trial is not None and on_trial is not task):
             self._home.put(Homecoming(seat, task, generation, None, None))
             return None
+        try:
+            call = self._packing.pack(self._pool, task)
+        except Exception as error:  # noqa: BLE001  # a __reduce__ may raise anything
+            return self._runner.settle(seat, task, now, now, None, error)
         seat.number, seat.since, seat.started = next(self._numbers), now, now
         ticket = self._ticket(seat, task, now)
         try:
