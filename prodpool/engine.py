@@ -36,7 +36,6 @@ from prodpool.vocabulary import Reason, State
 from prodpool.workers.base import Capabilities, Workers
 from prodpool.workers.beacon import Beacon
 from prodpool.workers.handoff import HandoffWorkers
-from prodpool.workers.packing import Packing
 from prodpool.workers.supply import Factory, Supply
 from prodpool.workers.threads import LeasedWorkers
 
@@ -266,13 +265,13 @@ class Engine:
         return HandoffWorkers(
             pool=settings.name,
             supply=Supply(self.backend, self.factory, self.now),
+            abilities=abilities,
             log=self.log,
-            packing=Packing(abilities.dumps),
+            trouble=self.trouble,
             beacon=Beacon(BEACON_SLOTS) if abilities.same_host else None,
             dispatcher=self.dispatcher,
             runner=self.runner,
             now=self.now,
-            processes=abilities.processes,
             on_broken=self._backend_broke,
         )
 

@@ -27,7 +27,8 @@ from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
 from prodpool.task import DEFAULT_OPTIONS
 from prodpool.views import PoolView
-from prodpool.workers.base import Submits, capabilities
+from prodpool.workers.base import Submits
+from prodpool.workers.kinds import capabilities
 from prodpool.workers.supply import Factory, is_factory
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ class InstrumentedPool(Executor):
         deadline: float | None = None,
         wait: float | None = None,
         idempotent: bool | None = None,
+        timeout: float | None = None,
     ) -> PoolView:
         """Return a light executor that submits to this pool with options.
 
@@ -199,9 +201,12 @@ class InstrumentedPool(Executor):
                 TaskExpiredError. A wait for a slot lasts no longer either, and ends in PoolFullError.
             wait: Seconds that ``submit`` waits for a slot, whatever the overload policy.
             idempotent: Whether a task whose worker process was lost may be run again, at most twice.
+            timeout: Seconds it may run. Over process pools and loky its worker process is killed then, and
+                its future raises TaskTimeoutError; everywhere else ``current_task().cancelled`` is set, and
+                it is up to the task to end.
         """
         return PoolView(self, self._door).options(
-            task=task, deadline=deadline, wait=wait, idempotent=idempotent
+            task=task, deadline=deadline, wait=wait, idempotent=idempotent, timeout=timeout
         )
 
     def map(

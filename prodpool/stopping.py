@@ -269,8 +269,7 @@ class Stopper:
         )
         self._drop_queued()
         for worker in list(dispatcher.roster.workers):
-            for task in worker.tasks():
-                task.request_cancel()
+            worker.request_cancel()
         ends = time.monotonic() + GRACE
         while not dispatcher.is_quiet() and (left := ends - time.monotonic()) > 0:
             self._await_stir(left)

@@ -61,6 +61,11 @@ class Worker:
         # How whoever gave it a task, or dismissed it, sets it going; no lock is held then.
         self.go: Callable[[], None] = self.wake.release
 
+    def request_cancel(self) -> None:
+        """Ask what it runs to end."""
+        for task in self.tasks():
+            task.request_cancel()
+
     def tasks(self) -> list[Task]:
         """Return the task it was given and those it runs inside that one, innermost last."""
         task = self.task

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
+from prodpool.workers.base import shut_down
+
 # Seconds before a broken backend is built anew: doubled each time until a task has succeeded on one.
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 30.0
@@ -30,7 +32,7 @@ def is_factory(backend: object, max_workers: object) -> TypeGuard[Factory]:
 class Supply:
     """Holds the backend of one pool. Without a factory the first one is the last.
 
-    Used by the courier alone, save for reading ``backend`` and ``generation``.
+    Used by the courier alone, save for reading it and for `shutdown`.
     """
 
     def __init__(self, backend: Any, factory: Factory | None, now: Callable[[], float]) -> None:
@@ -72,6 +74,10 @@ class Supply:
             self._tried.clear()
             self._delay = FIRST_DELAY
 
+    def shutdown(self) -> None:
+        """Have the backend take no more work, and do not wait for it."""
+        shut_down(self.backend)
+
     def forget(self) -> None:
         """Build no other after all."""
         self._due_at = None
@@ -85,7 +91,7 @@ class Supply:
         factory = self._factory
         assert factory is not None  # noqa: S101  # `broke` said so
         with contextlib.suppress(Exception):
-            self.backend.shutdown(wait=False)
+            self.shutdown()
         self._due_at = None
         self._tried.append(self._now())
         self.generation += 1

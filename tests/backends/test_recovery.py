@@ -114,14 +114,13 @@ def test_a_storm(make_pool: MakePool, kind: str, tmp_path: Path) -> None:
     pool = make_pool(4, factory=True, overload="block", queue_capacity=100)
     over = threading.Event()
     kills: list[int] = []
-    workers: Any = pool._engine.workers
 
     def storm() -> None:
         # Only at workers that run something: one that is killed while it starts proves nothing.
         while not over.wait(0.2):
             seats: list[Any] = list(pool._engine.dispatcher.roster.workers)
             for seat in [seat for seat in seats if seat.started is not None][:1]:
-                sighting = workers._sighting(seat)
+                sighting = seat.sighting()
                 if sighting is not None:
                     kills.append(sighting.pid)
                     with contextlib.suppress(ProcessLookupError):  # its backend was broken already
