@@ -68,6 +68,8 @@ class InstrumentedPool(Executor):
         on_hang_exit: "exit" leaves threads that never end behind when the interpreter exits; "wait" joins
             them, as the stdlib does.
         clock: Where the time is read; for tests.
+        prefetch: Tasks that a backend other than threads is handed beyond those it runs, so that no worker
+            has to wait for the next; None for one, with dask as many as it has threads.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
@@ -96,6 +98,7 @@ class InstrumentedPool(Executor):
         own_backend: bool = True,
         on_hang_exit: OnHangExit = "exit",
         clock: Clock | None = None,
+        prefetch: int | None = None,
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView):
             raise TypeError(f"backend={backend!r} is a pool already: pass the executor that it wraps")
@@ -116,6 +119,8 @@ class InstrumentedPool(Executor):
             buckets=buckets,
             own_backend=own_backend,
             on_hang_exit=on_hang_exit,
+            prefetch=prefetch,
+            leased=abilities.leased,
         )
         check_collaborators(registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock)
         self._engine = Engine(
@@ -250,7 +255,7 @@ class InstrumentedPool(Executor):
         """Set how many tasks may run at once. Running tasks are never interrupted by it.
 
         Raises:
-            ValueError: The backend has fewer threads than that.
+            ValueError: The backend has fewer workers than that, and is not given as a factory.
         """
         check_count("max_workers", max_workers, least=1)
         self._engine.resize(max_workers)

@@ -37,6 +37,12 @@ class PoolOptions(TypedDict, total=False):
     clock: Clock | None
 
 
+class ProcessOptions(PoolOptions, total=False):
+    """What `processes` hands on besides."""
+
+    prefetch: int | None
+
+
 def threads(*, name: str, max_workers: int | None = None, **options: Unpack[PoolOptions]) -> InstrumentedPool:
     """Return a pool on daemon threads of its own, which never hold up the interpreter's exit.
 
@@ -60,7 +66,7 @@ def processes(
     start_method: str | None = None,
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
-    **options: Unpack[PoolOptions],
+    **options: Unpack[ProcessOptions],
 ) -> InstrumentedPool:
     """Return a pool on worker processes of its own, which are replaced when one is lost.
 

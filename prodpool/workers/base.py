@@ -41,6 +41,14 @@ class Workers(Protocol):
         """Add one more worker; False when there are enough."""
         ...
 
+    def fit(self, workers: int) -> int:
+        """Be ready to run ``workers`` tasks at once; return how many it takes beyond those.
+
+        Raises:
+            ValueError: The backend has no more than fewer.
+        """
+        ...
+
     def look(self) -> None:
         """Bring up to date what is known of running tasks."""
 
@@ -61,6 +69,22 @@ class Workers(Protocol):
 
     def close(self) -> None:
         """Let go of everything; called once no task is left."""
+
+
+def prefetch_for(workers: int, size: int | None, prefetch: int) -> int:
+    """Return how many tasks a backend of ``size`` workers may have beyond the ``workers`` that are to run.
+
+    None, if it has workers to spare: they would run those as well.
+    """
+    return 0 if size is not None and workers < size else prefetch
+
+
+def too_many(workers: int, most: int) -> ValueError:
+    """Return the error for more workers than a backend has."""
+    return ValueError(
+        f"max_workers={workers!r} is more than the {most} workers of the backend: pass at most {most}, or a "
+        "larger executor; prodpool.threads(...) grows, and so does a backend given as a factory"
+    )
 
 
 def submit_plainly(backend: Submits, fn: Callable[..., Any], *args: Any) -> Future[Any]:

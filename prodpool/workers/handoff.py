@@ -22,7 +22,7 @@ from prodpool.task import Task
 from prodpool.telemetry.logs import PoolLog
 from prodpool.telemetry.trouble import Trouble
 from prodpool.vocabulary import Result, State
-from prodpool.workers.base import Capabilities, kill
+from prodpool.workers.base import Capabilities, kill, prefetch_for, too_many
 from prodpool.workers.beacon import Beacon
 from prodpool.workers.courier import Courier
 from prodpool.workers.limits import Limits
@@ -43,6 +43,7 @@ class HandoffWorkers:
         pool: str,
         supply: Supply,
         abilities: Capabilities,
+        prefetch: int,
         beacon: Beacon | None,
         dispatcher: Dispatcher,
         runner: Runner,
@@ -54,6 +55,7 @@ class HandoffWorkers:
         self._pool = pool
         self._supply = supply
         self._abilities = abilities
+        self._prefetch = prefetch
         self._packing = Packing(abilities.dumps)
         self._beacon = beacon
         self._dispatcher = dispatcher
@@ -94,6 +96,19 @@ class HandoffWorkers:
             return False
         self._work(seat, self._dispatcher.begin(seat))
         return True
+
+    def fit(self, workers: int) -> int:
+        """Have a backend of ``workers`` workers, if it takes another; return the prefetch that goes with it.
+
+        Raises:
+            ValueError: The backend has fewer and cannot be built anew.
+        """
+        size = self._supply.size
+        if size is not None and workers > size:
+            if not self._supply.replace(workers):
+                raise too_many(workers, size)
+            size = self._supply.size
+        return prefetch_for(workers, size, self._prefetch)
 
     def rebuilds(self) -> int:
         """Return how many backends were built after the first."""
@@ -320,7 +335,9 @@ class HandoffWorkers:
 
     def _main_processes(self) -> list[Any]:
         processes = self._abilities.processes
-        return [] if processes is None else processes(self._supply.backend)
+        if processes is None:
+            return []
+        return [process for backend in self._supply.backends() for process in processes(backend)]
 
     def _limited_processes(self) -> list[Any]:
         processes = self._abilities.processes

@@ -51,7 +51,7 @@ SECONDS: Rows = [
 ]
 OTHERS: Rows = [
     ("hung_after", 0, ["more than 0 seconds"]),
-    ("max_workers", 3, ["2 threads of the backend", "at most 2"]),
+    ("max_workers", 3, ["2 workers of the backend", "at most 2"]),
     *(
         ("overload", value, ["'reject'", "'block'", "'caller_runs'"])
         for value in ("drop", "REJECT", "", None, True, 1, ["reject"])
