@@ -60,6 +60,7 @@ class HandoffWorkers:
         self._beacon = beacon
         self._dispatcher = dispatcher
         self._runner = runner
+        self._trouble = trouble
         self._now = now
         self._indexes = itertools.count()
         self._numbers = itertools.count(1)
@@ -127,7 +128,9 @@ class HandoffWorkers:
 
     def shutdown(self) -> None:
         """Have the backend take no more work, and do not wait for it."""
-        self._supply.shutdown()
+        # It may be gone already, and say so by raising.
+        with self._trouble.guard("internal"):
+            self._supply.shutdown()
         if self._limits is not None:
             self._limits.shutdown()
         self._courier.post(self._recovery.give_up_if_stopped)
@@ -232,15 +235,21 @@ class HandoffWorkers:
     # Coming home, in the courier's thread.
 
     def _welcome(self, handover: Handover, generation: int, lease: Future[Any]) -> None:
-        seat, task, _ = handover
         try:
             error = lease.exception(0)
         except CancelledError as cancelled:
             error = cancelled
+        self._recovery.came_home(handover.task)
         if error is None:
+            self._supply.succeeded(generation)
             self.settle(handover, lease)
-            self._recovery.came_home(task, generation=generation)
-            return
+        else:
+            self._decide(handover, generation, error)
+        self._recovery.go_on()
+
+    def _decide(self, handover: Handover, generation: int, error: BaseException) -> None:
+        """Settle a task that has no outcome, or keep it to be run again."""
+        seat, task, _ = handover
         self._leave(handover)
         if isinstance(error, BrokenExecutor | CancelledError):
             kept = self._recovery.broken(seat, task, generation, error)
@@ -252,7 +261,6 @@ class HandoffWorkers:
             kept = True
         if not kept:
             self._settle_failed(handover, worker_lost(self._pool, task, error), Result.PANIC)
-        self._recovery.came_home(task, generation=None)
 
     def _settle_failed(self, handover: Handover, error: BaseException, result: Result) -> None:
         seat, task, _ = handover

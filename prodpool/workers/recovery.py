@@ -89,8 +89,7 @@ class Recovery:
         """Keep a task that never began for when there is a backend for it."""
         seat.started = None
         self._stranded.append((seat, task))
-        if not self._supply.down:
-            self._resume()
+        self.go_on()
 
     def refused(self, seat: Seat, task: Task, generation: int, error: BaseException) -> None:
         """Keep a task that the backend of ``generation`` did not take, or give it back."""
@@ -122,16 +121,24 @@ class Recovery:
         if self._stopped() or not may_run_again(task, began=True):
             return False
         self._suspects.append((seat, task))
-        self._resume()
         return True
 
-    def came_home(self, task: Task, *, generation: int | None) -> None:
-        """Note the end of a task's run; with ``generation`` it has an outcome."""
-        if generation is not None:
-            self._supply.succeeded(generation)
+    def came_home(self, task: Task) -> None:
+        """Note the end of a task's run; what becomes of it is decided next, and then `go_on` is called."""
         if self._on_trial is task:
             self._on_trial = None
-            self._resume()
+
+    def go_on(self) -> None:
+        """Hand over what waits, if it can be: one suspect alone, or everything else."""
+        if self._supply.down or self._on_trial is not None:
+            return
+        if self._suspects:
+            seat, self._on_trial = self._suspects.popleft()
+            self._work(seat, self._on_trial)
+            return
+        stranded, self._stranded = self._stranded, deque()
+        for seat, task in stranded:
+            self._work(seat, task)
 
     def rebuild(self) -> None:
         """Build the next backend, which is due."""
@@ -150,7 +157,7 @@ class Recovery:
         if self._stopped():  # meanwhile
             self._supply.shutdown()
         self._log.warning("pool.backend_rebuilt", rebuilds=self._supply.rebuilds)
-        self._resume()
+        self.go_on()
 
     def give_up_if_stopped(self) -> None:
         """Wait for no other backend when the pool is stopped."""
@@ -165,15 +172,3 @@ class Recovery:
         self._stranded.clear()
         for seat, task in waiting:
             self._give_back(seat, task, error)
-
-    def _resume(self) -> None:
-        """Hand over what waits: one suspect alone, or everything else."""
-        if self._supply.down or self._on_trial is not None:
-            return
-        if self._suspects:
-            seat, self._on_trial = self._suspects.popleft()
-            self._work(seat, self._on_trial)
-            return
-        stranded, self._stranded = self._stranded, deque()
-        for seat, task in stranded:
-            self._work(seat, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -24,7 +25,7 @@ from prodpool import (
 )
 from tests.api.gates import until
 from tests.backends import work
-from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
+from tests.backends.conftest import PATIENCE, PROCESSES, Held, MakePool, over_processes
 from tests.core.rig import check, check_scrape, scrape
 from tests.telemetry.tracer import Spans, attributes_of, context_of, is_child
 
@@ -254,7 +255,6 @@ def test_a_killed_worker(make_pool: MakePool, tmp_path: Path) -> None:
     ("what", "call"),
     [
         ("argument 1", (abs, work.DoesNotPickle())),
-        ("the function", (lambda: None,)),
         ("the call does not load", (abs, work.DoesNotLoad())),
         ("its result", (work.give, "lock")),
         ("its result", (work.give, "unpicklable")),
@@ -269,6 +269,22 @@ def test_what_does_not_pickle(make_pool: MakePool, what: str, call: tuple[Any, .
     assert what in str(caught.value)
     assert pool.submit(abs, -1).result(PATIENCE) == 1
     assert check(pool.stats()).completed[Result.ERROR] == 1
+
+
+@pytest.mark.parametrize("kind", PROCESSES, indirect=True)
+def test_a_lambda_does_not_pickle(make_pool: MakePool) -> None:
+    """Where the standard library pickles, a function must have a name that can be imported."""
+    with pytest.raises(UnpicklableError, match="the function") as caught:
+        make_pool(1).submit(lambda: None).result(PATIENCE)
+    assert "importable module" in str(caught.value)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("kind", ["loky", "dask"], indirect=True)
+def test_a_lambda_travels_by_value(make_pool: MakePool) -> None:
+    """Where cloudpickle does it, any function will do."""
+    there = make_pool(1).submit(lambda: (os.getpid(), "there")).result(PATIENCE)
+    assert there != (os.getpid(), "there")
 
 
 @only_processes

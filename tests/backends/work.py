@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from opentelemetry import trace
 
+from prodpool import current_task
+
 
 class BoomError(Exception):
     """What a failing task raises here."""
@@ -113,3 +115,36 @@ def span() -> tuple[int, int]:
     """Return the ids of the trace and of the span that are current here."""
     context = trace.get_current_span().get_span_context()
     return context.trace_id, context.span_id
+
+
+def late() -> tuple[str, str, int, float | None]:
+    """Wait until it should end, and return what it may know of itself."""
+    task = current_task()
+    assert task is not None
+    task.cancelled.wait(20.0)
+    return task.name, task.pool, task.attempt, task.remaining
+
+
+def until_asked(path: str) -> bool:
+    """Say that it runs by making ``path``, and end when asked to."""
+    Path(path).write_text(str(os.getpid()))
+    task = current_task()
+    assert task is not None
+    while not task.cancelled.is_set():
+        time.sleep(0.002)
+    return True
+
+
+def attempt(path: str, deadly: int) -> int:
+    """Kill the worker in the first ``deadly`` attempts; return the number of this one."""
+    task = current_task()
+    assert task is not None
+    sign(path)
+    if task.attempt <= deadly:
+        os._exit(9)
+    return task.attempt
+
+
+def nested() -> bool:
+    """Tell whether there is a task here any more, after the one that runs this has ended."""
+    return current_task() is not None
