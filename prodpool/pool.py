@@ -264,6 +264,15 @@ class InstrumentedPool(Executor):
         """Return the pool's numbers at this moment, read under one lock."""
         return PoolStats.of(self._engine.read())
 
+    def dump(self) -> str:
+        """Return what every worker does right now, as text for a person: task, for how long, and its stack.
+
+        A worker process of this host is asked for its stack by a signal and given half a second; where none
+        can be had (dask, executors of unknown kind, a stopped process) the text says why. Arguments and
+        local variables are never shown.
+        """
+        return self._engine.monitor.dump()
+
     def stop(self, deadline: float | None = None) -> StopReport:
         """Drain the pool within ``deadline`` seconds and report what became of its tasks.
 

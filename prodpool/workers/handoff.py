@@ -28,6 +28,7 @@ from prodpool.workers.courier import Courier
 from prodpool.workers.limits import Limits
 from prodpool.workers.packing import Packing, RemoteTraceback
 from prodpool.workers.recovery import Recovery, worker_lost
+from prodpool.workers.remote_stacks import RemoteStacks
 from prodpool.workers.seat import Seat
 from prodpool.workers.shim import Outcome, Terms, Ticket, this_host
 from prodpool.workers.supply import Supply
@@ -58,6 +59,7 @@ class HandoffWorkers:
         self._prefetch = prefetch
         self._packing = Packing(abilities.dumps)
         self._beacon = beacon
+        self._stacks = None if beacon is None else RemoteStacks(beacon.path, self.holding)
         self._dispatcher = dispatcher
         self._runner = runner
         self._trouble = trouble
@@ -76,7 +78,6 @@ class HandoffWorkers:
             log=log,
             workers=dispatcher.workers,
             stopped=lambda: dispatcher.state is State.STOPPED,
-            knows_starts=beacon is not None,
             processes=self._main_processes,
             work=self._work,
             give_back=lambda seat, task, error: self._work(seat, runner.give_back(seat, task, error)),
@@ -91,7 +92,7 @@ class HandoffWorkers:
             RuntimeError: The system has no thread to give.
         """
         self._courier.start()
-        seat = Seat(self._pool, self._now, next(self._indexes), self._beacon)
+        seat = Seat(self._pool, self._now, next(self._indexes), self._beacon, self._stacks)
         seat.go = lambda: self._go(seat)
         if not self._dispatcher.reserve(seat):
             return False
@@ -140,12 +141,28 @@ class HandoffWorkers:
         self._courier.close()
         if self._beacon is not None:
             self._beacon.close()
+        if self._stacks is not None:
+            self._stacks.close()
 
     def look(self) -> None:
-        """Have each seat say since when its task really runs."""
-        for worker in list(self._dispatcher.roster.workers):
-            if isinstance(worker, Seat):
-                worker.look()
+        """Note for each seat since when its task runs.
+
+        Of those that nobody has seen begin, as many as there are workers left are taken to have begun when
+        they were handed over; the others wait in the backend.
+        """
+        with self._dispatcher.lock:
+            free, unseen = self._dispatcher.workers(), []
+            for seat in self._dispatcher.roster.workers:
+                if not (isinstance(seat, Seat) and seat.occupied and seat.number):
+                    continue
+                seat.started = seat.began()
+                if seat.started is None:
+                    unseen.append(seat)
+                else:
+                    free -= 1
+            unseen.sort(key=lambda seat: seat.since)
+            for seat in unseen[: max(0, free)]:
+                seat.started = seat.since
 
     # Handing over, in the thread of whoever gave the seat its task.
 
@@ -195,7 +212,6 @@ class HandoffWorkers:
     def _send(self, backend: Any, handover: Handover, call: tuple[Any, ...]) -> Future[Any]:
         seat, task, _ = handover
         seat.number, seat.since = next(self._numbers), self._now()
-        seat.started = seat.since
         ticket = Ticket(
             self._pool,
             task.name,
@@ -222,6 +238,7 @@ class HandoffWorkers:
 
     def _leave(self, handover: Handover) -> None:
         """Give up a place in the window, and have those handed over that were held."""
+        handover.seat.number = 0
         for held in self._window.leave(limited=handover.limited):
             self._courier.post(partial(self._hand_held, held))
 
@@ -250,9 +267,11 @@ class HandoffWorkers:
     def _decide(self, handover: Handover, generation: int, error: BaseException) -> None:
         """Settle a task that has no outcome, or keep it to be run again."""
         seat, task, _ = handover
+        began = seat.began()
         self._leave(handover)
         if isinstance(error, BrokenExecutor | CancelledError):
-            kept = self._recovery.broken(seat, task, generation, error)
+            may_have_begun = self._beacon is None or began is not None
+            kept = self._recovery.broken(seat, task, generation, error, began=may_have_begun)
         elif isinstance(error, self._abilities.lost):
             kept = self._recovery.suspect(seat, task)
         else:  # the backend's own failure with this one task
@@ -260,13 +279,14 @@ class HandoffWorkers:
             self._work(seat, self._runner.settle(seat, task, seat.since, now, None, error))
             kept = True
         if not kept:
-            self._settle_failed(handover, worker_lost(self._pool, task, error), Result.PANIC)
+            self._settle_failed(handover, began, worker_lost(self._pool, task, error), Result.PANIC)
 
-    def _settle_failed(self, handover: Handover, error: BaseException, result: Result) -> None:
+    def _settle_failed(
+        self, handover: Handover, began: float | None, error: BaseException, result: Result
+    ) -> None:
         seat, task, _ = handover
-        now = self._now()
-        began = seat.since if seat.started is None else seat.started
-        self._work(seat, self._runner.settle(seat, task, began, now, None, error, result))
+        started = seat.since if began is None else began
+        self._work(seat, self._runner.settle(seat, task, started, self._now(), None, error, result))
 
     def _times(self, seat: Seat, outcome: Outcome) -> tuple[float, float]:
         """Return when the task began and ended, in seconds of the pool's clock."""
@@ -308,8 +328,9 @@ class HandoffWorkers:
 
     def fail(self, handover: Handover, error: BaseException, result: Result) -> None:
         """Settle a task that has no outcome."""
+        began = handover.seat.began()
         self._leave(handover)
-        self._settle_failed(handover, error, result)
+        self._settle_failed(handover, began, error, result)
 
     def post(self, call: Callable[[], object]) -> None:
         """Have a call made in the courier's thread."""

@@ -46,7 +46,6 @@ class Recovery:
         log: Where a new backend is announced.
         workers: How many workers it is to have.
         stopped: Whether the pool is, so that there is to be no other.
-        knows_starts: Whether it can be seen that a task has begun.
         processes: Returns the worker processes of the backend.
         work: Hands a seat's task over.
         give_back: Settles a task that never began.
@@ -60,7 +59,6 @@ class Recovery:
         log: PoolLog,
         workers: Callable[[], int],
         stopped: Callable[[], bool],
-        knows_starts: bool,
         processes: Callable[[], list[Any]],
         work: Callable[[Seat, Task], None],
         give_back: Callable[[Seat, Task, BaseException | None], None],
@@ -70,7 +68,6 @@ class Recovery:
         self._log = log
         self._workers = workers
         self._stopped = stopped
-        self._knows_starts = knows_starts
         self._processes = processes
         self._work = work
         self._give_back = give_back
@@ -99,19 +96,21 @@ class Recovery:
             self._on_broken(error)
             self._give_back(seat, task, error)
 
-    def broken(self, seat: Seat, task: Task, generation: int, error: BaseException) -> bool:
-        """Decide about a task whose backend broke under it; False when it is lost."""
+    def broken(self, seat: Seat, task: Task, generation: int, error: BaseException, *, began: bool) -> bool:
+        """Decide about a task whose backend broke under it; False when it is lost.
+
+        ``began`` is False only if it is known that the task has not.
+        """
         hope = self._supply.broke(generation)
         if not hope:
             self._on_broken(error)
         kept = False
         if hope and not self._stopped():
-            if self._knows_starts and seat.sighting() is None:
+            if not began:
                 self.strand(seat, task)
                 kept = True
-            elif may_run_again(task, began=True):
-                self._suspects.append((seat, task))
-                kept = True
+            else:
+                kept = self.suspect(seat, task)
         if not hope:
             self.give_up(error)
         return kept
@@ -120,6 +119,7 @@ class Recovery:
         """Have a task tried alone whose worker was lost while the backend goes on; False when it is lost."""
         if self._stopped() or not may_run_again(task, began=True):
             return False
+        seat.started = None
         self._suspects.append((seat, task))
         return True
 

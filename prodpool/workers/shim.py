@@ -29,6 +29,7 @@ from prodpool.task import Task, TaskOptions
 from prodpool.telemetry.stacks import own_frames_dropped
 from prodpool.token import Token
 from prodpool.workers.beacon import is_asked, mark
+from prodpool.workers.child import known, settle_in
 
 # What a backend carries as it is; anything else travels as bytes of our own making.
 _PLAIN = frozenset({type(None), bool, int, float, str})
@@ -107,6 +108,8 @@ def run_pickled(ticket: Ticket, call: bytes) -> Outcome:
     """Load a call, make it, and return its outcome with result or exception as bytes."""
     started = time.monotonic()
     if ticket.mark is not None:
+        if ticket.mark[0] not in known:
+            settle_in(ticket.mark[0])
         mark(*ticket.mark, ticket.number, started)
     if _has_expired(ticket.terms, started):
         return Outcome(started, started, this_host(), pickled=False, value=None, expired=True)

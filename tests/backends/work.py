@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 from opentelemetry import trace
 
 from prodpool import current_task
+from prodpool.workers.child import STACKS_SIGNAL
 
 
 class BoomError(Exception):
@@ -148,3 +152,13 @@ def attempt(path: str, deadly: int) -> int:
 def nested() -> bool:
     """Tell whether there is a task here any more, after the one that runs this has ended."""
     return current_task() is not None
+
+
+def take_signal() -> None:
+    assert STACKS_SIGNAL is not None
+    signal.signal(STACKS_SIGNAL, signal.SIG_IGN)
+
+
+def with_signal_taken(workers: int) -> ProcessPoolExecutor:
+    """Return worker processes that have a use of their own for the signal that asks for stacks."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=take_signal)
