@@ -269,6 +269,7 @@ class Engine:
             abilities=abilities,
             log=self.log,
             trouble=self.trouble,
+            context_vars=settings.context_vars,
             beacon=Beacon(BEACON_SLOTS) if abilities.same_host else None,
             dispatcher=self.dispatcher,
             runner=self.runner,

@@ -70,6 +70,8 @@ class InstrumentedPool(Executor):
         clock: Where the time is read; for tests.
         prefetch: Tasks that a backend other than threads is handed beyond those it runs, so that no worker
             has to wait for the next; None for one, with dask as many as it has threads.
+        context_vars: Names of context variables, each as ``"module:variable"``, that a backend other than
+            threads sets for each task to what they were at submit. Threads see them all anyway.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
@@ -99,6 +101,7 @@ class InstrumentedPool(Executor):
         on_hang_exit: OnHangExit = "exit",
         clock: Clock | None = None,
         prefetch: int | None = None,
+        context_vars: Sequence[str] = (),
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView):
             raise TypeError(f"backend={backend!r} is a pool already: pass the executor that it wraps")
@@ -120,6 +123,7 @@ class InstrumentedPool(Executor):
             own_backend=own_backend,
             on_hang_exit=on_hang_exit,
             prefetch=prefetch,
+            context_vars=context_vars,
             leased=abilities.leased,
         )
         check_collaborators(registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock)

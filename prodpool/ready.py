@@ -42,6 +42,7 @@ class HandoffOptions(PoolOptions, total=False):
     """What `processes` and `dask` hand on besides."""
 
     prefetch: int | None
+    context_vars: Sequence[str]
 
 
 def threads(*, name: str, max_workers: int | None = None, **options: Unpack[PoolOptions]) -> InstrumentedPool:

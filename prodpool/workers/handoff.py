@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
 from typing import Any
@@ -45,6 +45,7 @@ class HandoffWorkers:
         supply: Supply,
         abilities: Capabilities,
         prefetch: int,
+        context_vars: Sequence[str],
         beacon: Beacon | None,
         dispatcher: Dispatcher,
         runner: Runner,
@@ -57,7 +58,7 @@ class HandoffWorkers:
         self._supply = supply
         self._abilities = abilities
         self._prefetch = prefetch
-        self._packing = Packing(abilities.dumps)
+        self._packing = Packing(abilities.dumps, context_vars)
         self._beacon = beacon
         self._stacks = None if beacon is None else RemoteStacks(beacon.path, self.holding)
         self._dispatcher = dispatcher

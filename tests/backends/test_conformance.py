@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import time
 from concurrent.futures import Future, wait
@@ -34,6 +35,7 @@ pytestmark = [
     # The pool's threads are there when the backend forks its first worker, which is the application's choice.
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
+REQUEST_ID = f"{work.__name__}:request_id"
 only_processes = pytest.mark.parametrize("kind", over_processes, indirect=True)
 
 
@@ -302,6 +304,33 @@ def test_many_at_once_from_many_pools(make_pool: MakePool) -> None:
     pools: list[InstrumentedPool] = [make_pool(1, queue_capacity=20) for _ in range(2)]
     futures = [(number, pools[number % 2].submit(abs, -number)) for number in range(40)]
     assert all(future.result(PATIENCE) == number for number, future in futures)
+
+
+def test_context_variables(make_pool: MakePool) -> None:
+    """Those that are asked for are set to what they were at submit, and others are not."""
+    contextvars.Context().run(_use_context_variables, make_pool(1, context_vars=[REQUEST_ID]))
+
+
+def _use_context_variables(pool: InstrumentedPool) -> None:
+    assert pool.submit(work.seen).result(PATIENCE) == ("nothing", "nothing")
+    for token in ("a", "b"):
+        work.request_id.set(token)
+        work.unasked.set(token)
+        future = pool.submit(work.seen)
+        work.request_id.set("too late")
+        assert future.result(PATIENCE) == (token, "nothing")
+    # What was set for one task is not there for the next.
+    assert contextvars.Context().run(pool.submit, work.seen).result(PATIENCE) == ("nothing", "nothing")
+
+
+@only_processes
+def test_a_context_variable_that_does_not_pickle(make_pool: MakePool) -> None:
+    """It fails the task with an error that names it."""
+    pool = make_pool(1, context_vars=[REQUEST_ID])
+    context = contextvars.Context()
+    context.run(work.request_id.set, work.DoesNotPickle())
+    with pytest.raises(UnpicklableError, match=r"context variable '.*:request_id' \(a DoesNotPickle\)"):
+        context.run(pool.submit, int).result(PATIENCE)
 
 
 def test_one_trace_across_the_boundary(make_pool: MakePool) -> None:

@@ -109,7 +109,9 @@ def test_stop_while_the_backend_is_down(make_pool: MakePool) -> None:
 @pytest.mark.slow
 @pytest.mark.once
 # The manager thread of a broken ProcessPoolExecutor may meet a process that a submit is just adding.
-@pytest.mark.filterwarnings("ignore:[^$]*dictionary changed size:pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore:[^$]*dictionary changed size:pytest.PytestUnhandledThreadExceptionWarning"
+)
 def test_a_storm(make_pool: MakePool, kind: str, tmp_path: Path) -> None:
     """Workers are killed all the while: every task that may be repeated completes, each counted once."""
     count = 2_000 if kind == "fork" else 300

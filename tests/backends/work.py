@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +46,15 @@ class DoesNotPickle:
 
 def _refuse() -> NoReturn:
     raise pickle.UnpicklingError("not this one")
+
+
+request_id: ContextVar[object] = ContextVar("request_id")
+unasked: ContextVar[str] = ContextVar("unasked", default="nothing")
+
+
+def seen() -> tuple[object, str]:
+    """Return the context variables of this module, as they are here."""
+    return request_id.get("nothing"), unasked.get()
 
 
 def pid() -> int:
