@@ -90,6 +90,14 @@ def began() -> float:
     return time.monotonic()
 
 
+def record(path: str, number: int) -> None:
+    """Write down that the task begins, and that it ends."""
+    with Path(path).open("a", buffering=1) as book:
+        book.write(f"begin {number}\n")
+        time.sleep(0.01)
+        book.write(f"end {number}\n")
+
+
 def sign(path: str) -> None:
     """Leave a line behind, to be counted."""
     with Path(path).open("a") as book:
