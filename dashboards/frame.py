@@ -57,7 +57,7 @@ class Board:
 
 def _from_labels(name: str, title: str, metric: str) -> dashboard.QueryVariable:
     query = f"label_values({metric}, {name})"
-    variable = dashboard.QueryVariable(name).label(title).datasource(SOURCE).definition(query)
+    variable = dashboard.QueryVariable(name).label(title).datasource(SOURCE)
     # Grafana 10 and later want an object; qryType 1 is "label values".
     variable.query({"qryType": 1, "query": query, "refId": f"variable-{name}"})
     variable.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
