@@ -26,14 +26,14 @@ and count(
 )
 """
 
-# An alert that fires, for what shows alerts: one with the labels of a pool in an instance.
+# An alert that fires once a pool has refused tasks, for what shows alerts.
 RULES = """
 groups:
   - name: rig
     rules:
-      - alert: PoolOfTheRig
-        expr: workerpool_stopped == 0
-        labels: {severity: info}
+      - alert: PoolRefusing
+        expr: increase(workerpool_dropped_total{reason="full"}[1m]) > 0
+        labels: {severity: warning}
 """
 
 

@@ -141,11 +141,13 @@ class Service:
         # Not at the same time in every instance.
         while not self._over.wait(rng.uniform(0.0, 2.0)):
             pool = self._pool("nightly_import", 2, queue_capacity=200)
-            for _ in range(200):
+            # One by one: what is there at a pool's first scrape is no increase.
+            for _ in range(round(ROUND / 2 / 0.05)):
                 offer(pool.submit, self._works, rng.uniform(0.08, 0.24))
-            if not self._over.wait(ROUND / 2):
-                pool.stop(0.1)
-                self._over.wait(ROUND / 5)
+                if self._over.wait(0.05):
+                    return
+            pool.stop(0.1)
+            self._over.wait(ROUND / 5)
 
 
 def offer(submit: Callable[..., Any], *task: Any) -> Any:
