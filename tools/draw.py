@@ -22,7 +22,7 @@ from tests.observe.prometheus import Prometheus
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "tools" / "web"
-# Where `make web` installs; the tests run in a copy of the repository, so that they are told.
+# Where `make web` installs. Tests run in a copy of the repository and are told.
 WEB = Path(os.environ.get("PRODPOOL_WEB", ROOT / "build" / "web"))
 WIDTH, HEAD, CELL = 1600, 64, 38
 # Of virtual time, in which a browser without a window waits for timers at once.
@@ -39,10 +39,17 @@ class DrawingError(Exception):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that was taken: how many panels it shows, and how many of those have nothing to show."""
+    """A picture that was taken.
+
+    Attributes:
+        panels: How many panels it shows.
+        empty: How many of them had no data.
+        blank: How many of them nothing was painted in, which none should be.
+    """
 
     panels: int
     empty: int
+    blank: int
 
 
 def bundle(folder: Path) -> None:
@@ -89,10 +96,10 @@ def picture(page: Mapping[str, Any], bundled: Path, target: Path) -> Drawn:
         ]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     said = "\n".join(line for line in done.stderr.splitlines() if ":CONSOLE" in line)
-    drawn = re.search(r"DRAWN (\d+) EMPTY (\d+)", said)
+    drawn = re.search(r"DRAWN (\d+) EMPTY (\d+) BLANK (\d+)", said)
     if done.returncode != 0 or drawn is None or "FAILED" in said or "Uncaught" in said:
         raise DrawingError(f"status {done.returncode}\n{said or done.stderr}")
-    return Drawn(int(drawn[1]), int(drawn[2]))
+    return Drawn(int(drawn[1]), int(drawn[2]), int(drawn[3]))
 
 
 def page(prometheus: Prometheus, file: str, view: View, end: float) -> dict[str, Any]:

@@ -168,7 +168,9 @@ const One = ({ panel }: { panel: Shown }) => {
       <PanelChrome title={panel.title} width={at.width} height={at.height}>
         {(width: number, height: number) => (
           <Guard title={panel.title}>
-            <Kind panel={panel} frames={frames} width={width} height={height} />
+            <div data-inside>
+              <Kind panel={panel} frames={frames} width={width} height={height} />
+            </div>
           </Guard>
         )}
       </PanelChrome>
@@ -199,11 +201,20 @@ const Board = () => (
 );
 
 createRoot(document.getElementById('page')!).render(<Board />);
+const painted = (panel: Element): boolean => {
+  const canvases = [...panel.querySelectorAll('canvas')];
+  const inside = panel.querySelector('[data-inside]')!;
+  return canvases.length
+    ? canvases.some((one) => one.getContext('2d')!.getImageData(0, 0, one.width, one.height).data.some((byte) => byte > 0))
+    : inside.textContent!.trim().length > 0;
+};
+
 // Read from the console by what took the picture.
 document.fonts.ready.then(() =>
   setTimeout(() => {
     const drawn = [...document.querySelectorAll('.panel')];
     const empty = drawn.filter((panel) => panel.getAttribute('data-drawn') !== 'true').length;
-    console.log(`DRAWN ${drawn.length} EMPTY ${empty}`);
+    const blank = drawn.filter((panel) => !painted(panel)).length;
+    console.log(`DRAWN ${drawn.length} EMPTY ${empty} BLANK ${blank}`);
   }, 1000)
 );
