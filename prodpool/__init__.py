@@ -11,13 +11,14 @@ from prodpool.errors import (
     RejectedError,
     RemoteTaskError,
     TaskExpiredError,
+    TaskTimeoutError,
     TenantLimitError,
     UnpicklableError,
     WorkerLostError,
 )
 from prodpool.futures import PoolFuture
 from prodpool.pool import InstrumentedPool
-from prodpool.ready import processes, threads
+from prodpool.ready import dask, processes, threads
 from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
 from prodpool.views import PoolView
@@ -41,10 +42,12 @@ __all__ = [
     "Result",
     "StopReport",
     "TaskExpiredError",
+    "TaskTimeoutError",
     "TenantLimitError",
     "UnpicklableError",
     "WorkerLostError",
     "current_task",
+    "dask",
     "processes",
     "threads",
 ]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Collection
 
 from prodpool.task import Task
+from prodpool.token import Token
 from prodpool.worker import Worker
 
 
 class CurrentTask:
     """What a running task may know of itself. Obtained from `current_task`."""
 
-    __slots__ = ("_now", "_task", "pool")
+    __slots__ = ("_began_at", "_now", "_task", "pool")
 
-    def __init__(self, task: Task, pool: str, now: Callable[[], float]) -> None:
+    def __init__(self, task: Task, pool: str, began_at: float, now: Callable[[], float]) -> None:
         self._task = task
+        self._began_at = began_at
         self._now = now
         self.pool = pool
 
@@ -27,8 +30,8 @@ class CurrentTask:
 
     @property
     def attempt(self) -> int:
-        """Which run of this task it is, from 1."""
-        return 1
+        """Which run of this task it is, from 1; more only for one submitted as idempotent."""
+        return self._task.attempt
 
     @property
     def remaining(self) -> float | None:
@@ -38,19 +41,29 @@ class CurrentTask:
 
     @property
     def cancelled(self) -> threading.Event:
-        """An event that is set when the pool wants this task to end (its stop deadline has passed)."""
+        """An event that is set when this task should end.
+
+        That is when the pool's stop deadline has passed, or the task's own run-time limit.
+        """
         task = self._task
         if task.token is None:
-            task.token = threading.Event()
+            task.token = Token(self._left)
         if task.cancel_requested:
             task.token.set()
         return task.token
+
+    def _left(self) -> float:
+        """Return the seconds until its run-time limit."""
+        timeout = self._task.options.timeout
+        return math.inf if timeout is None else self._began_at + timeout - self._now()
 
 
 class Here(threading.local):
     """The worker that the calling thread is, if it is one."""
 
     worker: Worker | None = None
+    # In a worker process: makes what its task may know of itself.
+    remote: Callable[[], CurrentTask] | None = None
 
 
 here = Here()
@@ -69,6 +82,7 @@ def inside(workers: Collection[Worker]) -> bool:
 def _after_fork() -> None:
     # Only the forking thread lives on, and whatever pool it worked for stayed in the parent.
     here.worker = None
+    here.remote = None
 
 
 if hasattr(os, "register_at_fork"):
@@ -79,6 +93,10 @@ def current_task() -> CurrentTask | None:
     """Return the task that the calling thread runs, or None outside of any pool."""
     worker = here.worker
     if worker is None:
-        return None
+        return None if here.remote is None else here.remote()
     tasks = worker.tasks()
-    return CurrentTask(tasks[-1], worker.pool, worker.now) if tasks else None
+    if not tasks:
+        return None
+    task = tasks[-1]
+    began_at = worker.started if task.began_at is None else task.began_at
+    return CurrentTask(task, worker.pool, worker.now() if began_at is None else began_at, worker.now)

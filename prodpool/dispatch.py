@@ -60,10 +60,10 @@ class Dispatcher:
         self.ledger = ledger
         self.queue_capacity = queue_capacity
         # Tasks that a backend takes beyond what it can run. They wait there instead of in the queue.
-        self.prefetch = prefetch = min(prefetch, queue_capacity)
+        self.prefetch = min(prefetch, queue_capacity)
         self.queue: FifoQueue[Task] = FifoQueue()
         self.line = Line(ledger, now)
-        self.roster = Roster(workers + prefetch)
+        self.roster = Roster(workers + self.prefetch)
         self.state = State.OPEN
         self.paused = False
         # No queued task expires before this second.
@@ -229,9 +229,10 @@ class Dispatcher:
         self.wake(woken)
         return missing
 
-    def resize(self, workers: int) -> int:
+    def resize(self, workers: int, prefetch: int = 0) -> int:
         """Set how many tasks may run at once; returns how many loops are to be started."""
         with self.lock:
+            self.prefetch = min(prefetch, self.queue_capacity)
             self.roster.max_workers = workers + self.prefetch
             surplus = self.roster.dismiss_parked(self.roster.surplus())
             woken, missing = self._put_to_work()

@@ -33,10 +33,9 @@ from prodpool.telemetry.tracing import Tracing
 from prodpool.telemetry.trouble import Trouble
 from prodpool.telemetry.watchdog import watchdog
 from prodpool.vocabulary import Reason, State
-from prodpool.workers.base import Capabilities, Workers
+from prodpool.workers.base import Capabilities, Workers, prefetch_for
 from prodpool.workers.beacon import Beacon
 from prodpool.workers.handoff import HandoffWorkers
-from prodpool.workers.packing import Packing
 from prodpool.workers.supply import Factory, Supply
 from prodpool.workers.threads import LeasedWorkers
 
@@ -83,7 +82,7 @@ class Engine:
             queue_capacity=settings.queue_capacity,
             ledger=Ledger(settings.buckets),
             now=now,
-            prefetch=abilities.prefetch,
+            prefetch=self._prefetch(),
         )
         self.breaker = None if breaker is None else self._make_breaker(breaker)
         self.runner = Runner(
@@ -191,14 +190,8 @@ class Engine:
 
     def resize(self, workers: int) -> None:
         """Set how many tasks may run at once."""
-        most = self.abilities.max_workers
-        if most is not None and workers > most:
-            raise ValueError(
-                f"max_workers={workers!r} is more than the {most} threads of the backend: pass at most "
-                f"{most}, or use prodpool.threads(...), which grows"
-            )
         old = self.dispatcher.workers()
-        self.start_loops(self.dispatcher.resize(workers))
+        self.start_loops(self.dispatcher.resize(workers, self.workers.fit(workers)))
         self.log.info("pool.resized", old=old, new=workers)
 
     def owner_gone(self) -> None:
@@ -250,6 +243,11 @@ class Engine:
 
     # What the parts report.
 
+    def _prefetch(self) -> int:
+        wanted = self.settings.prefetch
+        wanted = self.abilities.prefetch if wanted is None else wanted
+        return prefetch_for(self.settings.max_workers, self.abilities.max_workers, wanted)
+
     def _make_workers(self) -> Workers:
         settings, abilities = self.settings, self.abilities
         if abilities.leased:
@@ -258,6 +256,7 @@ class Engine:
                 backend=self.backend,
                 dispatcher=self.dispatcher,
                 runner=self.runner,
+                most=abilities.max_workers,
                 linger=abilities.linger,
                 shared=not settings.own_backend,
                 now=self.now,
@@ -265,14 +264,16 @@ class Engine:
             )
         return HandoffWorkers(
             pool=settings.name,
-            supply=Supply(self.backend, self.factory, self.now),
+            supply=Supply(self.backend, self.factory, abilities.max_workers, self.now),
+            prefetch=abilities.prefetch if settings.prefetch is None else settings.prefetch,
+            abilities=abilities,
             log=self.log,
-            packing=Packing(abilities.dumps),
+            trouble=self.trouble,
+            context_vars=settings.context_vars,
             beacon=Beacon(BEACON_SLOTS) if abilities.same_host else None,
             dispatcher=self.dispatcher,
             runner=self.runner,
             now=self.now,
-            processes=abilities.processes,
             on_broken=self._backend_broke,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 from concurrent.futures import BrokenExecutor
 from pickle import PicklingError
-from typing import Any
+from typing import Any, Self
 
 from prodpool.vocabulary import Reason
 
@@ -18,6 +18,7 @@ __all__ = [
     "RejectedError",
     "RemoteTaskError",
     "TaskExpiredError",
+    "TaskTimeoutError",
     "TenantLimitError",
     "UnpicklableError",
     "WorkerLostError",
@@ -182,6 +183,24 @@ class TaskExpiredError(_PoolError):
         self.task = task
         self.deadline = deadline
         self.dwell = dwell
+
+
+class TaskTimeoutError(_PoolError, TimeoutError):
+    """Raised when a task was killed with its worker process, because it ran longer than it may."""
+
+    def __new__(cls, *args: Any, **_: Any) -> Self:
+        """Make it as an OSError, which TimeoutError is and RuntimeError cannot make."""
+        return TimeoutError.__new__(cls, *args)
+
+    def __init__(self, *, pool: str, task: str, timeout: float, retry_after: float | None = None) -> None:
+        super().__init__(
+            f"task {task!r} of pool {pool!r} was killed after {_seconds(timeout)}, its run-time limit. "
+            "It has run in part: submit it again only if that does no harm, with a longer timeout",
+            pool=pool,
+            retry_after=retry_after,
+        )
+        self.task = task
+        self.timeout = timeout
 
 
 class WorkerLostError(_PoolError, BrokenExecutor):

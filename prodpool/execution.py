@@ -267,6 +267,7 @@ class Runner:
 
     def _run_aside(self, worker: Worker, task: Task, place: Place) -> BaseException | None:
         started = self._now()
+        task.began_at = started
         if place is Place.CALLER:
             worker.started = started
         try:

@@ -27,7 +27,8 @@ from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
 from prodpool.task import DEFAULT_OPTIONS
 from prodpool.views import PoolView
-from prodpool.workers.base import Submits, capabilities
+from prodpool.workers.base import Submits
+from prodpool.workers.kinds import capabilities
 from prodpool.workers.supply import Factory, is_factory
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class InstrumentedPool(Executor):
         on_hang_exit: "exit" leaves threads that never end behind when the interpreter exits; "wait" joins
             them, as the stdlib does.
         clock: Where the time is read; for tests.
+        prefetch: Tasks that a backend other than threads is handed beyond those it runs, so that no worker
+            has to wait for the next; None for one, with dask as many as it has threads.
+        context_vars: Names of context variables, each as ``"module:variable"``, that a backend other than
+            threads sets for each task to what they were at submit. Threads see them all anyway.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
@@ -95,6 +100,8 @@ class InstrumentedPool(Executor):
         own_backend: bool = True,
         on_hang_exit: OnHangExit = "exit",
         clock: Clock | None = None,
+        prefetch: int | None = None,
+        context_vars: Sequence[str] = (),
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView):
             raise TypeError(f"backend={backend!r} is a pool already: pass the executor that it wraps")
@@ -115,6 +122,9 @@ class InstrumentedPool(Executor):
             buckets=buckets,
             own_backend=own_backend,
             on_hang_exit=on_hang_exit,
+            prefetch=prefetch,
+            context_vars=context_vars,
+            leased=abilities.leased,
         )
         check_collaborators(registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock)
         self._engine = Engine(
@@ -190,6 +200,7 @@ class InstrumentedPool(Executor):
         deadline: float | None = None,
         wait: float | None = None,
         idempotent: bool | None = None,
+        timeout: float | None = None,
     ) -> PoolView:
         """Return a light executor that submits to this pool with options.
 
@@ -199,9 +210,12 @@ class InstrumentedPool(Executor):
                 TaskExpiredError. A wait for a slot lasts no longer either, and ends in PoolFullError.
             wait: Seconds that ``submit`` waits for a slot, whatever the overload policy.
             idempotent: Whether a task whose worker process was lost may be run again, at most twice.
+            timeout: Seconds it may run. Over process pools and loky its worker process is killed then, and
+                its future raises TaskTimeoutError; everywhere else ``current_task().cancelled`` is set, and
+                it is up to the task to end.
         """
         return PoolView(self, self._door).options(
-            task=task, deadline=deadline, wait=wait, idempotent=idempotent
+            task=task, deadline=deadline, wait=wait, idempotent=idempotent, timeout=timeout
         )
 
     def map(
@@ -245,7 +259,7 @@ class InstrumentedPool(Executor):
         """Set how many tasks may run at once. Running tasks are never interrupted by it.
 
         Raises:
-            ValueError: The backend has fewer threads than that.
+            ValueError: The backend has fewer workers than that, and is not given as a factory.
         """
         check_count("max_workers", max_workers, least=1)
         self._engine.resize(max_workers)
@@ -253,6 +267,15 @@ class InstrumentedPool(Executor):
     def stats(self) -> PoolStats:
         """Return the pool's numbers at this moment, read under one lock."""
         return PoolStats.of(self._engine.read())
+
+    def dump(self) -> str:
+        """Return what every worker does right now, as text for a person: task, for how long, and its stack.
+
+        A worker process of this host is asked for its stack by a signal and given half a second; where none
+        can be had (dask, executors of unknown kind, a stopped process) the text says why. Arguments and
+        local variables are never shown.
+        """
+        return self._engine.monitor.dump()
 
     def stop(self, deadline: float | None = None) -> StopReport:
         """Drain the pool within ``deadline`` seconds and report what became of its tasks.

@@ -11,6 +11,8 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from prodpool.telemetry.ledger import DEFAULT_BUCKETS
+from prodpool.workers.base import too_many
+from prodpool.workers.carried import check_names
 
 Overload = Literal["reject", "block", "caller_runs"]
 OnHangExit = Literal["exit", "wait"]
@@ -34,6 +36,8 @@ class Settings:
     buckets: tuple[float, ...]
     own_backend: bool
     on_hang_exit: OnHangExit
+    prefetch: int | None
+    context_vars: tuple[str, ...]
 
 
 def check_name(name: object) -> str:
@@ -145,6 +149,9 @@ def check_settings(
     buckets: Sequence[float] | None,
     own_backend: object,
     on_hang_exit: object,
+    prefetch: object,
+    context_vars: Sequence[str],
+    leased: bool,
 ) -> Settings:
     """Check every argument and fill in the defaults that follow from others.
 
@@ -167,7 +174,18 @@ def check_settings(
         buckets=check_buckets(buckets),
         own_backend=check_flag("own_backend", own_backend),
         on_hang_exit=check_choice("on_hang_exit", on_hang_exit, get_args(OnHangExit)),  # type: ignore[arg-type]
+        prefetch=_prefetch(prefetch, leased=leased),
+        context_vars=check_names(context_vars),
     )
+
+
+def _prefetch(prefetch: object, *, leased: bool) -> int | None:
+    if prefetch is not None and leased:
+        raise ValueError(
+            f"prefetch={prefetch!r} is for backends that are handed one task at a time; threads take theirs "
+            "from the queue, so leave it out"
+        )
+    return None if prefetch is None else check_count("prefetch", prefetch, least=0)
 
 
 def _workers(max_workers: object, backend_workers: int | None) -> int:
@@ -179,10 +197,7 @@ def _workers(max_workers: object, backend_workers: int | None) -> int:
         return backend_workers
     workers = check_count("max_workers", max_workers, least=1)
     if backend_workers is not None and workers > backend_workers:
-        raise ValueError(
-            f"max_workers={workers!r} is more than the {backend_workers} threads of the backend: "
-            f"pass at most {backend_workers}, or a larger executor"
-        )
+        raise too_many(workers, backend_workers)
     return workers
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prodpool.futures import PoolFuture
+from prodpool.token import Token
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -24,12 +24,14 @@ class TaskOptions:
         deadline: Seconds from submit after which the task is dropped unrun; None for never.
         wait: Seconds that submit may wait for a slot; None leaves it to the pool's overload policy.
         idempotent: Whether the task may be run again when its worker was lost.
+        timeout: Seconds it may run; None for no limit.
     """
 
     task: str | None = None
     deadline: float | None = None
     wait: float | None = None
     idempotent: bool = False
+    timeout: float | None = None
 
 
 DEFAULT_OPTIONS = TaskOptions()
@@ -46,6 +48,7 @@ class Task:
         "admitted_at",
         "args",
         "attempt",
+        "began_at",
         "behind",
         "cancel_requested",
         "context",
@@ -84,7 +87,9 @@ class Task:
         self.behind: Any = None
         self.cancel_requested = False
         self.attempt = 1
-        self.token: threading.Event | None = None
+        # When it began, for one that has no worker of its own to say so (see `CurrentTask`).
+        self.began_at: float | None = None
+        self.token: Token | None = None
         self.future: PoolFuture[Any]
 
     @property

@@ -29,6 +29,7 @@ def check_options(
     deadline: float | None,
     wait: float | None,
     idempotent: bool | None,
+    timeout: float | None,
 ) -> TaskOptions:
     """Return ``options`` with the given ones set.
 
@@ -50,6 +51,8 @@ def check_options(
         options = replace(options, wait=check_seconds("wait", wait))
     if idempotent is not None:
         options = replace(options, idempotent=check_flag("idempotent", idempotent))
+    if timeout is not None:
+        options = replace(options, timeout=check_seconds("timeout", timeout, positive=True))
     return options
 
 
@@ -69,9 +72,17 @@ class PoolView(Executor):
         deadline: float | None = None,
         wait: float | None = None,
         idempotent: bool | None = None,
+        timeout: float | None = None,
     ) -> PoolView:
         """Return a view with further options; see `InstrumentedPool.options`."""
-        options = check_options(self._options, task=task, deadline=deadline, wait=wait, idempotent=idempotent)
+        options = check_options(
+            self._options,
+            task=task,
+            deadline=deadline,
+            wait=wait,
+            idempotent=idempotent,
+            timeout=timeout,
+        )
         return PoolView(self._pool, self._door, options)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:

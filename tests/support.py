@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
-# Threads that may outlive a test. One watchdog serves all pools of the process, for as long as it lives.
-MAY_STAY = ("prodpool-watchdog",)
+# Threads that may outlive a test. One watchdog serves all pools of the process, for as long as it lives; and
+# dask has one thread for what takes long in its event loops.
+MAY_STAY = ("prodpool-watchdog", "Dask-Offload_0")
 # How long what a test has started may take to end after it.
 GRACE = 2.0
 

@@ -18,6 +18,7 @@ from prodpool.errors import (
     RejectedError,
     RemoteTaskError,
     TaskExpiredError,
+    TaskTimeoutError,
     TenantLimitError,
     UnpicklableError,
     WorkerLostError,
@@ -37,6 +38,7 @@ EACH = [
     PoolBrokenError(pool="mail", cause=BrokenExecutor("a process in it was killed")),
     RemoteTaskError(pool="mail", task="deliver", error="SSLError"),
     UnpicklableError(pool="mail", task="deliver", what="argument 1 does not pickle", error=TypeError("no")),
+    TaskTimeoutError(pool="mail", task="deliver", timeout=2.5),
     RejectedError("no", pool="mail", reason=Reason.FULL),
 ]
 each = pytest.mark.parametrize("error", EACH, ids=lambda error: type(error).__name__)

@@ -1,14 +1,16 @@
-"""What can be known of a backend before it is used, and the interfaces to put it to work."""
+"""The interfaces between the pool and what runs its tasks, and the record of what that can do."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from prodpool.workers.daemon import DaemonThreadExecutor
-from prodpool.workers.packing import Dumps, standard_dumps
+from prodpool.workers.packing import Dumps
 
 
 class Submits(Protocol):
@@ -39,6 +41,14 @@ class Workers(Protocol):
         """Add one more worker; False when there are enough."""
         ...
 
+    def fit(self, workers: int) -> int:
+        """Be ready to run ``workers`` tasks at once; return how many it takes beyond those.
+
+        Raises:
+            ValueError: The backend has no more than fewer.
+        """
+        ...
+
     def look(self) -> None:
         """Bring up to date what is known of running tasks."""
 
@@ -61,8 +71,43 @@ class Workers(Protocol):
         """Let go of everything; called once no task is left."""
 
 
-def _no_processes(_: Any) -> list[Any]:
-    return []
+def prefetch_for(workers: int, size: int | None, prefetch: int) -> int:
+    """Return how many tasks a backend of ``size`` workers may have beyond the ``workers`` that are to run.
+
+    None, if it has workers to spare: they would run those as well.
+    """
+    return 0 if size is not None and workers < size else prefetch
+
+
+def too_many(workers: int, most: int) -> ValueError:
+    """Return the error for more workers than a backend has."""
+    return ValueError(
+        f"max_workers={workers!r} is more than the {most} workers of the backend: pass at most {most}, or a "
+        "larger executor; prodpool.threads(...) grows, and so does a backend given as a factory"
+    )
+
+
+def submit_plainly(backend: Submits, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Hand a call over as any executor takes it."""
+    lease: Future[Any] = backend.submit(fn, *args)
+    return lease
+
+
+def shut_down(backend: Any) -> None:
+    """Have a backend take no more work, if it can be told so."""
+    shutdown = getattr(backend, "shutdown", None)
+    if shutdown is not None:
+        shutdown(wait=False)
+
+
+def kill(process: Any) -> None:
+    """Kill a worker process; one that has ended, or never began, is left alone."""
+    with suppress(Exception):
+        try:
+            process.kill()
+        except AttributeError:  # loky's have no such method
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +123,10 @@ class Capabilities:
         prefetch: Tasks handed over beyond what it can run, so that no worker waits for the next.
         same_host: Whether its workers see this host's files and clock.
         dumps: How calls are pickled for it; None if it is left to carry them as it sees fit.
-        processes: Returns its worker processes, which can be killed.
+        submit: Hands a call over to it.
+        processes: Returns its worker processes, which can be killed; None where there are none to kill.
+        single: Builds another like it with one worker, for a task that may have to be killed.
+        lost: What the future of a call raises when the worker was lost and the backend goes on.
     """
 
     kind: str
@@ -89,45 +137,7 @@ class Capabilities:
     prefetch: int = 0
     same_host: bool = False
     dumps: Dumps | None = None
-    processes: Callable[[Any], list[Any]] = _no_processes
-
-
-def capabilities(backend: object) -> Capabilities:
-    """Look at ``backend``.
-
-    Raises:
-        TypeError: It has no ``submit`` to hand tasks to.
-    """
-    if isinstance(backend, DaemonThreadExecutor):
-        return Capabilities(kind="threads", max_workers=None, leased=True, holds_up_exit=False, linger=10.0)
-    if isinstance(backend, ThreadPoolExecutor) and type(backend).submit is ThreadPoolExecutor.submit:
-        return Capabilities(
-            kind="ThreadPoolExecutor",
-            # Private, but the only place where the size is said (docs/decisions.md, D3; guarded by a test).
-            max_workers=backend._max_workers,  # noqa: SLF001
-            leased=True,
-            holds_up_exit=True,
-            linger=1.0,
-        )
-    if isinstance(backend, type):
-        fits = backend.__name__ if callable(getattr(backend, "submit", None)) else "ThreadPoolExecutor"
-        raise TypeError(f"backend={backend!r} is a class: pass an executor, such as {fits}(max_workers=8)")
-    if not callable(getattr(backend, "submit", None)):
-        raise TypeError(f"backend={backend!r} has no submit(): pass a concurrent.futures.ThreadPoolExecutor")
-    if isinstance(backend, ProcessPoolExecutor):
-        return Capabilities(
-            kind="ProcessPoolExecutor",
-            max_workers=backend._max_workers,  # type: ignore[attr-defined]  # noqa: SLF001  # as above
-            leased=False,
-            holds_up_exit=False,
-            prefetch=1,
-            same_host=True,
-            dumps=standard_dumps,
-            processes=_processes_of,
-        )
-    return Capabilities(kind=type(backend).__name__, max_workers=None, leased=False, holds_up_exit=False)
-
-
-def _processes_of(backend: Any) -> list[Any]:
-    # Private; killing is public from 3.14 on, and nothing else finds the processes (D14, guarded by a test).
-    return list((backend._processes or {}).values())  # noqa: SLF001
+    submit: Callable[..., Future[Any]] = submit_plainly
+    processes: Callable[[Any], list[Any]] | None = None
+    single: Callable[[Any], Any] | None = None
+    lost: tuple[type[BaseException], ...] = ()

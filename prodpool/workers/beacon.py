@@ -15,9 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-_SLOT = struct.Struct("<Qqd")
+# Number of the hand-over, pid, second of its start; and the number of the one that is asked to end.
+_SLOT = struct.Struct("<QqdQ")
 _REST = struct.Struct("<qd")
 _NUMBER = struct.Struct("<Q")
+_ASKED_AT = _SLOT.size - _NUMBER.size
 
 
 class Sighting(NamedTuple):
@@ -43,10 +45,15 @@ class Beacon:
     def look(self, slot: int, number: int) -> Sighting | None:
         """Return what is known of the task handed over as ``number``; None while it has not begun."""
         try:
-            seen, pid, started = _SLOT.unpack_from(self._map, slot * _SLOT.size)
+            seen, pid, started, _ = _SLOT.unpack_from(self._map, slot * _SLOT.size)
         except ValueError:  # closed
             return None
         return Sighting(pid, started) if seen == number else None
+
+    def ask(self, slot: int, number: int) -> None:
+        """Ask the task handed over as ``number`` to end."""
+        with contextlib.suppress(ValueError):  # closed
+            _NUMBER.pack_into(self._map, slot * _SLOT.size + _ASKED_AT, number)
 
     def close(self) -> None:
         """Remove the file."""
@@ -58,20 +65,31 @@ class Beacon:
 _mapped: dict[str, mmap.mmap | None] = {}
 
 
-def mark(path: str | None, slot: int, number: int, started: float) -> None:
+def mark(path: str, slot: int, number: int, started: float) -> None:
     """Say that this process began the task handed over as ``number`` at ``started``."""
-    if path is None:
-        return
-    if path not in _mapped:
-        _mapped[path] = _map(path)
-    where = _mapped[path]
+    where = _map(path)
     if where is not None:
         at = slot * _SLOT.size
         _REST.pack_into(where, at + _NUMBER.size, os.getpid(), started)
         _NUMBER.pack_into(where, at, number)
 
 
+def is_asked(path: str, slot: int, number: int) -> bool:
+    """Tell whether the pool wants the task handed over as ``number`` to end."""
+    where = _map(path)
+    if where is None:
+        return False
+    (asked,) = _NUMBER.unpack_from(where, slot * _SLOT.size + _ASKED_AT)
+    return bool(asked == number)
+
+
 def _map(path: str) -> mmap.mmap | None:
+    if path not in _mapped:
+        _mapped[path] = _open(path)
+    return _mapped[path]
+
+
+def _open(path: str) -> mmap.mmap | None:
     try:
         with open(path, "r+b") as file:  # noqa: PTH123
             return mmap.mmap(file.fileno(), 0)

@@ -4,60 +4,35 @@ The window is what keeps dwell, cancellation and drop counts truthful: what a ba
 longer be called back, so it gets no more than its workers need to be kept busy.
 
 Whoever gives a seat a task hands that task over, in its own thread; what comes back is settled by the
-courier, one thread of the pool's own: a backend makes its done-callbacks under locks that it would take
-again for a submit (ProcessPoolExecutor, 3.12 on), or in the thread that everything else waits for (dask).
+courier.
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import itertools
-import queue
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from prodpool.dispatch import Dispatcher
-from prodpool.errors import WorkerLostError
 from prodpool.execution import Runner
 from prodpool.task import Task
 from prodpool.telemetry.logs import PoolLog
+from prodpool.telemetry.trouble import Trouble
 from prodpool.vocabulary import Result, State
-from prodpool.worker import Worker
-from prodpool.workers.beacon import Beacon, Sighting
+from prodpool.workers.base import Capabilities, kill, prefetch_for, too_many
+from prodpool.workers.beacon import Beacon
+from prodpool.workers.courier import Courier
+from prodpool.workers.limits import Limits
 from prodpool.workers.packing import Packing, RemoteTraceback
-from prodpool.workers.shim import Outcome, Ticket
+from prodpool.workers.recovery import Recovery, worker_lost
+from prodpool.workers.remote_stacks import RemoteStacks
+from prodpool.workers.seat import Seat
+from prodpool.workers.shim import Outcome, Terms, Ticket, this_host
 from prodpool.workers.supply import Supply
-
-# How often a task that may be repeated is run at most.
-MOST_ATTEMPTS = 3
-
-
-class Seat(Worker):
-    """A place in the window: what one worker of a backend is to the dispatcher."""
-
-    __slots__ = ("index", "number", "since")
-
-    def __init__(self, pool: str, now: Callable[[], float], index: int) -> None:
-        super().__init__(pool, now)
-        self.index = index
-        self.number = 0
-        # When its task was handed over.
-        self.since = 0.0
-
-
-class Homecoming(NamedTuple):
-    """What comes back to the courier: a lease, or (None) the error for which there is none."""
-
-    seat: Seat
-    task: Task
-    generation: int
-    lease: Future[Any] | None
-    error: BaseException | None
+from prodpool.workers.window import Handover, Window
 
 
 class HandoffWorkers:
@@ -68,35 +43,48 @@ class HandoffWorkers:
         *,
         pool: str,
         supply: Supply,
-        packing: Packing,
+        abilities: Capabilities,
+        prefetch: int,
+        context_vars: Sequence[str],
         beacon: Beacon | None,
         dispatcher: Dispatcher,
         runner: Runner,
         log: PoolLog,
+        trouble: Trouble,
         now: Callable[[], float],
-        processes: Callable[[Any], list[Any]],
         on_broken: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
         self._supply = supply
-        self._packing = packing
+        self._abilities = abilities
+        self._prefetch = prefetch
+        self._packing = Packing(abilities.dumps, context_vars)
         self._beacon = beacon
+        self._stacks = None if beacon is None else RemoteStacks(beacon.path, self.holding)
         self._dispatcher = dispatcher
         self._runner = runner
-        self._log = log
+        self._trouble = trouble
         self._now = now
-        self._processes = processes
-        self._on_broken = on_broken
         self._indexes = itertools.count()
         self._numbers = itertools.count(1)
-        self._home: queue.SimpleQueue[Homecoming | None] = queue.SimpleQueue()
-        self._start_lock = threading.Lock()
-        self._courier: threading.Thread | None = None
-        self._closed = False
-        # The courier's own: tasks that wait for the next backend, or for a suspect's trial to end.
-        self._stranded: deque[tuple[Seat, Task]] = deque()
-        self._suspects: deque[tuple[Seat, Task]] = deque()
-        self._on_trial: Task | None = None
+        self._window = Window(dispatcher.workers)
+        self._courier = Courier(
+            pool,
+            due_in=self._due_in,
+            on_due=self._on_due,
+            on_error=lambda error: trouble.report("internal", error),
+        )
+        self._recovery = Recovery(
+            supply,
+            log=log,
+            workers=dispatcher.workers,
+            stopped=lambda: dispatcher.state is State.STOPPED,
+            processes=self._main_processes,
+            work=self._work,
+            give_back=lambda seat, task, error: self._work(seat, runner.give_back(seat, task, error)),
+            on_broken=on_broken,
+        )
+        self._limits = self._make_limits()
 
     def start(self) -> bool:
         """Add one more seat; False when there are enough.
@@ -104,13 +92,26 @@ class HandoffWorkers:
         Raises:
             RuntimeError: The system has no thread to give.
         """
-        self._start_courier()
-        seat = Seat(self._pool, self._now, next(self._indexes))
+        self._courier.start()
+        seat = Seat(self._pool, self._now, next(self._indexes), self._beacon, self._stacks)
         seat.go = lambda: self._go(seat)
         if not self._dispatcher.reserve(seat):
             return False
         self._work(seat, self._dispatcher.begin(seat))
         return True
+
+    def fit(self, workers: int) -> int:
+        """Have a backend of ``workers`` workers, if it takes another; return the prefetch that goes with it.
+
+        Raises:
+            ValueError: The backend has fewer and cannot be built anew.
+        """
+        size = self._supply.size
+        if size is not None and workers > size:
+            if not self._supply.replace(workers):
+                raise too_many(workers, size)
+            size = self._supply.size
+        return prefetch_for(workers, size, self._prefetch)
 
     def rebuilds(self) -> int:
         """Return how many backends were built after the first."""
@@ -118,36 +119,51 @@ class HandoffWorkers:
 
     def holding(self) -> list[Any]:
         """Return the processes that should have ended when the backend has."""
-        return self._processes(self._supply.backend)
+        return self._main_processes() + self._limited_processes()
 
     def kill(self) -> bool:
         """Kill what hangs, as far as that can be done; False if nothing can."""
         processes = self.holding()
         for process in processes:
-            process.kill()
+            kill(process)
         return bool(processes)
 
     def shutdown(self) -> None:
         """Have the backend take no more work, and do not wait for it."""
-        _shut_down(self._supply.backend)
-        # Should the courier wait for the next backend, there will be none.
-        self._home.put(None)
+        # It may be gone already, and say so by raising.
+        with self._trouble.guard("internal"):
+            self._supply.shutdown()
+        if self._limits is not None:
+            self._limits.shutdown()
+        self._courier.post(self._recovery.give_up_if_stopped)
 
     def close(self) -> None:
         """Let the courier go; nothing more comes back."""
-        self._closed = True
-        self._home.put(None)
+        self._courier.close()
         if self._beacon is not None:
             self._beacon.close()
+        if self._stacks is not None:
+            self._stacks.close()
 
     def look(self) -> None:
-        """Have each seat say since when its task really runs."""
-        offset = self._now() - time.monotonic()
-        for worker in list(self._dispatcher.roster.workers):
-            if isinstance(worker, Seat) and worker.started is not None:
-                sighting = self._sighting(worker)
-                if sighting is not None:
-                    worker.started = max(worker.since, sighting.started + offset)
+        """Note for each seat since when its task runs.
+
+        Of those that nobody has seen begin, as many as there are workers left are taken to have begun when
+        they were handed over; the others wait in the backend.
+        """
+        with self._dispatcher.lock:
+            free, unseen = self._dispatcher.workers(), []
+            for seat in self._dispatcher.roster.workers:
+                if not (isinstance(seat, Seat) and seat.occupied and seat.number):
+                    continue
+                seat.started = seat.began()
+                if seat.started is None:
+                    unseen.append(seat)
+                else:
+                    free -= 1
+            unseen.sort(key=lambda seat: seat.since)
+            for seat in unseen[: max(0, free)]:
+                seat.started = seat.since
 
     # Handing over, in the thread of whoever gave the seat its task.
 
@@ -162,189 +178,199 @@ class HandoffWorkers:
 
     def _hand_over(self, seat: Seat, task: Task) -> Task | None:
         """Hand over ``task``; returns the seat's next one if this one is settled already."""
-        now = self._now()
-        if self._runner.has_expired(task, now):
+        if self._runner.has_expired(task, self._now()):
             return self._runner.expire(seat, task)
-        generation = self._supply.generation
-        on_trial = self._on_trial
-        if self._supply.down or (on_trial is not None and on_trial is not task):
-            self._home.put(Homecoming(seat, task, generation, None, None))
+        limited = self._limits is not None and task.options.timeout is not None
+        if not limited and self._recovery.holds(task):
+            self._courier.post(partial(self._recovery.strand, seat, task))
             return None
+        handover = Handover(seat, task, limited)
+        return self._hand(handover) if self._window.enter(handover) else None
+
+    def _hand(self, handover: Handover) -> Task | None:
+        """Hand over what has its place in the window; returns the seat's next task as `_hand_over` does."""
+        seat, task, limited = handover
+        if limited:
+            assert self._limits is not None  # noqa: S101  # `_hand_over` looked
+            self._courier.post(partial(self._limits.begin, handover))
+            return None
+        generation = self._supply.generation
         try:
             call = self._packing.pack(self._pool, task)
         except Exception as error:  # noqa: BLE001  # a __reduce__ may raise anything
-            return self._runner.settle(seat, task, now, now, None, error)
-        seat.number, seat.since, seat.started = next(self._numbers), now, now
-        ticket = self._ticket(seat, task, now)
+            return self._refuse(handover, error)
         try:
-            lease = self._supply.backend.submit(self._packing.shim, ticket, *call)
+            lease = self._send(self._supply.backend, handover, call)
         except BaseException as error:  # noqa: BLE001
-            self._home.put(Homecoming(seat, task, generation, None, error))
+            self._leave(handover)
+            self._courier.post(partial(self._recovery.refused, seat, task, generation, error))
             return None
-        lease.add_done_callback(lambda lease: self._home.put(Homecoming(seat, task, generation, lease, None)))
+        lease.add_done_callback(
+            lambda lease: self._courier.post(partial(self._welcome, handover, generation, lease))
+        )
         return None
 
-    def _ticket(self, seat: Seat, task: Task, now: float) -> Ticket:
-        beacon = self._beacon
-        return Ticket(
+    def _send(self, backend: Any, handover: Handover, call: tuple[Any, ...]) -> Future[Any]:
+        seat, task, _ = handover
+        seat.number, seat.since = next(self._numbers), self._now()
+        ticket = Ticket(
             self._pool,
             task.name,
             seat.number,
-            None if beacon is None else beacon.path,
-            0 if beacon is None else seat.index % beacon.slots,
-            self._runner.carrier(task, now),
+            seat.mark,
+            self._runner.carrier(task, seat.since),
+            self._terms(task, seat.since),
         )
+        return self._abilities.submit(backend, self._packing.shim, ticket, *call)
+
+    def _terms(self, task: Task, now: float) -> Terms | None:
+        """Return what the task may ask of itself beyond its name; None where that goes without saying."""
+        timeout, expires_at = task.options.timeout, task.expires_at
+        if timeout is None and expires_at is None and task.attempt == 1:
+            return None
+        left = None if expires_at is None else expires_at - now
+        return Terms(task.attempt, timeout, left, time.monotonic(), this_host())
+
+    def _refuse(self, handover: Handover, error: Exception) -> Task | None:
+        """Settle a task that does not pickle."""
+        self._leave(handover)
+        now = self._now()
+        return self._runner.settle(handover.seat, handover.task, now, now, None, error)
+
+    def _leave(self, handover: Handover) -> None:
+        """Give up a place in the window, and have those handed over that were held."""
+        handover.seat.number = 0
+        for held in self._window.leave(limited=handover.limited):
+            self._courier.post(partial(self._hand_held, held))
+
+    def _hand_held(self, handover: Handover) -> None:
+        if not handover.limited and self._recovery.holds(handover.task):
+            self._leave(handover)
+            self._recovery.strand(handover.seat, handover.task)
+        else:
+            self._work(handover.seat, self._hand(handover))
 
     # Coming home, in the courier's thread.
 
-    def _start_courier(self) -> None:
-        with self._start_lock:
-            if self._courier is None:
-                courier = threading.Thread(
-                    target=self._carry, name=f"prodpool-courier-{self._pool}", daemon=True
-                )
-                contextvars.Context().run(courier.start)
-                self._courier = courier
-
-    def _carry(self) -> None:
-        while True:
-            try:
-                item = self._home.get(timeout=self._supply.due_in())
-            except queue.Empty:
-                self._rebuild()
-                continue
-            if item is not None:
-                self._welcome(item)
-            elif self._closed:
-                return
-            elif self._supply.down:
-                self._rebuild()
-            del item  # it may be a long time until the next
-
-    def _welcome(self, home: Homecoming) -> None:
-        seat, task, generation, lease, error = home
-        if lease is None:
-            if error is not None and not self._supply.broke(generation):
-                self._on_broken(error)
-                self._work(seat, self._runner.give_back(seat, task, error))
-            else:
-                self._strand(seat, task)
-            return
-        tried = self._on_trial is task
+    def _welcome(self, handover: Handover, generation: int, lease: Future[Any]) -> None:
         try:
-            outcome: Outcome = lease.result(0)
-        except (BrokenExecutor, CancelledError) as broken:
-            if tried:
-                self._on_trial = None
-            self._broken(seat, task, generation, broken)
-        except BaseException as failed:  # noqa: BLE001  # the backend's own failure with this one task
-            self._work(seat, self._runner.settle(seat, task, seat.since, self._now(), None, failed))
-        else:
+            error = lease.exception(0)
+        except CancelledError as cancelled:
+            error = cancelled
+        self._recovery.came_home(handover.task)
+        if error is None:
             self._supply.succeeded(generation)
-            self._work(seat, self._settle(seat, task, outcome))
-        if tried:
-            self._on_trial = None
-            self._resume()
+            self.settle(handover, lease)
+        else:
+            self._decide(handover, generation, error)
+        self._recovery.go_on()
 
-    def _settle(self, seat: Seat, task: Task, outcome: Outcome) -> Task | None:
-        started, ended = self._times(seat, outcome)
-        try:
-            value, failure = self._packing.unpack(outcome)
-        except Exception as error:  # noqa: BLE001
-            value, failure = None, self._packing.unloadable(self._pool, task, error)
-        if failure is not None and outcome.stack is not None:
-            failure.__cause__ = RemoteTraceback(outcome.stack)
-        return self._runner.settle(seat, task, started, ended, value, failure)
+    def _decide(self, handover: Handover, generation: int, error: BaseException) -> None:
+        """Settle a task that has no outcome, or keep it to be run again."""
+        seat, task, _ = handover
+        began = seat.began()
+        self._leave(handover)
+        if isinstance(error, BrokenExecutor | CancelledError):
+            may_have_begun = self._beacon is None or began is not None
+            kept = self._recovery.broken(seat, task, generation, error, began=may_have_begun)
+        elif isinstance(error, self._abilities.lost):
+            kept = self._recovery.suspect(seat, task)
+        else:  # the backend's own failure with this one task
+            now = self._now()
+            self._work(seat, self._runner.settle(seat, task, seat.since, now, None, error))
+            kept = True
+        if not kept:
+            self._settle_failed(handover, began, worker_lost(self._pool, task, error), Result.PANIC)
+
+    def _settle_failed(
+        self, handover: Handover, began: float | None, error: BaseException, result: Result
+    ) -> None:
+        seat, task, _ = handover
+        started = seat.since if began is None else began
+        self._work(seat, self._runner.settle(seat, task, started, self._now(), None, error, result))
 
     def _times(self, seat: Seat, outcome: Outcome) -> tuple[float, float]:
         """Return when the task began and ended, in seconds of the pool's clock."""
         now = self._now()
-        if self._beacon is None:
-            # Perhaps another host, with a clock of its own: only the length that it tells can be used.
+        if outcome.host != this_host():
+            # Its clock is another: only the length that it tells can be used.
             return max(seat.since, now - max(0.0, outcome.ended - outcome.started)), now
         offset = now - time.monotonic()
         started = min(max(seat.since, outcome.started + offset), now)
         return started, min(max(started, outcome.ended + offset), now)
 
-    # A backend that broke.
+    # What `Limits` needs of us.
 
-    def _broken(self, seat: Seat, task: Task, generation: int, error: BaseException) -> None:
-        """Decide what becomes of a task whose backend broke under it."""
-        hope = self._supply.broke(generation)
-        if not hope:
-            self._on_broken(error)
-        stopped = self._is_stopped()
-        if hope and not stopped and self._beacon is not None and self._sighting(seat) is None:
-            self._strand(seat, task)
-        elif hope and not stopped and task.options.idempotent and task.attempt < MOST_ATTEMPTS:
-            task.attempt += 1
-            self._suspects.append((seat, task))
-        else:
-            lost = WorkerLostError(
-                pool=self._pool, task=task.name, detail=f"the wrapped executor broke: {error!r}"
-            )
-            lost.__cause__ = error
-            now = self._now()
-            self._work(seat, self._runner.settle(seat, task, seat.since, now, None, lost, Result.PANIC))
-        if not hope:
-            self._lose_stranded(error)
-
-    def _strand(self, seat: Seat, task: Task) -> None:
-        seat.started = None
-        self._stranded.append((seat, task))
-        if not self._supply.down:
-            self._resume()
-
-    def _rebuild(self) -> None:
-        if self._is_stopped():
-            self._supply.forget()
-            self._lose_stranded(None)
-            return
-        for process in self.holding():
-            with contextlib.suppress(Exception):
-                process.kill()
+    def submit(self, backend: Any, handover: Handover) -> Future[Any] | None:
+        """Hand a task over to ``backend``; None if it does not pickle and is settled by that."""
         try:
-            self._supply.rebuild(self._dispatcher.workers())
-        except Exception as error:  # noqa: BLE001  # the application's factory
-            if not self._supply.broke(self._supply.generation):
-                self._on_broken(error)
-                self._lose_stranded(error)
-            return
-        if self._is_stopped():  # meanwhile
-            self.shutdown()
-        self._log.warning("pool.backend_rebuilt", rebuilds=self._supply.rebuilds)
-        self._resume()
-
-    def _resume(self) -> None:
-        """Hand over what waits: one suspect alone, or everything else."""
-        if self._supply.down or self._on_trial is not None:
-            return
-        if self._suspects:
-            seat, self._on_trial = self._suspects.popleft()
-            self._work(seat, self._on_trial)
-            return
-        stranded, self._stranded = self._stranded, deque()
-        for seat, task in stranded:
-            self._work(seat, task)
-
-    def _lose_stranded(self, error: BaseException | None) -> None:
-        """Give up on everything that waits for a backend which will not come."""
-        waiting = [*self._suspects, *self._stranded]
-        self._suspects.clear()
-        self._stranded.clear()
-        for seat, task in waiting:
-            self._work(seat, self._runner.give_back(seat, task, error))
-
-    def _is_stopped(self) -> bool:
-        return self._dispatcher.state is State.STOPPED
-
-    def _sighting(self, seat: Seat) -> Sighting | None:
-        if self._beacon is None:
+            call = self._packing.pack(self._pool, handover.task)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._work(handover.seat, self._refuse(handover, error))
             return None
-        return self._beacon.look(seat.index % self._beacon.slots, seat.number)
+        return self._send(backend, handover, call)
 
+    def settle(self, handover: Handover, lease: Future[Any]) -> None:
+        """Settle a task by its outcome."""
+        seat, task, _ = handover
+        outcome: Outcome = lease.result(0)
+        self._leave(handover)
+        if outcome.expired:
+            self._work(seat, self._runner.expire(seat, task))
+            return
+        started, ended = self._times(seat, outcome)
+        try:
+            value, failure = self._packing.unpack(outcome)
+        except Exception as error:  # noqa: BLE001  # a __setstate__ may raise anything
+            value, failure = None, self._packing.unloadable(self._pool, task, error)
+        if failure is not None and outcome.stack is not None:
+            failure.__cause__ = RemoteTraceback(outcome.stack)
+        self._work(seat, self._runner.settle(seat, task, started, ended, value, failure))
 
-def _shut_down(backend: Any) -> None:
-    shutdown = getattr(backend, "shutdown", None)
-    if shutdown is not None:
-        shutdown(wait=False)
+    def fail(self, handover: Handover, error: BaseException, result: Result) -> None:
+        """Settle a task that has no outcome."""
+        began = handover.seat.began()
+        self._leave(handover)
+        self._settle_failed(handover, began, error, result)
+
+    def post(self, call: Callable[[], object]) -> None:
+        """Have a call made in the courier's thread."""
+        self._courier.post(call)
+
+    # The parts.
+
+    def _make_limits(self) -> Limits | None:
+        abilities = self._abilities
+        single, processes = abilities.single, abilities.processes
+        if single is None or processes is None:
+            return None
+        return Limits(
+            self._pool,
+            single=lambda: single(self._supply.backend),
+            processes=processes,
+            most_idle=self._dispatcher.workers,
+            hands_over=self,
+        )
+
+    def _due_in(self) -> float | None:
+        limits = None if self._limits is None else self._limits.due_in()
+        waits = [wait for wait in (self._supply.due_in(), limits) if wait is not None]
+        return min(waits, default=None)
+
+    def _on_due(self) -> None:
+        if self._supply.due_in() == 0.0:
+            self._recovery.rebuild()
+        if self._limits is not None:
+            self._limits.check()
+
+    def _main_processes(self) -> list[Any]:
+        processes = self._abilities.processes
+        if processes is None:
+            return []
+        return [process for backend in self._supply.backends() for process in processes(backend)]
+
+    def _limited_processes(self) -> list[Any]:
+        processes = self._abilities.processes
+        if processes is None or self._limits is None:
+            return []
+        return [process for backend in self._limits.backends() for process in processes(backend)]

@@ -7,24 +7,52 @@ pickle, or does not load again, is replaced by an error that says so.
 
 from __future__ import annotations
 
-import os
+import functools
+import math
 import pickle
+import platform
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from contextvars import Context
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from opentelemetry import context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from prodpool.current import CurrentTask, here
 from prodpool.errors import RemoteTaskError, UnpicklableError
+from prodpool.task import Task, TaskOptions
 from prodpool.telemetry.stacks import own_frames_dropped
-from prodpool.workers.beacon import mark
+from prodpool.token import Token
+from prodpool.workers.beacon import is_asked, mark
+from prodpool.workers.carried import carried
+from prodpool.workers.child import known, settle_in
 
 # What a backend carries as it is; anything else travels as bytes of our own making.
 _PLAIN = frozenset({type(None), bool, int, float, str})
 _PROPAGATOR = TraceContextTextMapPropagator()
+
+
+class Terms(NamedTuple):
+    """What a task may ask of itself.
+
+    Attributes:
+        attempt: Which run of it this is, from 1.
+        timeout: Seconds it may run; None for no limit.
+        left: Seconds that were left of its deadline when it was handed over; None without one.
+        sent: When that was, in seconds of the monotonic clock of ``host``.
+        host: Whose clock that is.
+    """
+
+    attempt: int
+    timeout: float | None
+    left: float | None
+    sent: float
+    host: str
 
 
 class Ticket(NamedTuple):
@@ -34,23 +62,25 @@ class Ticket(NamedTuple):
         pool: The pool's name.
         task: The task's name.
         number: The hand-over's number, which the beacon is marked with.
-        beacon: Path of the beacon's file; None where the worker cannot see it.
-        slot: Where in it to mark.
+        mark: Path of the beacon's file and the slot in it; None where the worker could not see it.
         carrier: W3C trace context; None while nothing is traced.
+        terms: What else the task may know of itself; None where it is what anybody would guess.
     """
 
     pool: str
     task: str
     number: int
-    beacon: str | None
-    slot: int
+    mark: tuple[str, int] | None
     carrier: Mapping[str, str] | None
+    terms: Terms | None
 
 
 class Outcome(NamedTuple):
     """How a call went. ``started`` and ``ended`` are seconds of the worker host's monotonic clock.
 
     Attributes:
+        host: Whose clock that is.
+        expired: Whether its deadline had passed, so that it was not made.
         value: The result, as bytes if ``pickled``; None after an error.
         error: The exception as bytes (``pickled``) or as it is; None after a result.
         stack: The exception's stack as text.
@@ -58,30 +88,62 @@ class Outcome(NamedTuple):
 
     started: float
     ended: float
-    pid: int
+    host: str
     pickled: bool
     value: Any
-    error: Any
-    stack: str | None
+    error: Any = None
+    stack: str | None = None
+    expired: bool = False
+
+
+@functools.cache
+def this_host() -> str:
+    """Name this host such that processes agree on it exactly if they have the same monotonic clock."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{platform.node()} {uuid.getnode()}"
 
 
 def run_pickled(ticket: Ticket, call: bytes) -> Outcome:
     """Load a call, make it, and return its outcome with result or exception as bytes."""
     started = time.monotonic()
-    mark(ticket.beacon, ticket.slot, ticket.number, started)
+    if ticket.mark is not None:
+        if ticket.mark[0] not in known:
+            settle_in(ticket.mark[0])
+        mark(*ticket.mark, ticket.number, started)
+    if _has_expired(ticket.terms, started):
+        return Outcome(started, started, this_host(), pickled=False, value=None, expired=True)
     try:
-        fn, args, kwargs = pickle.loads(call)  # noqa: S301  # bytes of our own, from the pool's process
+        fn, args, kwargs, variables = pickle.loads(call)  # noqa: S301  # bytes of our own, from the pool's process
     except BaseException as error:  # noqa: BLE001  # a class's __setstate__ may raise anything
         lost = _unpicklable(ticket, "the call does not load in the worker process", error)
         return _failed(ticket, started, lost, pickled=True)
-    return _call(ticket, started, fn, args, kwargs, pickled=True)
+    return _call(ticket, started, fn, args, kwargs, variables, pickled=True)
 
 
 def run_plain(
-    ticket: Ticket, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ticket: Ticket,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    variables: Mapping[str, Any],
 ) -> Outcome:
     """Make a call for a backend of unknown kind, which carries everything as it sees fit."""
-    return _call(ticket, time.monotonic(), fn, args, kwargs, pickled=False)
+    started = time.monotonic()
+    if _has_expired(ticket.terms, started):
+        return Outcome(started, started, this_host(), pickled=False, value=None, expired=True)
+    return _call(ticket, started, fn, args, kwargs, variables, pickled=False)
+
+
+def _has_expired(terms: Terms | None, started: float) -> bool:
+    """Tell whether a deadline has passed since the hand-over, which only this host's clock can tell."""
+    return (
+        terms is not None
+        and terms.left is not None
+        and terms.host == this_host()
+        and started >= terms.sent + terms.left
+    )
 
 
 def _call(
@@ -90,14 +152,22 @@ def _call(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    variables: Mapping[str, Any],
     *,
     pickled: bool,
 ) -> Outcome:
+    outer, here.remote = here.remote, Remote(ticket, started)
     try:
-        with nullcontext() if ticket.carrier is None else _traced(ticket.carrier):
+        with ExitStack() as around:
+            if variables:
+                around.enter_context(carried(variables))
+            if ticket.carrier is not None:
+                around.enter_context(_traced(ticket.carrier))
             value = fn(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001  # SystemExit is the task's, not the worker's
         return _failed(ticket, started, error, pickled=pickled)
+    finally:
+        here.remote = outer
     ended = time.monotonic()
     if pickled and type(value) not in _PLAIN:
         try:
@@ -107,7 +177,7 @@ def _call(
             return _failed(ticket, started, lost, pickled=True)
     else:
         pickled = False
-    return Outcome(started, ended, os.getpid(), pickled, value, None, None)
+    return Outcome(started, ended, this_host(), pickled, value)
 
 
 def _failed(ticket: Ticket, started: float, error: BaseException, *, pickled: bool) -> Outcome:
@@ -115,7 +185,7 @@ def _failed(ticket: Ticket, started: float, error: BaseException, *, pickled: bo
     error = error.with_traceback(own_frames_dropped(error.__traceback__))
     stack = _render(error)
     packed = _pack_error(ticket, error) if pickled else error
-    return Outcome(started, ended, os.getpid(), pickled, None, packed, stack)
+    return Outcome(started, ended, this_host(), pickled, None, packed, stack)
 
 
 def _pack_error(ticket: Ticket, error: BaseException) -> bytes:
@@ -148,3 +218,46 @@ def _traced(carrier: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         context.detach(token)
+
+
+class Remote:
+    """Makes, when the call asks for it, what it may know of itself."""
+
+    __slots__ = ("_current", "_started", "_ticket")
+
+    def __init__(self, ticket: Ticket, started: float) -> None:
+        self._ticket = ticket
+        self._started = started
+        self._current: CurrentTask | None = None
+
+    def __call__(self) -> CurrentTask:
+        """Return the same object each time."""
+        if self._current is None:
+            self._current = CurrentTask(self._task(), self._ticket.pool, self._started, time.monotonic)
+        return self._current
+
+    def _task(self) -> Task:
+        """Stand in for the pool's record of the task, which is in another process."""
+        ticket, started = self._ticket, self._started
+        attempt, timeout, left, sent, host = ticket.terms or Terms(1, None, None, started, "")
+        options = TaskOptions(task=ticket.task, timeout=timeout)
+        task = Task(_nothing, (), {}, Context(), started, options)
+        task.attempt = attempt
+        if left is not None:
+            task.expires_at = left + (sent if host == this_host() else started)
+        task.token = Token(self._left, self._is_asked)
+        return task
+
+    def _left(self) -> float:
+        terms = self._ticket.terms
+        if terms is None or terms.timeout is None:
+            return math.inf
+        return self._started + terms.timeout - time.monotonic()
+
+    def _is_asked(self) -> bool:
+        mark = self._ticket.mark
+        return mark is not None and is_asked(*mark, self._ticket.number)
+
+
+def _nothing() -> None:
+    """Stand in for a call that is already being made."""

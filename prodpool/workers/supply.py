@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeGuard
+
+from prodpool.workers.base import shut_down
 
 # Seconds before a broken backend is built anew: doubled each time until a task has succeeded on one.
 FIRST_DELAY = 0.1
@@ -30,17 +33,24 @@ def is_factory(backend: object, max_workers: object) -> TypeGuard[Factory]:
 class Supply:
     """Holds the backend of one pool. Without a factory the first one is the last.
 
-    Used by the courier alone, save for reading ``backend`` and ``generation``.
+    Used by the courier alone, save for reading it and for `shutdown`.
     """
 
-    def __init__(self, backend: Any, factory: Factory | None, now: Callable[[], float]) -> None:
+    def __init__(
+        self, backend: Any, factory: Factory | None, size: int | None, now: Callable[[], float]
+    ) -> None:
         self.backend = backend
+        # How many workers it has; None where nobody can know.
+        self.size = size
         self.generation = 1
         self.rebuilds = 0
         self._factory = factory
         self._now = now
         self._delay = FIRST_DELAY
         self._due_at: float | None = None
+        # Replaced by larger ones, and perhaps not done with what they were given.
+        self._retired: list[Any] = []
+        self._lock = threading.Lock()  # guards the exchange of one backend for another
         # When backends were built since the last success.
         self._tried: deque[float] = deque(maxlen=TRIES)
 
@@ -72,6 +82,28 @@ class Supply:
             self._tried.clear()
             self._delay = FIRST_DELAY
 
+    def shutdown(self) -> None:
+        """Have the backend take no more work, and do not wait for it."""
+        shut_down(self.backend)
+
+    def backends(self) -> list[Any]:
+        """Return the backend, and those before it that may still run something."""
+        return [self.backend, *self._retired]
+
+    def replace(self, workers: int) -> bool:
+        """Build a larger backend, and let the present one finish what it has; False without a factory."""
+        factory = self._factory
+        if factory is None:
+            return False
+        with self._lock:
+            if self.size is not None and workers > self.size and not self.down:
+                old, self.backend = self.backend, factory(workers)
+                self.generation += 1
+                self._retired = [*self._retired[-1:], old]
+                shut_down(old)
+            self.size = workers
+        return True
+
     def forget(self) -> None:
         """Build no other after all."""
         self._due_at = None
@@ -85,9 +117,11 @@ class Supply:
         factory = self._factory
         assert factory is not None  # noqa: S101  # `broke` said so
         with contextlib.suppress(Exception):
-            self.backend.shutdown(wait=False)
+            self.shutdown()
         self._due_at = None
         self._tried.append(self._now())
         self.generation += 1
-        self.backend = factory(workers)
+        with self._lock:
+            self.backend = factory(workers)
+            self.size = None if self.size is None else workers
         self.rebuilds += 1

@@ -12,7 +12,7 @@ from prodpool.dispatch import Dispatcher
 from prodpool.execution import Runner
 from prodpool.task import Task
 from prodpool.worker import Worker
-from prodpool.workers.base import Backend
+from prodpool.workers.base import Backend, too_many
 
 # Seconds after which a busy loop on a shared backend lets whoever else uses it have a turn.
 TURN = 0.05
@@ -28,6 +28,7 @@ class LeasedWorkers:
         backend: Backend,
         dispatcher: Dispatcher,
         runner: Runner,
+        most: int | None,
         linger: float,
         shared: bool,
         now: Callable[[], float],
@@ -37,6 +38,7 @@ class LeasedWorkers:
         self._backend = backend
         self._dispatcher = dispatcher
         self._runner = runner
+        self._most = most
         # On a shared backend an idle loop gives way as soon as a busy one.
         self._linger = min(linger, TURN) if shared else linger
         self._shared = shared
@@ -59,6 +61,16 @@ class LeasedWorkers:
             raise
         lease.add_done_callback(lambda lease: self._lease_ended(worker, lease))
         return True
+
+    def fit(self, workers: int) -> int:
+        """Return 0: nothing waits in the backend.
+
+        Raises:
+            ValueError: It has fewer threads.
+        """
+        if self._most is not None and workers > self._most:
+            raise too_many(workers, self._most)
+        return 0
 
     def look(self) -> None:
         """Nothing to look for: these workers say themselves what they do."""

@@ -262,9 +262,10 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.start()
         self.look()
 
-    @rule(workers=st.integers(1, 4))
-    def resize(self, workers: int) -> None:
-        for _ in range(self.dispatcher.resize(workers)):
+    @rule(workers=st.integers(1, 4), prefetch=st.integers(0, 2))
+    def resize(self, workers: int, prefetch: int) -> None:
+        # For threads, which help, nothing is prefetched.
+        for _ in range(self.dispatcher.resize(workers, prefetch if self.dispatcher.prefetch else 0)):
             self.start()
         self.look()
 
