@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.dashboards.boards import Asked, View, board, variables
+from tests.dashboards.web import SOURCE, WEB
 from tests.observe.prometheus import Prometheus
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "tools" / "web"
-# Where `make web` installs. Tests run in a copy of the repository and are told.
-WEB = Path(os.environ.get("PRODPOOL_WEB", ROOT / "build" / "web"))
 WIDTH, HEAD, CELL = 1600, 64, 38
 # Of virtual time, in which a browser without a window waits for timers at once.
 PATIENCE = 20_000

@@ -18,7 +18,7 @@ WARM = """
 count(workerpool_completed_total{result="panic"} > 0)
 and count(workerpool_dropped_total{reason="full"} > 0)
 and count(workerpool_dropped_total{reason="expired"} > 0)
-and count(workerpool_dropped_total{reason="shutdown"} > 0)
+and count(max_over_time(workerpool_dropped_total{reason="shutdown"}[5m]) > 0)
 and count(max_over_time(workerpool_hung_tasks[5m]) > 0)
 and count(
   max_over_time(workerpool_breaker_state{state="open"}[5m])

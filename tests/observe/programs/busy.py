@@ -160,14 +160,15 @@ def offer(submit: Callable[..., Any], *task: Any) -> Any:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    # Waited for rather than handled, in this thread alone: a handler that sets an event may be on top of the
+    # wait for it and hold its lock.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     service = Service(int(sys.argv[1]))
     server, thread = start_http_server(port=0, addr=LOOPBACK)
     service.start()
     sys.stdout.write(f"PORT {server.server_port}\n")
     sys.stdout.flush()
-    over.wait()
+    signal.sigwait({signal.SIGTERM})
     service.stop()
     server.shutdown()
     server.server_close()
