@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from prodpool.clock import Clock
 from prodpool.pool import InstrumentedPool
 from prodpool.settings import Overload, check_choice, check_name, pool_size_from
+from prodpool.workers.child import end_with_parent
 from prodpool.workers.daemon import DaemonThreadExecutor
 from prodpool.workers.kinds import capabilities
 
@@ -90,7 +91,8 @@ def processes(
     context = multiprocessing.get_context(check_choice("start_method", start_method, tuple(methods)))
 
     def build(workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=initargs)
+        first = (initializer, *initargs)
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent, initargs=first)
 
     size = max_workers if max_workers is not None else os.cpu_count() or 1
     return InstrumentedPool(build, name=name, max_workers=size, **options)

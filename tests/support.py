@@ -99,7 +99,12 @@ def child_processes() -> set[int]:
             pids.update(int(pid) for pid in (task / "children").read_text().split())
         except OSError:  # the thread has ended meanwhile
             continue
-    return {pid for pid in pids if _state(pid) not in {"Z", "X", ""}}
+    return {pid for pid in pids if runs(pid)}
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process runs; a zombie has ended."""
+    return _state(pid) not in {"Z", "X", ""}
 
 
 def _state(pid: int) -> str:

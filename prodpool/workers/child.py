@@ -14,10 +14,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 # A signal that hardly anybody uses; None where there is none, or no faulthandler that could answer it.
 STACKS_SIGNAL: int | None = (
@@ -27,6 +28,7 @@ STACKS_SIGNAL: int | None = (
 # The beacons of the pools whose tasks have come here, and the file that stacks are written to.
 known: set[str] = set()
 _stacks: IO[bytes] | None = None
+_watches_parent = False
 
 
 def stacks_file(beacon: str, pid: int) -> Path:
@@ -36,8 +38,7 @@ def stacks_file(beacon: str, pid: int) -> Path:
 
 def settle_in(beacon: str) -> None:
     """Set up what a pool expects of a process that runs its tasks."""
-    if not known:
-        _end_with_parent()
+    end_with_parent()
     known.add(beacon)
     with suppress(OSError, ValueError, AttributeError):
         _offer_stacks(stacks_file(beacon, os.getpid()))
@@ -52,17 +53,28 @@ def _offer_stacks(path: Path) -> None:
         faulthandler.register(STACKS_SIGNAL, _stacks, all_threads=True, chain=False)
 
 
-def _end_with_parent() -> None:
+def end_with_parent(initializer: Callable[..., object] | None = None, *args: Any) -> None:
+    """Have this process end when the one that started it has; then call ``initializer``."""
+    global _watches_parent  # noqa: PLW0603
     parent = multiprocessing.parent_process()
-    if parent is None:
-        return
+    if parent is not None and not _watches_parent:
+        _watches_parent = True
+        _watch(parent.sentinel)
+    if initializer is not None:
+        initializer(*args)
+
+
+def _watch(sentinel: int | None) -> None:
+    started_by = os.getppid()
 
     def watch() -> None:
-        if parent.sentinel is None:  # loky's workers have none
-            while os.getppid() == parent.pid:
+        # The sentinel tells at once, but not while a process forked after this one holds its other end; and
+        # loky's workers have none.
+        while os.getppid() == started_by:
+            if sentinel is None:
                 time.sleep(1.0)
-        else:
-            wait([parent.sentinel])
+            elif wait([sentinel], 1.0):
+                break
         os._exit(1)
 
     threading.Thread(target=watch, name="prodpool-end-with-parent", daemon=True).start()
@@ -70,9 +82,9 @@ def _end_with_parent() -> None:
 
 def _after_fork() -> None:
     # What a task forks is no worker: nobody asks it for stacks, and it may outlive us.
-    global _stacks  # noqa: PLW0603
+    global _stacks, _watches_parent
     known.clear()
-    _stacks = None
+    _stacks, _watches_parent = None, False
 
 
 if hasattr(os, "register_at_fork"):

@@ -197,8 +197,12 @@ class HandoffWorkers:
         generation = self._supply.generation
         try:
             call = self._packing.pack(self._pool, task)
-        except Exception as error:  # noqa: BLE001  # a __reduce__ may raise anything
-            return self._refuse(handover, error)
+        except BaseException as error:  # a __reduce__ may raise anything, and Ctrl-C may come meanwhile
+            following = self._refuse(handover, error)
+            if isinstance(error, Exception):
+                return following
+            self._work(seat, following)
+            raise
         try:
             lease = self._send(self._supply.backend, handover, call)
         except BaseException as error:  # noqa: BLE001
@@ -231,7 +235,7 @@ class HandoffWorkers:
         left = None if expires_at is None else expires_at - now
         return Terms(task.attempt, timeout, left, time.monotonic(), this_host())
 
-    def _refuse(self, handover: Handover, error: Exception) -> Task | None:
+    def _refuse(self, handover: Handover, error: BaseException) -> Task | None:
         """Settle a task that does not pickle."""
         self._leave(handover)
         now = self._now()
@@ -305,7 +309,7 @@ class HandoffWorkers:
         """Hand a task over to ``backend``; None if it does not pickle and is settled by that."""
         try:
             call = self._packing.pack(self._pool, handover.task)
-        except Exception as error:  # noqa: BLE001  # as above
+        except BaseException as error:  # noqa: BLE001  # as above
             self._work(handover.seat, self._refuse(handover, error))
             return None
         return self._send(backend, handover, call)
@@ -321,7 +325,7 @@ class HandoffWorkers:
         started, ended = self._times(seat, outcome)
         try:
             value, failure = self._packing.unpack(outcome)
-        except Exception as error:  # noqa: BLE001  # a __setstate__ may raise anything
+        except BaseException as error:  # noqa: BLE001  # a __setstate__ may raise anything
             value, failure = None, self._packing.unloadable(self._pool, task, error)
         if failure is not None and outcome.stack is not None:
             failure.__cause__ = RemoteTraceback(outcome.stack)

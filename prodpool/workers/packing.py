@@ -84,7 +84,7 @@ class RemoteTraceback(Exception):  # noqa: N818  # it is no error but where one 
 
     def __init__(self, stack: str) -> None:
         super().__init__(stack)
-        self.stack = stack
+        self.tb = stack  # as the standard library's own names it
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.stack}"""'
+        return f'\n"""\n{self.tb}"""'

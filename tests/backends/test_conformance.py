@@ -261,6 +261,7 @@ def test_a_killed_worker(make_pool: MakePool, tmp_path: Path) -> None:
         ("its result", (work.give, "lock")),
         ("its result", (work.give, "unpicklable")),
         ("its outcome does not load", (work.give, "unloadable")),
+        ("its outcome does not load", (work.give, "exits on loading")),
     ],
 )
 def test_what_does_not_pickle(make_pool: MakePool, what: str, call: tuple[Any, ...]) -> None:
@@ -287,6 +288,18 @@ def test_a_lambda_travels_by_value(make_pool: MakePool) -> None:
     """Where cloudpickle does it, any function will do."""
     there = make_pool(1).submit(lambda: (os.getpid(), "there")).result(PATIENCE)
     assert there != (os.getpid(), "there")
+
+
+@only_processes
+def test_ctrl_c_while_a_call_is_pickled(make_pool: MakePool) -> None:
+    """It reaches the submitter, and the task gives its place back: the pool goes on."""
+    pool = make_pool(1)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(repr, work.ExitsOnPickling())
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    stats = check(pool.stats())
+    assert (stats.completed[Result.PANIC], stats.completed[Result.OK], stats.in_flight) == (4, 1, 0)
 
 
 @only_processes

@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
@@ -44,6 +45,20 @@ class DoesNotPickle:
         raise pickle.PicklingError("not this one")
 
 
+class ExitsOnPickling:
+    """A value whose pickling is cut short by what is no ``Exception``, as Ctrl-C may cut it short."""
+
+    def __reduce__(self) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+class ExitsOnLoading:
+    """A value that would end the process that loads it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return leave, ()
+
+
 def _refuse() -> NoReturn:
     raise pickle.UnpicklingError("not this one")
 
@@ -78,7 +93,13 @@ def die() -> NoReturn:
 
 
 def give(what: str) -> object:
-    return {"lock": threading.Lock, "unloadable": DoesNotLoad, "unpicklable": DoesNotPickle}[what]()
+    kinds: dict[str, Callable[[], object]] = {
+        "lock": threading.Lock,
+        "unloadable": DoesNotLoad,
+        "unpicklable": DoesNotPickle,
+        "exits on loading": ExitsOnLoading,
+    }
+    return kinds[what]()
 
 
 def echo(**kwargs: Any) -> dict[str, Any]:
@@ -88,6 +109,14 @@ def echo(**kwargs: Any) -> dict[str, Any]:
 def began() -> float:
     """Return the second of this host's monotonic clock at which the task began."""
     return time.monotonic()
+
+
+def record(path: str, number: int) -> None:
+    """Write down that the task begins, and that it ends."""
+    with Path(path).open("a", buffering=1) as book:
+        book.write(f"begin {number}\n")
+        time.sleep(0.01)
+        book.write(f"end {number}\n")
 
 
 def sign(path: str) -> None:

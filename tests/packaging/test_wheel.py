@@ -91,7 +91,8 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     """Every package of the test environment has the version that constraints.txt says."""
     pins = (line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     pinned = {normal(name): pin for name, pin in pins}
-    installed = {normal(one.metadata["Name"]): one.version for one in distributions()}
+    # One writes its version with a v in front, which says nothing. Source: PEP 440.
+    installed = {normal(one.metadata["Name"]): one.version.removeprefix("v") for one in distributions()}
     ours = {name: found for name, found in installed.items() if name not in {"pip", "setuptools", "prodpool"}}
     assert ours == {name: pinned.get(name) for name in ours}
 
