@@ -107,7 +107,11 @@ def lowest_pins() -> str:
         raise SystemExit("pyproject.toml has no dependencies")
     lowest = [bound.replace(">=", "==") for bound in re.findall(r'"(.*?)"', bounds[1])]
     # What these four bring along has to fit them, so it is not pinned either.
-    ours = {re.split("[=<>]", bound)[0].replace("-", "_") for bound in lowest} | {"protobuf"}
+    ours = {re.split("[=<>]", bound)[0].replace("-", "_") for bound in lowest} | {
+        "googleapis_common_protos",
+        "importlib_metadata",
+        "protobuf",
+    }
     names = {line: line.split("==")[0].replace("-", "_") for line in _constraints()}
     rest = [
         line for line, name in names.items() if name not in ours and not name.startswith("opentelemetry_")

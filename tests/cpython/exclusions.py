@@ -67,8 +67,17 @@ def exclusions_of(name: str) -> Iterator[Exclusion]:
     return (exclusion for pattern, exclusion in EXCLUSIONS.items() if fnmatch(name, pattern))
 
 
-# They give worker processes some seconds to come up in, with which a loaded machine may not get along.
-IN_TIME = frozenset({"test_map_timeout", "test_ressources_gced_in_workers", "test_timeout"})
+# A loaded machine may not get along with the time that these allow: some seconds for worker processes to
+# come up; or none for the backend's semaphores to be gone after a shutdown, which the pool does not wait for.
+IN_TIME = frozenset(
+    {
+        "test_forkserver",
+        "test_map_timeout",
+        "test_ressources_gced_in_workers",
+        "test_spawn",
+        "test_timeout",
+    }
+)
 
 # A pool raises what is a BrokenExecutor where the stdlib's raises the BrokenProcessPool that is one.
 BROKEN: type[BaseException] = BrokenExecutor

@@ -25,7 +25,7 @@ from tests.cpython import suite
 from tests.cpython.wrapped import ThreadPoolExecutor
 
 # Seconds after which everybody's stack is on stderr, and the process ends.
-TOO_LONG = 150.0
+TOO_LONG = 300.0
 
 # Here, because a worker process imports this file as well before it loads what it is to call.
 suite.make_importable()

@@ -268,14 +268,16 @@ def inherited_processes() -> None:
 
 def every_lock(backend: str) -> None:
     """The same again, each child being forked while another thread holds every lock of the pool."""
-    held = Held(backend, breaker=BreakerPolicy(failure_rate=0.5))
-    for do in (use, ask_futures, stop, collect, build_anew):
-        locks = locks_of(held, watchdog(), held.pool._engine.collector)
-        assert len(locks) > 10
-        with holding(locks):
-            pid = forked(partial(do, held))
-        wait_for(pid)
-    held.let_go()
+    # With a breaker, whose locks come first, and without.
+    for breaker in (BreakerPolicy(failure_rate=0.5), None):
+        held = Held(backend, breaker=breaker)
+        for do in (use, ask_futures, stop, collect, build_anew):
+            locks = locks_of(held.pool, held.running, watchdog(), held.pool._engine.collector)
+            assert len(locks) >= 8
+            with holding(locks):
+                pid = forked(partial(do, held))
+            wait_for(pid)
+        held.let_go()
 
 
 def collect(held: Held) -> None:
