@@ -23,6 +23,7 @@ from prodpool.aside import Aside
 from prodpool.latch import Latch
 from prodpool.telemetry.logs import about
 from prodpool.vocabulary import Reason
+from prodpool.workers.base import kill
 
 if TYPE_CHECKING:
     from prodpool.dispatch import Dispatcher
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 GRACE = 0.05
 # Seconds beyond deadline and grace after which a caller no longer waits for the report.
 PATIENCE = 0.5
+# Seconds, within the deadline, that idle worker processes may take to end before they are killed.
+LAST_WORDS = 10.0
 PROGRESS_EVERY = 5.0
 
 
@@ -163,7 +166,7 @@ class Stopper:
         while not self._known.wait(wait) and self._steps != seen:
             wait, seen = PATIENCE, self._steps
         # The report is known; the backend's own end may be held up, by the caller for one.
-        self._done.wait(PATIENCE)
+        self._done.wait(max(0.0, min(self._deadline_at - time.monotonic(), LAST_WORDS)) + PATIENCE)
 
     def _launch(self) -> None:
         thread = threading.Thread(target=self._run_late, name=f"prodpool-stop-{self._pool}", daemon=True)
@@ -222,14 +225,26 @@ class Stopper:
         """Shut the backend down and see what we held of it end, unless somebody else keeps it."""
         if not self._own_backend:
             return
-        held = [*held, *(each for each in self._workers.holding() if each not in held)]
-        # First of all, or shutdown() itself may wait for what hangs.
-        killed = busy and self._workers.kill()
+        workers = self._workers
+        held = [*held, *(each for each in workers.holding() if each not in held)]
+        kills = workers.can_kill()
+        if busy:
+            # First of all, or shutdown() itself may wait for what hangs.
+            workers.kill()
         # It is not waited for: the application's own calls in it may take as long as they like.
-        self._workers.shutdown()
+        workers.shutdown()
+        if busy and not kills:
+            return
         ends = time.monotonic() + PATIENCE
-        for each in held if killed or not busy else ():
+        if kills and not busy:
+            # A process may have something to do at its end, such as to send its last spans.
+            ends = max(ends, min(self._deadline_at, time.monotonic() + LAST_WORDS))
+        for each in held:
             each.join(max(0.0, ends - time.monotonic()))
+        # By now the backend itself no longer knows its processes.
+        for each in [each for each in held if kills and each.is_alive()]:
+            kill(each)
+            each.join(PATIENCE)
 
     def _drain(self) -> bool:
         """Wait until nothing is queued or running; False at the deadline."""

@@ -33,6 +33,10 @@ class Joinable(Protocol):
     def join(self, timeout: float | None = None) -> None:
         """Wait for its end."""
 
+    def is_alive(self) -> bool:
+        """Tell whether it has not ended."""
+        ...
+
 
 class Workers(Protocol):
     """A backend put to work for one pool."""
@@ -56,9 +60,12 @@ class Workers(Protocol):
         """Return what should have ended when the backend has."""
         ...
 
-    def kill(self) -> bool:
-        """Kill what hangs; False if nothing can be killed."""
+    def can_kill(self) -> bool:
+        """Tell whether what hangs can be killed."""
         ...
+
+    def kill(self) -> None:
+        """Kill what hangs, if it can be."""
 
     def shutdown(self) -> None:
         """Have the backend take no more work, and do not wait for it."""

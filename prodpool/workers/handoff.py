@@ -121,12 +121,14 @@ class HandoffWorkers:
         """Return the processes that should have ended when the backend has."""
         return self._main_processes() + self._limited_processes()
 
-    def kill(self) -> bool:
-        """Kill what hangs, as far as that can be done; False if nothing can."""
-        processes = self.holding()
-        for process in processes:
+    def can_kill(self) -> bool:
+        """Tell whether its workers are processes of this host."""
+        return self._abilities.processes is not None
+
+    def kill(self) -> None:
+        """Kill its processes."""
+        for process in self.holding():
             kill(process)
-        return bool(processes)
 
     def shutdown(self) -> None:
         """Have the backend take no more work, and do not wait for it."""

@@ -80,9 +80,12 @@ class LeasedWorkers:
         idents = {worker.ident for worker in list(self._dispatcher.roster.workers)}
         return [thread for thread in threading.enumerate() if thread.ident in idents]
 
-    def kill(self) -> bool:
+    def can_kill(self) -> bool:
         """Return False: a thread cannot be killed."""
         return False
+
+    def kill(self) -> None:
+        """Do nothing."""
 
     def shutdown(self) -> None:
         """Have the backend take no more work, and do not wait for it."""

@@ -28,6 +28,7 @@ from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, PROCESSES, Held, MakePool, over_processes
 from tests.core.rig import check, check_scrape, scrape
+from tests.support import child_processes
 from tests.telemetry.tracer import Spans, attributes_of, context_of, is_child
 
 pytestmark = [
@@ -209,6 +210,15 @@ def test_stop_drains(make_pool: MakePool) -> None:
     report = pool.stop(PATIENCE)
     assert (report.drained, report.dropped, report.abandoned) == (True, 0, ())
     assert [future.result(0) for future in futures] == list(range(20))
+
+
+@pytest.mark.parametrize("kind", PROCESSES, indirect=True)
+def test_stop_kills_what_does_not_leave(make_pool: MakePool) -> None:
+    """An idle worker process that does not end by the deadline is killed, though all tasks have finished."""
+    pool = make_pool(1)
+    pid = pool.submit(work.linger).result(PATIENCE)
+    assert pool.stop(0.1).drained
+    assert pid not in child_processes()
 
 
 @only_processes

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextvars import ContextVar
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -133,6 +134,12 @@ def hold(path: str, go: str, seconds: float = 20.0) -> int:
     while not Path(go).exists() and time.monotonic() < ends:
         time.sleep(0.002)
     mark.unlink()
+    return os.getpid()
+
+
+def linger() -> int:
+    """Have this process hang when it is to end, and return its pid."""
+    Finalize(None, time.sleep, args=(60.0,), exitpriority=10)
     return os.getpid()
 
 
