@@ -1,0 +1,25 @@
+"""The busy service and the Prometheus that scrapes it: one of each for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.observe.prometheus import Prometheus
+from tests.observe.rig import JOB, WARM, busy_services
+
+
+@pytest.fixture(scope="session")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Run two instances of the busy service; return their addresses."""
+    with busy_services(tmp_path_factory.mktemp("busy"), 2) as addresses:
+        yield addresses
+
+
+@pytest.fixture(scope="session")
+def prometheus(busy: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Return a Prometheus that has seen the busy service go through its troubles."""
+    with Prometheus(tmp_path_factory.mktemp("prometheus"), {JOB: busy}) as server:
+        server.wait_for(WARM, timeout=60)
+        yield server
