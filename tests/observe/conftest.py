@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.observe.prometheus import Prometheus
-from tests.observe.rig import JOB, WARM, busy_services
+from tests.observe.rig import JOB, RULES, WARM, busy_services
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,9 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 @pytest.fixture(scope="session")
 def prometheus(busy: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Return a Prometheus that has seen the busy service go through its troubles."""
-    with Prometheus(tmp_path_factory.mktemp("prometheus"), {JOB: busy}) as server:
+    folder = tmp_path_factory.mktemp("prometheus")
+    rules = folder / "rig.rules.yml"
+    rules.write_text(RULES)
+    with Prometheus(folder, {JOB: busy}, rule_files=[rules]) as server:
         server.wait_for(WARM, timeout=60)
         yield server

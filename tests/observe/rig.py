@@ -26,6 +26,16 @@ and count(
 )
 """
 
+# An alert that fires, for what shows alerts: one with the labels of a pool in an instance.
+RULES = """
+groups:
+  - name: rig
+    rules:
+      - alert: PoolOfTheRig
+        expr: workerpool_stopped == 0
+        labels: {severity: info}
+"""
+
 
 @contextmanager
 def busy_services(folder: Path, instances: int) -> Iterator[list[str]]:

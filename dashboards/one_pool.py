@@ -1,0 +1,187 @@
+"""Worker Pool / One pool: a single pool in depth, and each of its instances."""
+
+from __future__ import annotations
+
+from dashboards import promql, shared
+from dashboards.frame import Board, Row
+from dashboards.panels import GREEN, NEUTRAL, NONE_EXPECTED, RED, YELLOW, Panel, Query, Text, lines, stat
+
+
+def _now() -> list[Panel]:
+    return [
+        shared.success(11),
+        shared.throughput(12),
+        shared.fullest(13),
+        shared.dwell_p95(14),
+        stat(
+            Text(
+                15,
+                "Hung tasks",
+                "Tasks that have run longer than hung_after, in all instances. Each keeps a worker: the log "
+                "event task.still_running has the stack it hangs in.",
+            ),
+            Query(promql.summed(promql.series("hung_tasks"))),
+            "short",
+            NONE_EXPECTED,
+        ),
+        stat(
+            Text(
+                16,
+                "Backend",
+                "Which executor and which version of prodpool run, and in how many instances. Two versions "
+                "for longer than a deployment takes mean that it stopped half-way.",
+            ),
+            Query(
+                f"count by (backend, version) ({promql.series('info')})", "{{backend}}, {{version}}", now=True
+            ),
+            "short",
+            NEUTRAL,
+        ),
+    ]
+
+
+def _instance() -> list[Panel]:
+    third = (8, 8)
+    return [
+        lines(
+            Text(
+                21,
+                "Queue",
+                "Tasks waiting in this instance, and how many may. At the bound further tasks are refused: "
+                "compare the instances, for one alone that is full points to its load balancing or to a hung "
+                "worker.",
+            ),
+            [
+                Query(promql.summed(promql.series("queue_depth")), "depth"),
+                Query(promql.summed(promql.series("queue_capacity")), "capacity"),
+            ],
+            "short",
+            size=third,
+            colours={"depth": "blue", "capacity": RED},
+            dashed="capacity",
+        ),
+        lines(
+            Text(
+                22,
+                "Workers",
+                "Tasks running in this instance, and how many may at once. All of them busy while the queue "
+                "is empty is a pool that fits; with a queue that grows, it is too small or its tasks hang.",
+            ),
+            [
+                Query(promql.summed(promql.series("workers_busy")), "busy"),
+                Query(promql.summed(promql.series("workers")), "workers"),
+            ],
+            "short",
+            size=third,
+            colours={"busy": GREEN, "workers": RED},
+            dashed="workers",
+        ),
+        lines(
+            Text(
+                23,
+                "Oldest queued, longest running",
+                "How long the first waiting task has waited and the longest running one has run, so far. A "
+                "straight rise means that it does not move: read its stack in task.still_running.",
+            ),
+            [
+                Query(f"max ({promql.series('oldest_queued_seconds')})", "oldest queued"),
+                Query(f"max ({promql.series('longest_running_seconds')})", "longest running"),
+            ],
+            "s",
+            size=third,
+            colours={"oldest queued": "blue", "longest running": YELLOW},
+        ),
+    ]
+
+
+def _traffic() -> list[Panel]:
+    return [
+        lines(
+            Text(
+                31,
+                "Offered, admitted, finished",
+                "Tasks per second on their way through all instances. Offered above admitted is what is "
+                "refused at the door; admitted above finished is what the queue takes up.",
+            ),
+            [
+                Query(promql.offered(), "offered"),
+                Query(promql.summed(promql.rate("submitted_total")), "admitted"),
+                Query(promql.finished(), "finished"),
+            ],
+            "ops",
+            colours={"offered": "blue", "admitted": YELLOW, "finished": GREEN},
+        ),
+        shared.by_result(32),
+        shared.by_reason(33),
+        lines(
+            Text(
+                34,
+                "Utilisation, by instance",
+                "Share of the workers' time spent in tasks. If the instances differ much, the load is not "
+                "spread evenly; if all are near 100 %, add workers.",
+            ),
+            [Query(promql.utilisation("instance"), "{{instance}}")],
+            "percentunit",
+            top=1,
+            limits=[(0.9, YELLOW)],
+        ),
+    ]
+
+
+def _latency() -> list[Panel]:
+    return [
+        shared.dwell(41),
+        shared.duration(42),
+        shared.dwell_spread(43),
+        shared.duration_spread(44),
+        shared.quantiles(
+            45,
+            "Admission wait",
+            "How long callers that wait for a slot were held up. It is the back-pressure that producers "
+            "feel; if they must not wait so long, add workers or let them be refused.",
+            shared.ADMISSION,
+        ),
+        lines(
+            Text(
+                46,
+                "Slow tasks",
+                "Tasks per second that ran longer than slow_after. Each is a task.slow in the log, with its "
+                "dwell and its duration: a slow dependency shows there first.",
+            ),
+            [Query(promql.summed(promql.rate("slow_tasks_total"), by="instance"), "{{instance}}")],
+            "ops",
+        ),
+    ]
+
+
+def _failures() -> list[Panel]:
+    return [
+        shared.failure_ratio(51),
+        shared.burn(52),
+    ]
+
+
+def _lifecycle() -> list[Panel]:
+    return [
+        shared.breaker(61, "instance"),
+        shared.lifecycle(62, "instance"),
+        shared.rebuilds(63, "instance"),
+        shared.telemetry_errors(64),
+    ]
+
+
+BOARD = Board(
+    file="pool",
+    title="Worker Pool / One pool",
+    description="One worker pool in depth: where its tasks wait, how they end, and each of its instances.",
+    since="now-1h",
+    one_pool=True,
+    rows=[
+        Row(10, "Now", _now()),
+        Row(20, "Instance $instance", _instance(), repeat="instance"),
+        Row(30, "Traffic", _traffic()),
+        Row(40, "Latency", _latency()),
+        Row(50, "Failures", _failures()),
+        Row(60, "Breaker and lifecycle", _lifecycle()),
+    ],
+)

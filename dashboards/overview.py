@@ -1,0 +1,197 @@
+"""Worker Pool / Overview: every pool at a glance, for the wall and for the first minute of an incident."""
+
+from __future__ import annotations
+
+from dashboards import promql, shared
+from dashboards.frame import Board, Row
+from dashboards.panels import GREEN, NONE_EXPECTED, RED, YELLOW, Panel, Query, Text, bars, lines, stat
+
+
+def _health() -> list[Panel]:
+    return [
+        shared.success(11),
+        shared.throughput(12),
+        shared.fullest(13),
+        shared.dwell_p95(14),
+        stat(
+            Text(
+                15,
+                "Dropped",
+                "Tasks that never ran in the range shown, except those that their caller cancelled. Dropped, "
+                "by reason says whether to slow the producer down or to mend a dependency.",
+            ),
+            Query(promql.dropped(promql.RANGE), now=True),
+            "short",
+            NONE_EXPECTED,
+        ),
+        stat(
+            Text(
+                16,
+                "Alerts firing",
+                "Alerts of the pools chosen that fire now. Each has a page in the runbook: critical first.",
+            ),
+            Query(f"count({promql.ALERTS}) or vector(0)"),
+            "short",
+            NONE_EXPECTED,
+            empty="0",
+        ),
+    ]
+
+
+def _traffic() -> list[Panel]:
+    return [
+        lines(
+            Text(
+                21,
+                "Offered, finished, dropped",
+                "Tasks per second on their way in and out. Offered above finished for long means that the "
+                "queue grows or that tasks are refused: see Saturation.",
+            ),
+            [
+                Query(promql.offered(), "offered"),
+                Query(promql.finished(), "finished"),
+                Query(promql.dropped(), "dropped"),
+            ],
+            "ops",
+            colours={"offered": "blue", "finished": GREEN, "dropped": RED},
+        ),
+        shared.by_result(22),
+    ]
+
+
+def _saturation() -> list[Panel]:
+    return [
+        lines(
+            Text(
+                31,
+                "Queue depth against capacity",
+                "Share of each queue's capacity that is taken, in the instance where it is fullest. Above "
+                "the line for long, refusals are near: add workers or slow the producer down.",
+            ),
+            [Query(promql.fill("pool"), "{{pool}}")],
+            "percentunit",
+            top=1,
+            limits=[(0.8, RED)],
+        ),
+        lines(
+            Text(
+                32,
+                "Utilisation",
+                "Share of the workers' time spent in tasks. Near 100 % every further task waits: add workers "
+                "if the dependency can take it.",
+            ),
+            [Query(promql.utilisation("pool"), "{{pool}}")],
+            "percentunit",
+            top=1,
+            limits=[(0.9, YELLOW)],
+        ),
+        lines(
+            Text(
+                33,
+                "Time until full",
+                "When the first queue of a pool will be full at the pace of the last ten minutes; nothing "
+                "where none grows. Minutes left are the time there is to act.",
+            ),
+            [Query(promql.until_full("pool"), "{{pool}}")],
+            "s",
+        ),
+        lines(
+            Text(
+                34,
+                "Oldest queued",
+                "How long the first task of the queue has waited so far. It rises in a straight line when no "
+                "worker takes anything any more: look at Hung tasks.",
+            ),
+            [Query(f"max by (pool) ({promql.series('oldest_queued_seconds')})", "{{pool}}")],
+            "s",
+        ),
+    ]
+
+
+def _latency() -> list[Panel]:
+    return [
+        shared.dwell(41),
+        shared.duration(42),
+        shared.dwell_spread(43),
+        shared.duration_spread(44),
+        lines(
+            Text(
+                45,
+                "Started within 30 s",
+                "Share of the started tasks that waited 30 seconds at most, by pool. What falls below is "
+                "late to its users: add workers, or give the tasks a deadline so that they are dropped "
+                "instead.",
+            ),
+            [Query(promql.started_within("30.0", "pool"), "{{pool}}")],
+            "percentunit",
+            size=(24, 6),
+            top=1,
+        ),
+    ]
+
+
+def _failures() -> list[Panel]:
+    return [
+        shared.failure_ratio(51),
+        shared.burn(52),
+        shared.by_reason(53),
+        bars(
+            Text(
+                54,
+                "Worst pools",
+                "The ten pools with the largest share of failed or lost tasks over the range shown. Open the "
+                "first one in Worker Pool / One pool.",
+            ),
+            Query(f"sort_desc(topk(10, {promql.error_ratio(promql.RANGE, 'pool')}))", "{{pool}}", now=True),
+            "percentunit",
+            [(None, GREEN), (0.005, YELLOW), (0.05, RED)],
+            size=(12, 8),
+        ),
+    ]
+
+
+def _lifecycle() -> list[Panel]:
+    return [
+        shared.breaker(61, "pool"),
+        shared.lifecycle(62, "pool"),
+        shared.hung(63, "pool"),
+        shared.rebuilds(64, "pool"),
+        lines(
+            Text(
+                65,
+                "Uptime",
+                "How long each process has run; it falls to nothing at a restart. Restarts that nobody "
+                "deployed are crashes: look at the process's last lines of log and at its memory.",
+            ),
+            [Query(f"time() - process_start_time_seconds{{{promql.PROCESS}}}", "{{instance}}")],
+            "s",
+            size=(12, 6),
+        ),
+        lines(
+            Text(
+                66,
+                "Memory",
+                "Resident memory of each process. If it grows with the queue's depth, the queue's capacity "
+                "or the tasks' arguments are too large; if it grows without it, look at what the tasks keep.",
+            ),
+            [Query(f"process_resident_memory_bytes{{{promql.PROCESS}}}", "{{instance}}")],
+            "bytes",
+            size=(12, 6),
+        ),
+    ]
+
+
+BOARD = Board(
+    file="overview",
+    title="Worker Pool / Overview",
+    description="Every worker pool at a glance. Choose one in Worker Pool / One pool to see it in depth.",
+    since="now-1h",
+    rows=[
+        Row(10, "Health", _health()),
+        Row(20, "Traffic", _traffic()),
+        Row(30, "Saturation", _saturation()),
+        Row(40, "Latency", _latency()),
+        Row(50, "Failures", _failures()),
+        Row(60, "Breaker and lifecycle", _lifecycle()),
+    ],
+)
