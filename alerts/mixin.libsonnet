@@ -53,7 +53,7 @@
           },
           {
             "alert": "PoolDropping",
-            "expr": "sum by (job, pool) (rate(workerpool_dropped_total{reason!~\"cancelled|closed|shutdown\"}[5m])) > 0",
+            "expr": "sum by (job, pool) (\n  rate(workerpool_dropped_total{reason!~\"cancelled|closed|shutdown\"}[5m])\n) > 0",
             "for": "5m",
             "labels": {
               "component": "workerpool",
@@ -146,7 +146,7 @@
               "severity": "warning"
             },
             "annotations": {
-              "summary": "Pool {{ $labels.pool }} spends its error budget 1 times too fast",
+              "summary": "Pool {{ $labels.pool }} spends all of its error budget",
               "description": "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was given in the last 3 days failed or was lost. At this pace the budget of 30 days is spent in 30 days.",
               "runbook_url": "runbook.md#poolerrorbudgetburn3d",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=52"

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from prodpool.bundle.files import KINDS, NoFilesError, bundle
-from prodpool.bundle.settings import Settings, SettingError, options
+from prodpool.bundle.settings import SettingError, Settings, options
 
 _EXPORT = """
 Write the dashboards (Grafana), the alert rules (Prometheus, its Kubernetes operator, jsonnet; with routes for
-Alertmanager) or the runbook into DIR, or all of them into folders of DIR. The runbook and the dashboards are written
-for the same thresholds as the rules. No file is overwritten unless --force is given; without it either all files
-are written or none.
+Alertmanager) or the runbook into DIR, or all of them into folders of DIR. The runbook is written for the same
+thresholds as the rules, the dashboards for the same objective. No file is overwritten unless --force is
+given; without it either all files are written or none.
 """
 
 
@@ -86,7 +86,9 @@ def _export(chosen: argparse.Namespace) -> int:
 
 def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}: choose another DIR, or make it one that can be written to"
+        return (
+            f"{error.filename}: {error.strerror}: choose another DIR, or make it one that can be written to"
+        )
     return str(error)
 
 

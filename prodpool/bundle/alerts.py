@@ -1,7 +1,8 @@
 """The table of alerts. Rules, runbook and mixin are written from it.
 
-Gauges are read with ``min_over_time`` or ``max_over_time`` over a minute, so that a failed scrape does not begin the
-waiting anew. Such a window is satisfied by a single sample: how long something has to hold is said by ``wait``.
+Gauges are read with ``min_over_time`` or ``max_over_time`` over a minute, so that a failed scrape does not
+begin the waiting anew. Such a window is satisfied by a single sample: how long something has to hold is said
+by ``wait``.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ _ESSENTIALS = (
         description=_WHERE_EXACTLY + ": {{ $value | humanize }} tasks wait.",
         panel=_QUEUE,
     ),
-    # The gauge is 1 in every deployment, from the beginning of the drain to the end of the process, and it stays 1 when a
-    # pool was stopped on purpose in a process that goes on. Wrong is only a stopped pool that is offered work for
-    # longer than a drain takes. min_over_time: max_over_time would keep a process alive that is gone.
+    # The gauge is 1 in every deployment, from the beginning of the drain to the end of the process, and it
+    # stays 1 when a pool was stopped on purpose in a process that goes on. Wrong is only a stopped pool that
+    # is offered work for longer than a drain takes. min_over_time: with max_over_time a process that is gone
+    # would count on.
     Alert(
         name="PoolStopped",
         severity="critical",
@@ -70,7 +72,9 @@ _ESSENTIALS = (
         name="PoolDropping",
         severity="warning",
         expr="""
-            sum by (<service>) (rate(workerpool_dropped_total{reason!~"cancelled|closed|shutdown"}[5m])) > <drop_rate>
+            sum by (<service>) (
+              rate(workerpool_dropped_total{reason!~"cancelled|closed|shutdown"}[5m])
+            ) > <drop_rate>
         """,
         wait=300.0,
         per_process=False,
@@ -125,8 +129,8 @@ _QUEUES = (
         description=_WHERE_EXACTLY + ": the queue is {{ $value | humanizePercentage }} full.",
         panel=_QUEUE,
     ),
-    # From a fifth of the capacity on, for a queue that is nearly empty has no trend worth a word; and not above what
-    # PoolQueueSaturated speaks of.
+    # From a fifth of the capacity on, for a queue that is nearly empty has no trend worth a word; and not
+    # above what PoolQueueSaturated speaks of.
     Alert(
         name="PoolQueueFillingUp",
         severity="warning",
@@ -135,7 +139,7 @@ _QUEUES = (
             >= (max by (<process>) (max_over_time(workerpool_queue_capacity[1m])) > 0)
             and
             max by (<process>) (min_over_time(workerpool_queue_depth[1m]))
-            > 0.2 * max by (<process>) (max_over_time(workerpool_queue_capacity[1m]))
+            > <fill_floor> * max by (<process>) (max_over_time(workerpool_queue_capacity[1m]))
             unless
             max by (<process>) (min_over_time(workerpool_queue_depth[1m]))
             > <queue_fill> * max by (<process>) (max_over_time(workerpool_queue_capacity[1m]))
@@ -207,7 +211,7 @@ _DEPENDENCIES = (
     Alert(
         name="PoolBreakerFlapping",
         severity="warning",
-        expr='max by (<process>) (changes(workerpool_breaker_state{state="closed"}[15m])) >= 6',
+        expr='max by (<process>) (changes(workerpool_breaker_state{state="closed"}[15m])) >= <flaps>',
         wait=0.0,
         per_process=True,
         summary="The breaker of pool {{ $labels.pool }} opens again and again",
@@ -218,7 +222,7 @@ _DEPENDENCIES = (
     Alert(
         name="PoolBackendRebuilding",
         severity="warning",
-        expr="sum by (<process>) (increase(workerpool_backend_rebuilds_total[15m])) >= 3",
+        expr="sum by (<process>) (increase(workerpool_backend_rebuilds_total[15m])) >= <rebuilds>",
         wait=0.0,
         per_process=True,
         summary="The backend of pool {{ $labels.pool }} breaks again and again",
@@ -239,8 +243,8 @@ _LIFECYCLE = (
         description=_WHERE + ": about {{ $value | humanize }} queued tasks were dropped by a stop.",
         panel=_REASONS,
     ),
-    # Needs no job by name. A warning: a service that is down pages through `up`, and a pool that a deployment has
-    # taken out for good is missing for the best of reasons.
+    # Needs no job by name. A warning: a service that is down pages through `up`, and a pool that a deployment
+    # has taken out for good is missing for the best of reasons.
     Alert(
         name="PoolMetricsAbsent",
         severity="warning",

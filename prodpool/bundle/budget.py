@@ -1,8 +1,8 @@
 """The error budget: recorded ratios, and an alert for each pair of windows.
 
-A task ends badly when it fails or is lost. One that its own caller cancelled, or offered to a pool that was told to
-stop, is no failure of the pool. Parts of a sum are joined by ``or``: with ``+`` a missing series would make the
-whole sum vanish.
+A task ends badly when it fails or is lost. One that its own caller cancelled, or offered to a pool that was
+told to stop, is no failure of the pool. Parts of a sum are joined by ``or``: with ``+`` a missing series
+would make the whole sum vanish.
 Source: Google, The Site Reliability Workbook, chapter 5, "Multiwindow, Multi-Burn-Rate Alerts"
 """
 
@@ -16,6 +16,7 @@ from prodpool.bundle.settings import FASTEST_BURN, Settings
 from prodpool.bundle.units import SECONDS, decimal, spoken
 
 BURN_PANEL = Panel("prodpool-pool", 52, "Error budget burn, worst pool")
+_FEW_DAYS = 3
 _BAD = """
 sum by (<service>) (
   rate(workerpool_completed_total{result!="ok"}[WINDOW])
@@ -52,10 +53,18 @@ class Burn:
         """The alert's name."""
         return f"PoolErrorBudgetBurn{self.long}"
 
+    def pace(self) -> str:
+        """Say how fast that is."""
+        return (
+            f"its error budget {decimal(self.factor)} times too fast"
+            if self.factor > 1
+            else "all of its error budget"
+        )
+
     def spent(self) -> str:
         """Say how soon the budget of 30 days is spent at this pace."""
-        hours = 720 / self.factor
-        return f"{round(hours)} hours" if hours < 72 else f"{round(hours / 24)} days"
+        days = 30 / self.factor
+        return f"{round(days)} days" if days > _FEW_DAYS else f"{round(days * 24)} hours"
 
     def long_spoken(self) -> str:
         """Say how long the longer window is: ``hour``, ``6 hours``."""
@@ -106,11 +115,11 @@ def _alert(burn: Burn) -> Alert:
         """,
         wait=burn.wait,
         per_process=False,
-        summary=f"Pool {{{{ $labels.pool }}}} spends its error budget {decimal(burn.factor)} times too fast",
+        summary=f"Pool {{{{ $labels.pool }}}} spends {burn.pace()}",
         description=(
-            f"{{{{ $value | humanizePercentage }}}} of what pool {{{{ $labels.pool }}}} of {{{{ $labels.job }}}} was "
-            f"given in the last {burn.long_spoken()} failed or was lost. At this pace the budget of 30 days is spent "
-            f"in {burn.spent()}."
+            "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was "
+            f"given in the last {burn.long_spoken()} failed or was lost. At this pace the budget of 30 days "
+            f"is spent in {burn.spent()}."
         ),
         panel=BURN_PANEL,
     )

@@ -63,5 +63,12 @@ def _scalar(value: Value) -> str:
         return value
     if isinstance(value, str) and _QUOTABLE.fullmatch(value):
         return f"'{value}'"
-    # What JSON writes is YAML as well, the empty map and the empty list included.
-    return json.dumps(value, ensure_ascii=True)
+    if isinstance(value, str):
+        return f'"{"".join(map(_character, value))}"'
+    return json.dumps(value)  # which YAML reads alike, the empty map and the empty list included
+
+
+def _character(one: str) -> str:
+    if one in '"\\':
+        return f"\\{one}"
+    return one if one.isprintable() else f"\\U{ord(one):08x}"

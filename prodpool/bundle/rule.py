@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from textwrap import dedent
 from typing import Literal
@@ -14,6 +15,10 @@ Severity = Literal["critical", "warning", "info"]
 
 # Seconds ahead that the trend of a queue is followed.
 FILL_HORIZON = 1800.0
+# Share of the capacity below which a queue has no trend worth a word.
+FILL_FLOOR = 0.2
+# Changes of a breaker between closed and not, and rebuilds of a backend, that are too many in 15 minutes.
+FLAPS, REBUILDS = 6, 3
 _PLACE = re.compile(r"<([a-z_]+)>")
 _WINDOW = re.compile(r"(?:(?<=\[)|(?<=offset ))(\d+)([smhd])\b")
 
@@ -75,11 +80,17 @@ class Alert:
             "dashboard_url": self._dashboard_url(settings),
         }
 
+    def panel_url(self, settings: Settings, *chosen: str) -> str:
+        """Return the address of the panel, or of its dashboard where the panel has no address of its own."""
+        chosen += () if self.panel.repeated else (f"viewPanel={self.panel.id}",)
+        query = f"?{'&'.join(chosen)}" if chosen else ""
+        return f"{settings.dashboard_url.rstrip('/')}/d/{self.panel.dashboard}{query}"
+
     def _dashboard_url(self, settings: Settings) -> str:
         names = ["job", *(["instance"] if self.per_process else []), "pool"]
-        chosen = [f"var-{name}={{{{ $labels.{name} | urlquery }}}}" for name in names]
-        chosen += [] if self.panel.repeated else [f"viewPanel={self.panel.id}"]
-        return f"{settings.dashboard_url.rstrip('/')}/d/{self.panel.dashboard}?{'&'.join(chosen)}"
+        return self.panel_url(
+            settings, *(f"var-{name}={{{{ $labels.{name} | urlquery }}}}" for name in names)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +102,19 @@ class Group:
     every: float | None = None
 
 
-def written(text: str, settings: Settings) -> str:
+def written(text: str, settings: Settings, more: Mapping[str, str] | None = None) -> str:
     """Return an expression or a sentence of the table with the settings put in.
 
-    ``<name>`` stands for a value, for PromQL is full of braces; windows in brackets and after ``offset`` are scaled.
+    ``<name>`` stands for a value of the settings or of ``more``, for PromQL is full of braces. Windows in
+    brackets and after ``offset`` are scaled.
 
     Raises:
         KeyError: There is no such value.
     """
-    values = _values(settings)
-    text = _PLACE.sub(lambda found: values[found[1]], dedent(text).strip())
-    return _WINDOW.sub(lambda found: settings.window(int(found[1]) * SECONDS[found[2]]), text)
+    values = {**_values(settings), **(more or {})}
+    # Windows first: what is put in is scaled already.
+    text = _WINDOW.sub(lambda found: settings.window(int(found[1]) * SECONDS[found[2]]), dedent(text).strip())
+    return _PLACE.sub(lambda found: values[found[1]], text)
 
 
 def _values(settings: Settings) -> dict[str, str]:
@@ -112,9 +125,17 @@ def _values(settings: Settings) -> dict[str, str]:
         "process": settings.process,
         "stall": settings.window(settings.stall),
         "stall_spoken": spoken(settings.stall * settings.window_scale),
+        "dwell_le": repr(float(settings.dwell)),  # as the histogram's label has it
         "dwell_spoken": spoken(settings.dwell),
         "duration_spoken": spoken(settings.duration),
         "fill_horizon": decimal(FILL_HORIZON * settings.window_scale),
+        "fill_floor": decimal(FILL_FLOOR),
+        "flaps": str(FLAPS),
+        "rebuilds": str(REBUILDS),
+        "drain_spoken": spoken(settings.drain * settings.window_scale),
+        "queue_fill_percent": f"{decimal(round(settings.queue_fill * 100, 6))} %",
+        "utilisation_percent": f"{decimal(round(settings.utilisation * 100, 6))} %",
+        "slo_percent": f"{decimal(round(settings.slo * 100, 6))} %",
         "min_tasks": str(settings.slo_min_tasks),
         "budget": decimal(settings.budget),
     }

@@ -18,9 +18,9 @@ What each alert means, and what to do: runbook.md."""
 _OPERATOR_HEAD = f"""{_ORIGIN}
 The same rules for the Prometheus Operator. Give it the labels that your Prometheus selects rules by."""
 _ROUTES_HEAD = f"""{_ORIGIN}
-Take `route` and `inhibit_rules` over into your own Alertmanager file, and give the receivers your pager and your
-chat; as it stands it is complete and tells nobody. A critical alert of a pool holds the others of that pool back:
-they are what it comes of, and they are listed in Prometheus, in the dashboards and in the runbook's page."""
+Take `route` and `inhibit_rules` over into your own Alertmanager file, and give the receivers your pager and
+your chat; as it stands it is complete and tells nobody. A critical alert of a pool holds the others of that
+pool back: they are what it comes of or leads to, and Prometheus and the dashboards still show them."""
 _MIXIN_HEAD = f"""{_ORIGIN}
 The same rules as a mixin: (import 'mixin.libsonnet') + {{ ... }}"""
 
@@ -102,8 +102,9 @@ def _routes(settings: Settings) -> dict[str, Value]:
 
 
 def _mixin(settings: Settings) -> str:
-    """Return a jsonnet file: JSON is jsonnet, and ``+::`` makes a hidden field that other mixins can add to."""
-    alerts, records = [], []
+    """Return a jsonnet file: JSON is jsonnet, and ``+::`` makes a hidden field that others can add to."""
+    alerts: list[Value] = []
+    records: list[Value] = []
     for group in GROUPS:
         every: dict[str, Any] = (
             {} if group.every is None else {"interval": _at_least_a_second(group.every, settings)}

@@ -14,6 +14,8 @@ from prodpool.telemetry.ledger import DEFAULT_BUCKETS
 
 # Burn rate of the fastest window; times the budget it has to be a share below 1, or it could never be seen.
 FASTEST_BURN = 14.4
+# Prometheus's shortest window is a millisecond; nothing here is shorter than a minute.
+LEAST_SCALE = 0.001
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 # What the rules themselves put on an alert, or group by.
 _TAKEN = {
@@ -95,8 +97,8 @@ class Settings:
         self._require(
             "slo",
             burn < 1,
-            f"{FASTEST_BURN} times the budget would be {decimal(burn)}, more than all tasks, so that no fast burn "
-            "could ever be seen: pass 0.94 or more",
+            f"{FASTEST_BURN} times the budget would be {decimal(burn)}, more than all tasks, so that no fast "
+            "burn could ever be seen: pass 0.94 or more",
         )
         for name in ("slo_min_tasks", "queue_depth"):
             self._require(name, 1 <= getattr(self, name) < math.inf, "pass a number of 1 or more")
@@ -104,7 +106,7 @@ class Settings:
             self._require(name, 0 <= getattr(self, name) < math.inf, "pass a rate per second of 0 or more")
         for name in ("stall", "drain"):
             self._require(name, 1 <= getattr(self, name) < math.inf, "pass a number of seconds of 1 or more")
-        self._require("window_scale", 0.001 <= self.window_scale <= 1, "pass a factor from 0.001 to 1")
+        self._require("window_scale", LEAST_SCALE <= self.window_scale <= 1, "pass a factor from 0.001 to 1")
         self._check_buckets()
         self._check_names()
 
@@ -121,8 +123,8 @@ class Settings:
             self._require(
                 name,
                 getattr(self, name) in self.buckets[:-1],
-                f"a quantile is told apart only at the bounds of the histogram's buckets: pass one of {usable}; "
-                "or say with --buckets which bounds your pools were given",
+                "a quantile is told apart only at the bounds of the histogram's buckets: pass one of "
+                f"{usable}; or say with --buckets which bounds your pools were given",
             )
 
     def _check_names(self) -> None:

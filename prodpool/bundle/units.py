@@ -15,7 +15,7 @@ def decimal(number: float | Decimal) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as PromQL has it, in the largest unit that it is a whole number of: ``5m``, ``90s``, ``1500ms``.
+    """Write a time as PromQL has it, in the largest unit that it is a whole number of: ``5m``, ``90s``.
 
     A time below a millisecond becomes one millisecond.
     """

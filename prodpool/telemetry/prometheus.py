@@ -120,24 +120,10 @@ GAUGES = (
     ),
 )
 
-
-@dataclass(frozen=True, slots=True)
-class HistogramSpec:
-    """One exported histogram: its name, its meaning and where it comes from."""
-
-    name: str
-    help: str
-    get: Callable[[PoolReading], HistogramReading]
-
-
-HISTOGRAMS = (
-    HistogramSpec(
-        "workerpool_queue_dwell_seconds", "Time from admission to the start of the run.", lambda r: r.dwell
-    ),
-    HistogramSpec(
-        "workerpool_task_duration_seconds", "Time from start to end of the run.", lambda r: r.duration
-    ),
-    HistogramSpec(
+HISTOGRAMS: tuple[tuple[str, str, Callable[[PoolReading], HistogramReading]], ...] = (
+    ("workerpool_queue_dwell_seconds", "Time from admission to the start of the run.", lambda r: r.dwell),
+    ("workerpool_task_duration_seconds", "Time from start to end of the run.", lambda r: r.duration),
+    (
         "workerpool_admission_wait_seconds",
         "Time that a waiting submit was blocked.",
         lambda r: r.admission_wait,
@@ -216,10 +202,10 @@ class PoolCollector(Collector):
                     for labels, value in spec.samples(reading):
                         family.add_metric((reading.pool, *labels), value)
                 yield family
-        for each in HISTOGRAMS:
-            histogram = HistogramMetricFamily(each.name, each.help, labels=("pool",))
+        for name, text, get in HISTOGRAMS:
+            histogram = HistogramMetricFamily(name, text, labels=("pool",))
             for reading in readings:
-                _add_histogram(histogram, reading.pool, each.get(reading))
+                _add_histogram(histogram, reading.pool, get(reading))
             yield histogram
 
 

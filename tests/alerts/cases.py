@@ -15,7 +15,7 @@ QUARTER, ONE, TEN = 0.25, 1.0, 10.0
 
 @dataclass(frozen=True)
 class Case:
-    """What is scraped, and which alerts fire at one moment (minutes from the start), for the pool that is ill."""
+    """What is scraped, and which alerts fire for the pool that is ill, ``at`` so many minutes."""
 
     name: str
     at: float

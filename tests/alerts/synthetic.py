@@ -91,8 +91,8 @@ class Pool:
 
     def _healthy_gauges(self, minutes: float) -> dict[str, Story]:
         values = {
-            "queue_depth": 3, "queue_capacity": 100, "workers": 50, "workers_busy": 10, "hung_tasks": 0, "stopped": 0,
-            'breaker_state{state="closed"}': 1, 'breaker_state{state="open"}': 0,
+            "queue_depth": 3, "queue_capacity": 100, "workers": 50, "workers_busy": 10, "hung_tasks": 0,
+            "stopped": 0, 'breaker_state{state="closed"}': 1, 'breaker_state{state="open"}': 0,
             'breaker_state{state="half_open"}': 0,
         }  # fmt: skip
         return {name: [(minutes, value)] for name, value in values.items()}
