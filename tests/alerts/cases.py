@@ -10,7 +10,7 @@ POOL = Pool()
 BUSY = Pool(per_minute=6000)
 DAY, HOUR = 1440.0, 60.0
 # Minutes between two samples: as in life; for cases of hours; for cases of days.
-QUARTER, ONE, TEN = 0.25, 1.0, 10.0
+QUARTER, ONE, LONG = 0.25, 1.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def breaker(*story: tuple[float, str]) -> Pool:
 
 CASES = (
     Case("healthy-for-an-hour", 60, set(), (POOL, BUSY.with_(instance="b:1"))),
-    Case("healthy-for-four-days", 4 * DAY, set(), (failing((4 * DAY, 0.001)),), TEN),
+    Case("healthy-for-four-days", 4 * DAY, set(), (failing((4 * DAY, 0.001)),), LONG),
     Case(
         "a-rolling-deployment",
         12,
@@ -137,22 +137,22 @@ CASES = (
     near_miss(
         "PoolErrorBudgetBurn1h", "few-tasks", 5 * HOUR, failing((5 * HOUR, 1), per_minute=0.2), step=ONE
     ),
-    fires("PoolErrorBudgetBurn6h", 3 * DAY + 5.5 * HOUR, failing((3 * DAY, 0), (6 * HOUR, 0.04)), step=TEN),
+    fires("PoolErrorBudgetBurn6h", 3 * DAY + 5.5 * HOUR, failing((3 * DAY, 0), (6 * HOUR, 0.04)), step=LONG),
     near_miss(
         "PoolErrorBudgetBurn6h",
         "over",
         3 * DAY + 7 * HOUR,
         failing((3 * DAY, 0), (5 * HOUR, 0.04), (3 * HOUR, 0)),
-        step=TEN,
+        step=LONG,
     ),
     fires(
-        "PoolErrorBudgetBurn1d", 3 * DAY + 16.5 * HOUR, failing((3 * DAY, 0), (17 * HOUR, 0.025)), step=TEN
+        "PoolErrorBudgetBurn1d", 3 * DAY + 16.5 * HOUR, failing((3 * DAY, 0), (17 * HOUR, 0.025)), step=LONG
     ),
     near_miss(
-        "PoolErrorBudgetBurn1d", "below", 3 * DAY + 23 * HOUR, failing((3 * DAY, 0), (DAY, 0.0149)), step=TEN
+        "PoolErrorBudgetBurn1d", "below", 3 * DAY + 23 * HOUR, failing((3 * DAY, 0), (DAY, 0.0149)), step=LONG
     ),
-    fires("PoolErrorBudgetBurn3d", 5 * HOUR, failing((6 * HOUR, 0.008)), step=TEN),
-    near_miss("PoolErrorBudgetBurn3d", "below", 5 * HOUR, failing((6 * HOUR, 0.0049)), step=TEN),
+    fires("PoolErrorBudgetBurn3d", 5 * HOUR, failing((6 * HOUR, 0.008)), step=LONG),
+    near_miss("PoolErrorBudgetBurn3d", "below", 5 * HOUR, failing((6 * HOUR, 0.0049)), step=LONG),
     near_miss(
         "PoolErrorBudgetBurn3d",
         "cancelled-or-closed",
@@ -161,7 +161,7 @@ CASES = (
             counters_alone=True,
             counters={reason("cancelled"): [(6 * HOUR, 3)], reason("closed"): [(6 * HOUR, 3)]},
         ),
-        step=TEN,
+        step=LONG,
     ),
     fires(
         "PoolStalled",
@@ -171,9 +171,10 @@ CASES = (
     near_miss(
         "PoolStalled",
         "one-finishes-now-and-then",
-        40,
+        37.5,
         POOL.with_(
-            counters={result("ok"): [(10, 60), (40, 0.25)]}, gauges={"queue_depth": [(10, 3), (40, 18)]}
+            counters={result("ok"): [(10, 60), *[(3.75, 0), (0.25, 4)] * 9]},
+            gauges={"queue_depth": [(10, 3), (40, 18)]},
         ),
     ),
     near_miss(
@@ -181,6 +182,12 @@ CASES = (
         "nothing-to-do",
         40,
         POOL.with_(per_minute=0, gauges={"queue_depth": [(60, 0)]}),
+    ),
+    fires(
+        "PoolQueueSaturated",
+        47,
+        POOL.with_(gauges={"queue_depth": [(1, 2 * one) for one in range(50)]}),
+        how="and-still-grows",
     ),
     fires("PoolQueueSaturated", 8, POOL.with_(gauges={"queue_depth": [(60, 81)]})),
     near_miss("PoolQueueSaturated", "at-the-bound", 60, POOL.with_(gauges={"queue_depth": [(60, 80)]})),
@@ -236,6 +243,7 @@ CASES = (
     ),
     fires("PoolBreakerOpen", 17, breaker((10, "closed"), (3, "open"), (0.25, "half_open"), (20, "open"))),
     near_miss("PoolBreakerOpen", "for-five-minutes", 16, breaker((10, "closed"), (5, "open"), (9, "closed"))),
+    fires("PoolBreakerFlapping", 20, breaker(*[(0.5, "closed"), (0.25, "open")] * 30), how="quickly"),
     fires("PoolBreakerFlapping", 20, breaker(*[(4, "closed"), (0.5, "open")] * 6)),
     near_miss(
         "PoolBreakerFlapping",
@@ -251,7 +259,7 @@ CASES = (
     near_miss(
         "PoolBackendRebuilding",
         "twice",
-        16,
+        16.4,  # when two rebuilds are 2.03 to increase()
         POOL.with_(counters={"backend_rebuilds_total": [(3, 0), *[(0.25, 4), (3, 0)] * 2, (9, 0)]}),
     ),
     fires(
