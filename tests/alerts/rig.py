@@ -18,9 +18,16 @@ from tests.support import missing
 # With which a pool's trouble of some seconds is what minutes are in production. The numbers are those of
 # programs/misbehaving.py; the traffic floor keeps all pools but the one that is to burn from burning.
 OPTIONS = {
-    "window_scale": 0.01, "queue_depth": 50.0, "duration": 0.5, "dwell": 1.0, "panic_rate": 5.0, "utilisation": 0.8, "slo_min_tasks": 1000,
-    "runbook_url": "https://wiki.example/pools", "dashboard_url": "https://grafana.example",
-}  # fmt: skip
+    "window_scale": 0.01,
+    "queue_depth": 50.0,
+    "duration": 0.5,
+    "dwell": 1.0,
+    "panic_rate": 5.0,
+    "utilisation": 0.8,
+    "slo_min_tasks": 1000,
+    "runbook_url": "https://wiki.example/pools",
+    "dashboard_url": "https://grafana.example",
+}
 
 
 class Receiver:
@@ -66,7 +73,7 @@ class Receiver:
             }
 
     def wait_for(self, status: str, wanted: set[tuple[str, str]], timeout: float) -> None:
-        """Return when every pool and alert wanted was told with that status; fail with those that were not."""
+        """Return when every pool and alert wanted was told with that status; fail naming what was not."""
         ends_at = time.monotonic() + timeout
         while missing := wanted - set(self.told(status)):
             with self._changed:

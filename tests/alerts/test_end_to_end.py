@@ -108,7 +108,7 @@ def test_a_critical_alert_holds_the_others_of_its_pool_back(story: dict[str, Any
 
 
 def test_what_is_told_is_whole(story: dict[str, Any]) -> None:
-    """Sentences and addresses are filled in, quoted where they must be, and lead to the page of the runbook."""
+    """Sentences and addresses are filled in, quoted where they must be, and lead to the alert's page."""
     page = (ROOT / "runbook.md").read_text()
     for (pool, name), alert in story["firing"].items():
         told = alert["annotations"]

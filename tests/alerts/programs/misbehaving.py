@@ -1,7 +1,7 @@
 """Pools that misbehave all at once, each in its own way, until SIGUSR1; from then on they behave.
 
-Prints ``PORT n``, serves ``/metrics`` of that port and ends on SIGTERM. Its troubles are of the size that rules
-exported with ``--window-scale 0.01`` and the thresholds of tests/alerts/rig.py speak of.
+Prints ``PORT n``, serves ``/metrics`` of that port and ends on SIGTERM. Its troubles are of the size that
+rules exported with ``--window-scale 0.01`` and the thresholds of tests/alerts/rig.py speak of.
 """
 
 from __future__ import annotations
