@@ -10,9 +10,10 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
 SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed) README.md LICENSE pyproject.toml
 WHEEL := build/wheel.stamp
+WEB := build/web
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-lowest lint format bench coverage constraints clean FORCE
+.PHONY: help demo test test-lowest lint format bench coverage dashboards images constraints web web-lock clean FORCE
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -20,7 +21,7 @@ help: ## Show the targets.
 demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a minute; ARGS="..." for options).
 	@$(BIN)/python -m examples.webhook_service $(ARGS)
 
-test: lint system $(WHEEL) ## Lint, then test the built wheel on every CPython found.
+test: lint system web $(WHEEL) ## Lint, then test the built wheel on every CPython found.
 	@$(BIN)/python tools/run_tests.py $(PYTEST_ARGS)
 
 test-lowest: system $(WHEEL) ## Test the built wheel with the oldest dependencies it allows.
@@ -42,6 +43,12 @@ bench: $(VENV)/.dev ## Measure against the bare executor, side by side (ARGS="..
 coverage: $(VENV)/.dev ## Measure branch coverage of the source tree.
 	@$(BIN)/coverage run -m pytest -q $(PYTEST_ARGS)
 	@$(BIN)/coverage report
+
+dashboards: $(VENV)/.dev ## Make the dashboards' JSON anew from dashboards/*.py.
+	@$(BIN)/python -m dashboards.build
+
+images: $(VENV)/.dev system web ## Draw the dashboards, with live data, into docs/images (about four minutes).
+	@$(BIN)/python -m tools.images $(ARGS)
 
 constraints: $(VENV)/.python ## Pin the newest dependencies anew.
 	@$(BIN)/python tools/pin.py constraints.txt
@@ -68,6 +75,16 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "setting up $(VENV) for development"
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+# What checks and draws the dashboards: Grafana's published types and its UI library.
+web: $(WEB)/.installed
+web-lock: $(VENV)/.dev ## Pin the newest packages that tools/web/package.json allows.
+	@tools/web_setup.sh $(CURDIR)/$(BIN)/python $(WEB) --relock
+
+$(WEB)/.installed: $(VENV)/.dev tools/web/package.json tools/web/package-lock.json
+	@echo "setting up $(WEB), which checks and draws the dashboards"
+	@tools/web_setup.sh $(CURDIR)/$(BIN)/python $(WEB)
+	@touch $@
 
 $(WHEEL): $(VENV)/.dev $(SOURCES)
 	@mkdir -p build && rm -rf dist

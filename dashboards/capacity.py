@@ -92,6 +92,7 @@ def _workers() -> list[Panel]:
             ),
             [Query(promql.ratio(needed, there), "{{pool}}")],
             "percentunit",
+            size=(10, 8),
             top=1.2,
             limits=[(0.8, YELLOW), (1, RED)],
         ),
@@ -105,7 +106,7 @@ def _workers() -> list[Panel]:
             Query(f"ceil(1.2 * {promql.peak(needed)})", "{{pool}}", now=True),
             "short",
             NEUTRAL,
-            size=(6, 8),
+            size=(7, 8),
         ),
         bars(
             Text(
@@ -117,20 +118,21 @@ def _workers() -> list[Panel]:
             Query(there, "{{pool}}", now=True),
             "short",
             NEUTRAL,
-            size=(6, 8),
+            size=(7, 8),
         ),
     ]
 
 
 def _budget() -> list[Panel]:
-    left = f"1 - {promql.burn_rate(BUDGET_OF, 'pool')}"
+    left = f"clamp_min(1 - {promql.burn_rate(BUDGET_OF, 'pool')}, -1)"
     return [
         bars(
             Text(
                 31,
                 "Error budget left over 30 days",
                 "Share of the failures which the objective allows in 30 days that has not been used, by "
-                "pool. With little left, ship nothing risky; with none, mend what fails first.",
+                "pool. With little left, ship nothing risky; at less than nothing (shown down to -100 %), "
+                "mend what fails first.",
             ),
             Query(f"sort({left})", "{{pool}}", now=True),
             "percentunit",

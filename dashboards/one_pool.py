@@ -20,7 +20,7 @@ def _now() -> list[Panel]:
                 "Tasks that have run longer than hung_after, in all instances. Each keeps a worker: the log "
                 "event task.still_running has the stack it hangs in.",
             ),
-            Query(promql.summed(promql.series("hung_tasks"))),
+            Query(promql.summed(promql.series("hung_tasks")), now=True),
             "short",
             NONE_EXPECTED,
         ),
@@ -28,11 +28,11 @@ def _now() -> list[Panel]:
             Text(
                 16,
                 "Backend",
-                "Which executor and which version of prodpool run, and in how many instances. Two versions "
-                "for longer than a deployment takes mean that it stopped half-way.",
+                "Which executor and which version of prodpool run. Two versions for longer than a deployment "
+                "takes mean that it stopped half-way.",
             ),
             Query(
-                f"count by (backend, version) ({promql.series('info')})", "{{backend}}, {{version}}", now=True
+                f"count by (backend, version) ({promql.series('info')})", "{{backend}} {{version}}", now=True
             ),
             "short",
             NEUTRAL,
@@ -140,6 +140,7 @@ def _latency() -> list[Panel]:
             "How long callers that wait for a slot were held up. It is the back-pressure that producers "
             "feel; if they must not wait so long, add workers or let them be refused.",
             shared.ADMISSION,
+            "no caller waited",
         ),
         lines(
             Text(
@@ -150,6 +151,7 @@ def _latency() -> list[Panel]:
             ),
             [Query(promql.summed(promql.rate("slow_tasks_total"), by="instance"), "{{instance}}")],
             "ops",
+            top=1,
         ),
     ]
 

@@ -30,7 +30,7 @@ def _health() -> list[Panel]:
                 "Alerts firing",
                 "Alerts of the pools chosen that fire now. Each has a page in the runbook: critical first.",
             ),
-            Query(f"count({promql.ALERTS}) or vector(0)"),
+            Query(f"count({promql.ALERTS}) or vector(0)", now=True),
             "short",
             NONE_EXPECTED,
             empty="0",
@@ -89,8 +89,8 @@ def _saturation() -> list[Panel]:
             Text(
                 33,
                 "Time until full",
-                "When the first queue of a pool will be full at the pace of the last ten minutes; nothing "
-                "where none grows. Minutes left are the time there is to act.",
+                "When the first queue of a pool will be full at the pace of the last ten minutes, if within "
+                "the hour. It is the time there is to act: slow the producer down or add workers.",
             ),
             [Query(promql.until_full("pool"), "{{pool}}")],
             "s",

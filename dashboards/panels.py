@@ -37,6 +37,16 @@ GREEN, YELLOW, ORANGE, RED, DARK_RED, BLUE, PURPLE, GREY = (
     "#8e8e8e",
 )
 BY_RESULT = {"ok": GREEN, "error": RED, "panic": PURPLE, "timeout": ORANGE}
+BY_REASON = {
+    "full": RED,
+    "breaker_open": ORANGE,
+    "expired": YELLOW,
+    "shutdown": PURPLE,
+    "closed": BLUE,
+    "cancelled": GREY,
+    "tenant_limit": "light-red",
+    "rate_limited": "light-orange",
+}
 BY_QUANTILE = {"p50": GREEN, "p95": YELLOW, "p99": RED}
 # Steps of a threshold: a colour from a value on; the first from anywhere.
 Steps = Sequence[tuple[float | None, str]]
@@ -121,14 +131,16 @@ def stat(
     size: tuple[int, int] = (4, 4),
     empty: str = "no tasks",
 ) -> stats.Panel:
-    """One number, with its course behind it where the query asks for one."""
+    """One number, of the end of the range; or its name, if the query has a legend."""
     panel = _begin(stats.Panel(), text, [query], size).unit(unit).no_value(empty)
     panel.thresholds(_thresholds(steps)).color_scheme(_by_thresholds())
     panel.color_mode(looks.BigValueColorMode.VALUE)
-    area = looks.BigValueGraphMode.NONE if query.now else looks.BigValueGraphMode.AREA
-    panel.graph_mode(area).reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    # A course behind the number would make it hard to read from afar; the panels below have the courses.
+    panel.graph_mode(looks.BigValueGraphMode.NONE).reduce_options(
+        common.ReduceDataOptions().calcs(["lastNotNull"])
+    )
     if query.legend != "__auto":
-        panel.text_mode(looks.BigValueTextMode.VALUE_AND_NAME)
+        panel.text_mode(looks.BigValueTextMode.NAME)
     return panel
 
 
@@ -138,7 +150,7 @@ def bars(
     unit: str,
     steps: Steps,
     *,
-    size: tuple[int, int] = (4, 8),
+    size: tuple[int, int] = (8, 7),
     empty: str = "no tasks",
     points: int | None = None,
 ) -> bargauge.Panel:
@@ -161,6 +173,7 @@ def lines(
     limits: Steps = (),
     colours: Mapping[str, str] | None = None,
     dashed: str | None = None,
+    empty: str | None = None,
 ) -> timeseries.Panel:
     """Lines over time.
 
@@ -172,14 +185,19 @@ def lines(
         stacked: Areas on top of each other, for what adds up.
         top: Where the axis ends at least.
         limits: Horizontal lines.
-        colours: By name of the series; the others get theirs by name too, the same in every panel.
+        colours: By name of the series. Lines without are many, and get no area below them.
         dashed: A regular expression for the names of lines that are bounds rather than measurements.
+        empty: What is said instead of lines if there are none.
     """
     panel = _begin(timeseries.Panel(), text, queries, size).unit(unit).min(0)
-    panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
-    panel.line_width(1).fill_opacity(45 if stacked else 8).show_points(looks.VisibilityMode.NEVER)
+    panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
+    panel.line_width(1).fill_opacity(45 if stacked else 8 if colours else 0).show_points(
+        looks.VisibilityMode.NEVER
+    )
     if stacked:
         panel.stacking(common.StackingConfig().mode(looks.StackingMode.NORMAL).group("A"))
+    if empty is not None:
+        panel.no_value(empty)
     if top is not None:
         panel.axis_soft_max(top)
     if limits:

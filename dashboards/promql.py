@@ -71,11 +71,14 @@ def dropped(window: str = RATE_INTERVAL, by: str = "") -> str:
 
 
 def error_ratio(window: str = RATE_INTERVAL, by: str = "") -> str:
-    """Return the share of the offered tasks that failed or were lost; the alerts reckon in the same way."""
+    """Return the share of the offered tasks that failed or were lost; the alerts reckon in the same way.
+
+    Of tasks lost in a stop many may have been offered before the window, so the share is held to 1.
+    """
     bad = summed(
         _growth(window, "completed_total", 'result!="ok"'), _growth(window, "dropped_total", LOST), by=by
     )
-    return ratio(bad, offered(window, by))
+    return f"clamp_max({ratio(bad, offered(window, by))}, 1)"
 
 
 def burn_rate(window: str, by: str) -> str:
@@ -109,10 +112,10 @@ def utilisation(by: str) -> str:
 
 
 def until_full(by: str) -> str:
-    """Return the seconds, a day at most, until a queue is full at the pace of the last ten minutes."""
+    """Return the seconds, an hour at most, until a queue is full at the pace of the last ten minutes."""
     room = f"({series('queue_capacity')} - {series('queue_depth')})"
     pace = f"(deriv({series('queue_depth')}[10m]) > 0)"
-    return f"min by ({by}) ({room} / {pace}) < 86400"
+    return f"min by ({by}) ({room} / {pace}) < 3600"
 
 
 def started_within(bound: str, by: str) -> str:

@@ -9,6 +9,7 @@ from grafana_foundation_sdk.builders import statetimeline, timeseries
 from dashboards import promql
 from dashboards.panels import (
     BY_QUANTILE,
+    BY_REASON,
     BY_RESULT,
     GREEN,
     GREY,
@@ -53,7 +54,7 @@ def throughput(panel_id: int) -> stats.Panel:
             "Tasks finished per second, good or bad. If it falls to nothing while tasks are queued, the "
             "workers hang: look at Hung tasks.",
         ),
-        Query(promql.finished()),
+        Query(promql.finished(), now=True),
         "ops",
         [(None, GREEN)],
     )
@@ -68,7 +69,7 @@ def fullest(panel_id: int) -> stats.Panel:
             "Depth of the fullest queue as a share of its capacity. Near 100 % tasks are refused: slow the "
             "producer down or give it more workers.",
         ),
-        Query(promql.fill("")),
+        Query(promql.fill(""), now=True),
         "percentunit",
         [(None, GREEN), (0.5, YELLOW), (0.8, RED)],
     )
@@ -89,7 +90,9 @@ def dwell_p95(panel_id: int) -> stats.Panel:
     )
 
 
-def quantiles(panel_id: int, title: str, description: str, histogram: str) -> timeseries.Panel:
+def quantiles(
+    panel_id: int, title: str, description: str, histogram: str, empty: str = "no tasks"
+) -> timeseries.Panel:
     """Three quantiles of a histogram, with links to traces."""
     return lines(
         Text(panel_id, title, description),
@@ -99,6 +102,7 @@ def quantiles(panel_id: int, title: str, description: str, histogram: str) -> ti
         ],
         "s",
         colours=BY_QUANTILE,
+        empty=empty,
     )
 
 
@@ -180,6 +184,7 @@ def by_reason(panel_id: int) -> timeseries.Panel:
         [Query(promql.summed(promql.rate("dropped_total"), by="reason"), "{{reason}}")],
         "ops",
         stacked=True,
+        colours=BY_REASON,
     )
 
 
@@ -253,13 +258,20 @@ def hung(panel_id: int, by: str) -> timeseries.Panel:
         [Query(promql.summed(promql.series("hung_tasks"), by=by), f"{{{{{by}}}}}")],
         "short",
         size=(12, 6),
+        top=1,
     )
 
 
 def events(panel_id: int, title: str, description: str, metric: str, by: str) -> timeseries.Panel:
     """Things that should be rare, counted per interval."""
     counted = promql.summed(promql.increase(promql.RATE_INTERVAL, metric), by=by)
-    return lines(Text(panel_id, title, description), [Query(counted, f"{{{{{by}}}}}")], "short", size=(12, 6))
+    return lines(
+        Text(panel_id, title, description),
+        [Query(counted, f"{{{{{by}}}}}")],
+        "short",
+        size=(12, 6),
+        top=1,
+    )
 
 
 def rebuilds(panel_id: int, by: str) -> timeseries.Panel:

@@ -18,7 +18,7 @@ from prodpool.errors import (
 )
 from prodpool.futures import PoolFuture
 from prodpool.pool import InstrumentedPool
-from prodpool.ready import processes, threads
+from prodpool.ready import dask, processes, threads
 from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
 from prodpool.views import PoolView
@@ -47,6 +47,7 @@ __all__ = [
     "UnpicklableError",
     "WorkerLostError",
     "current_task",
+    "dask",
     "processes",
     "threads",
 ]

@@ -236,7 +236,11 @@ class Engine:
 
     def forked(self) -> None:
         """Be dead in this process: every use meets a lock that says why."""
-        self.dispatcher.lock = self.runner.lock = ForkedLock(self.settings.name)  # type: ignore[assignment]
+        lock: Any = ForkedLock(self.settings.name)
+        self.dispatcher.lock = self.runner.lock = lock
+        if self.breaker is not None:
+            self.breaker.forked(lock)
+        self.trouble.forked()
         self.stopper.forked()
         # A child that was forked by a task of this pool is no worker of it.
         self.dispatcher.roster.workers = set()
@@ -269,6 +273,7 @@ class Engine:
             abilities=abilities,
             log=self.log,
             trouble=self.trouble,
+            context_vars=settings.context_vars,
             beacon=Beacon(BEACON_SLOTS) if abilities.same_host else None,
             dispatcher=self.dispatcher,
             runner=self.runner,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -10,7 +9,6 @@ from prodpool.aside import Aside
 from prodpool.dispatch import Dispatcher
 from prodpool.execution import Runner
 from prodpool.telemetry.logs import PoolLog, about
-from prodpool.telemetry.stacks import render_frame
 from prodpool.telemetry.trouble import Trouble
 from prodpool.vocabulary import State
 from prodpool.worker import Worker
@@ -90,6 +88,28 @@ class Monitor:
             return (total - total_then) / (count - count_then)
         return total / count if count else None
 
+    def dump(self) -> str:
+        """Return what every worker does right now: task, for how long, and the stack."""
+        self._look()
+        now = self._now()
+        with self._dispatcher.lock:
+            there = self._dispatcher.occupancy()
+            state = self._dispatcher.state
+            workers = [worker for worker in self._dispatcher.roster.workers if worker.started is not None]
+        head = (
+            f"pool {self._runner.pool!r} {state.value}: {there.running} of {self._dispatcher.workers()} "
+            f"workers busy, {there.queued} of {self._dispatcher.queue_capacity} waiting places taken"
+        )
+        workers.sort(key=lambda worker: worker.started or now)
+        return "\n\n".join([head, *(self._describe(worker, now) for worker in workers)])
+
+    def _describe(self, worker: Worker, now: float) -> str:
+        # The task may end meanwhile: then the next one's name goes with its stack, or none with it.
+        stack, tasks, started = worker.stack(), worker.tasks(), worker.started
+        names = " which waits for ".join(task.name for task in tasks) or "(just ended)"
+        elapsed = 0.0 if started is None else max(0.0, now - started)
+        return f"{names}, for {elapsed:.3g} s in {worker.place()}\n{stack}"
+
     def _drop_expired(self) -> None:
         # The callbacks are made aside: one that hangs must not end the watch over every pool.
         callbacks = Aside("prodpool-expired-callbacks")
@@ -116,19 +136,8 @@ class Monitor:
 
     def _warn(self, worker: Worker, elapsed: float) -> None:
         tasks, began = worker.tasks(), worker.started
-        stack = live_stack(worker)
+        stack = worker.stack()
         # Without a lock the task may have ended meanwhile, and the stack be another's.
         if not tasks or worker.started != began:
             return
         self._log.warning("task.still_running", **about(tasks[-1]), elapsed=elapsed, stack=stack)
-
-
-def live_stack(worker: Worker) -> str:
-    """Return where the worker's thread is right now, innermost frame last."""
-    # sys._current_frames is documented API of the sys module, underscore and all.
-    frame = sys._current_frames().get(worker.ident or 0)  # noqa: SLF001
-    try:
-        return "(no stack: the thread is gone)" if frame is None else render_frame(frame)
-    finally:
-        # A frame kept alive keeps its locals alive, the task's arguments among them.
-        del frame

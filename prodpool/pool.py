@@ -70,6 +70,8 @@ class InstrumentedPool(Executor):
         clock: Where the time is read; for tests.
         prefetch: Tasks that a backend other than threads is handed beyond those it runs, so that no worker
             has to wait for the next; None for one, with dask as many as it has threads.
+        context_vars: Names of context variables, each as ``"module:variable"``, that a backend other than
+            threads sets for each task to what they were at submit. Threads see them all anyway.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
@@ -99,6 +101,7 @@ class InstrumentedPool(Executor):
         on_hang_exit: OnHangExit = "exit",
         clock: Clock | None = None,
         prefetch: int | None = None,
+        context_vars: Sequence[str] = (),
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView):
             raise TypeError(f"backend={backend!r} is a pool already: pass the executor that it wraps")
@@ -120,6 +123,7 @@ class InstrumentedPool(Executor):
             own_backend=own_backend,
             on_hang_exit=on_hang_exit,
             prefetch=prefetch,
+            context_vars=context_vars,
             leased=abilities.leased,
         )
         check_collaborators(registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock)
@@ -263,6 +267,15 @@ class InstrumentedPool(Executor):
     def stats(self) -> PoolStats:
         """Return the pool's numbers at this moment, read under one lock."""
         return PoolStats.of(self._engine.read())
+
+    def dump(self) -> str:
+        """Return what every worker does right now, as text for a person: task, for how long, and its stack.
+
+        A worker process of this host is asked for its stack by a signal and given half a second; where none
+        can be had (dask, executors of unknown kind, a stopped process) the text says why. Arguments and
+        local variables are never shown.
+        """
+        return self._engine.monitor.dump()
 
     def stop(self, deadline: float | None = None) -> StopReport:
         """Drain the pool within ``deadline`` seconds and report what became of its tasks.

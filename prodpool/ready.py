@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from prodpool.clock import Clock
 from prodpool.pool import InstrumentedPool
 from prodpool.settings import Overload, check_choice, check_name, pool_size_from
+from prodpool.workers.child import end_with_parent
 from prodpool.workers.daemon import DaemonThreadExecutor
+from prodpool.workers.kinds import capabilities
 
 if TYPE_CHECKING:
     import pybreaker
@@ -37,10 +39,11 @@ class PoolOptions(TypedDict, total=False):
     clock: Clock | None
 
 
-class ProcessOptions(PoolOptions, total=False):
-    """What `processes` hands on besides."""
+class HandoffOptions(PoolOptions, total=False):
+    """What `processes` and `dask` hand on besides."""
 
     prefetch: int | None
+    context_vars: Sequence[str]
 
 
 def threads(*, name: str, max_workers: int | None = None, **options: Unpack[PoolOptions]) -> InstrumentedPool:
@@ -66,7 +69,7 @@ def processes(
     start_method: str | None = None,
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
-    **options: Unpack[ProcessOptions],
+    **options: Unpack[HandoffOptions],
 ) -> InstrumentedPool:
     """Return a pool on worker processes of its own, which are replaced when one is lost.
 
@@ -88,7 +91,49 @@ def processes(
     context = multiprocessing.get_context(check_choice("start_method", start_method, tuple(methods)))
 
     def build(workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=initargs)
+        first = (initializer, *initargs)
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent, initargs=first)
 
     size = max_workers if max_workers is not None else os.cpu_count() or 1
     return InstrumentedPool(build, name=name, max_workers=size, **options)
+
+
+def _known(size: int | None, target: object) -> int:
+    if size is None:
+        raise ValueError(f"target={target!r} has no workers yet: start some, or pass max_workers")
+    return size
+
+
+def dask(
+    target: Any, *, name: str, max_workers: int | None = None, **options: Unpack[HandoffOptions]
+) -> InstrumentedPool:
+    """Return a pool over a dask cluster. Stopping it closes its connection and leaves the cluster alone.
+
+    Args:
+        target: The scheduler's address, such as ``"tcp://scheduler:8786"``, or a cluster object. For a
+            ``distributed.Client`` use ``InstrumentedPool(client.get_executor(), ...)``.
+        name: As for `InstrumentedPool`.
+        max_workers: None for as many as the cluster has threads now.
+        options: As for `InstrumentedPool`.
+
+    Raises:
+        ImportError: The extra ``dask`` is not installed.
+        OSError: Nothing answers at that address.
+        ValueError: Any argument is wrong, or the cluster has no workers yet and ``max_workers`` is not given.
+    """
+    try:
+        from prodpool.workers.dask import connect  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ImportError(f"prodpool.dask needs {error.name}: pip install 'prodpool[dask]'") from error
+    first = connect(target)
+    unused = [first]
+
+    def build(_: int) -> Any:
+        return unused.pop() if unused else connect(target)
+
+    try:
+        size = capabilities(first).max_workers if max_workers is None else max_workers
+        return InstrumentedPool(build, name=name, max_workers=_known(size, target), **options)
+    except BaseException:
+        first.shutdown(wait=False)
+        raise

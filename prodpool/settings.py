@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from prodpool.telemetry.ledger import DEFAULT_BUCKETS
 from prodpool.workers.base import too_many
+from prodpool.workers.carried import check_names
 
 Overload = Literal["reject", "block", "caller_runs"]
 OnHangExit = Literal["exit", "wait"]
@@ -36,6 +37,7 @@ class Settings:
     own_backend: bool
     on_hang_exit: OnHangExit
     prefetch: int | None
+    context_vars: tuple[str, ...]
 
 
 def check_name(name: object) -> str:
@@ -148,6 +150,7 @@ def check_settings(
     own_backend: object,
     on_hang_exit: object,
     prefetch: object,
+    context_vars: Sequence[str],
     leased: bool,
 ) -> Settings:
     """Check every argument and fill in the defaults that follow from others.
@@ -172,6 +175,7 @@ def check_settings(
         own_backend=check_flag("own_backend", own_backend),
         on_hang_exit=check_choice("on_hang_exit", on_hang_exit, get_args(OnHangExit)),  # type: ignore[arg-type]
         prefetch=_prefetch(prefetch, leased=leased),
+        context_vars=check_names(context_vars),
     )
 
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from prodpool.aside import Aside
 from prodpool.latch import Latch
-from prodpool.monitor import live_stack
 from prodpool.telemetry.logs import about
 from prodpool.vocabulary import Reason
 
@@ -303,7 +302,7 @@ class Stopper:
         self._say(
             self._log.error,
             "task.abandoned",
-            **{**about(task), "task": name, "elapsed": elapsed, "stack": live_stack(worker)},
+            **{**about(task), "task": name, "elapsed": elapsed, "stack": worker.stack()},
         )
         return name
 

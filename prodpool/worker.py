@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from prodpool.task import Task
+from prodpool.telemetry.stacks import render_frame
 
 
 class Worker:
@@ -60,6 +62,20 @@ class Worker:
         self.wake.acquire()
         # How whoever gave it a task, or dismissed it, sets it going; no lock is held then.
         self.go: Callable[[], None] = self.wake.release
+
+    def stack(self) -> str:
+        """Return where its thread is right now, innermost frame last, or why that cannot be known."""
+        # sys._current_frames is documented API of the sys module, underscore and all.
+        frame = sys._current_frames().get(self.ident or 0)  # noqa: SLF001
+        try:
+            return "(no stack: the thread is gone)" if frame is None else render_frame(frame)
+        finally:
+            # A frame kept alive keeps its locals alive, the task's arguments among them.
+            del frame
+
+    def place(self) -> str:
+        """Name the thread that its task runs in."""
+        return f"thread {self.ident}"
 
     def request_cancel(self) -> None:
         """Ask what it runs to end."""

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
-# Threads that may outlive a test. One watchdog serves all pools of the process, for as long as it lives.
-MAY_STAY = ("prodpool-watchdog",)
+# Threads that may outlive a test. One watchdog serves all pools of the process, for as long as it lives; and
+# dask has one thread for what takes long in its event loops.
+MAY_STAY = ("prodpool-watchdog", "Dask-Offload_0")
 # How long what a test has started may take to end after it.
 GRACE = 2.0
 
@@ -98,7 +99,12 @@ def child_processes() -> set[int]:
             pids.update(int(pid) for pid in (task / "children").read_text().split())
         except OSError:  # the thread has ended meanwhile
             continue
-    return {pid for pid in pids if _state(pid) not in {"Z", "X", ""}}
+    return {pid for pid in pids if runs(pid)}
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process runs; a zombie has ended."""
+    return _state(pid) not in {"Z", "X", ""}
 
 
 def _state(pid: int) -> str:

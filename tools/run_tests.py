@@ -174,7 +174,13 @@ def run(
     command = [str(python), "-P", "-m", "pytest", "-q", f"--junitxml={report}", *options]
     # Tests that start programs by name get those of this environment.
     path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
-    env = {**os.environ, "PATH": path, "PRODPOOL_TESTED_WHEEL": str(wheel), "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {
+        **os.environ,
+        "PATH": path,
+        "PRODPOOL_TESTED_WHEEL": str(wheel),
+        "PRODPOOL_WEB": str(ROOT / "build" / "web"),  # too large to be copied to the stage
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     head = f"\n== CPython {'.'.join(map(str, interpreter.version))}\n"
     if live:
         print(head, end="", flush=True)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # usage: system_packages.sh PYTHON
-# Two checks of the test-suite need a Debian package each: promtool (from prometheus) and CPython's own
-# tests. Installs what is missing if it can, else says what to run. It never fails: the check that lacks
-# its tool says so itself, by failing in CI (CI=true) and by a skip elsewhere.
+# Some checks of the test-suite need Debian packages: promtool and Prometheus itself (prometheus), a browser
+# (chromium) and CPython's own tests. Installs what is missing if it can, else says what to run. It never
+# fails: the check that lacks its tool says so itself, by failing in CI (CI=true) and by a skip elsewhere.
 set -eu
 python=$1
 here=$(dirname "$0")
@@ -15,6 +15,8 @@ has_cpython_tests() {
 }
 
 command -v promtool >/dev/null || "$here/apt_install.sh" prometheus ||
-    echo "make: no promtool: the check of the metrics page will not run" >&2
+    echo "make: no prometheus: the checks of metrics page and dashboards will not run" >&2
+command -v chromium >/dev/null || "$here/apt_install.sh" chromium ||
+    echo "make: no chromium: the drawing of a dashboard will not be checked" >&2
 has_cpython_tests || "$here/apt_install.sh" "libpython$minor-testsuite" ||
     echo "make: no libpython$minor-testsuite: CPython's own executor tests will not run" >&2

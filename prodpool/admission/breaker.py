@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import pybreaker
 
@@ -168,6 +168,10 @@ class Breaker:
             self._circuit.unguard()
             if self._ear in self._circuit.breaker.listeners:
                 self._circuit.breaker.remove_listener(self._ear)
+
+    def forked(self, lock: Any) -> None:
+        """Be dead in a forked child, where any lock may be held for ever: whoever wants one meets ``lock``."""
+        self._lock = self._driving = lock
 
     # -- closed --------------------------------------------------------------------------------------------
 

@@ -21,6 +21,10 @@ class Trouble:
         self._lock = threading.Lock()
         self._counts: dict[str, int] = dict.fromkeys(SINKS, 0)
 
+    def forked(self) -> None:
+        """Go on in a forked child, where the lock may be held for ever."""
+        self._lock = threading.Lock()
+
     def report(self, sink: str, error: BaseException) -> None:
         """Count ``error``; the first of its sink is written to the logger ``prodpool``."""
         if self.count(sink) > 1:

@@ -28,7 +28,7 @@ class Courier:
         *,
         due_in: Callable[[], float | None],
         on_due: Callable[[], None],
-        on_error: Callable[[Exception], None],
+        on_error: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
         self._due_in = due_in
@@ -73,6 +73,6 @@ class Courier:
                 return
             try:
                 call()
-            except Exception as error:  # noqa: BLE001  # everything else in the pool waits for this thread
+            except BaseException as error:  # noqa: BLE001  # everything else in the pool waits for this thread
                 self._on_error(error)
             del call  # it holds a task, and it may be a long time until the next

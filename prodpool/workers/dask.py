@@ -10,10 +10,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
+import cloudpickle
 from distributed import Client, KilledWorker, SchedulerPlugin
+from distributed.cfexecutor import ClientExecutor
 
 from prodpool.workers.base import Capabilities
 
@@ -23,10 +25,10 @@ KEY = "prodpool-"
 
 def of_dask(backend: Any) -> Capabilities:
     """Return what the executor of a ``distributed.Client`` can do, and prepare its scheduler."""
-    client: Client = backend._client  # noqa: SLF001  # D15; guarded by tests/backends/test_private_names.py
+    client: Any = backend._client  # noqa: SLF001  # D15; guarded by tests/backends/test_private_names.py
     client.register_plugin(_plugin(KEY), name="prodpool")
     # 0 for a cluster that has yet to grow: then the size has to be given.
-    threads = sum(client.nthreads().values()) or None  # type: ignore[no-untyped-call]
+    threads = sum(client.nthreads().values()) or None
     return Capabilities(
         kind="dask",
         max_workers=threads,
@@ -38,6 +40,37 @@ def of_dask(backend: Any) -> Capabilities:
         submit=_submit,
         lost=(KilledWorker,),
     )
+
+
+class OwnClient(Client):
+    """A client of the pool's own."""
+
+    def __init__(self, target: Any) -> None:
+        try:
+            super().__init__(target, set_as_default=False)  # type: ignore[no-untyped-call]
+        except BaseException:
+            # Neither this object nor a way to close it gets out: its thread would stay (D15).
+            with suppress(AttributeError):
+                self._loop_runner.stop()
+            raise
+
+
+class OwnExecutor(ClientExecutor):
+    """An executor with a client of its own, which ends with it; the cluster does not."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        """Give up what still runs, or wait for it, and close the client."""
+        super().shutdown(wait=wait)  # type: ignore[no-untyped-call]
+        self._client.close()
+
+
+def connect(target: Any) -> OwnExecutor:
+    """Return an executor for the cluster at an address, or the one that an object stands for.
+
+    Raises:
+        OSError: Nothing answers there.
+    """
+    return OwnExecutor(OwnClient(target))  # type: ignore[no-untyped-call]
 
 
 def _submit(backend: Any, fn: Callable[..., Any], *args: Any) -> Future[Any]:

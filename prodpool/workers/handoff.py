@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from prodpool.workers.courier import Courier
 from prodpool.workers.limits import Limits
 from prodpool.workers.packing import Packing, RemoteTraceback
 from prodpool.workers.recovery import Recovery, worker_lost
+from prodpool.workers.remote_stacks import RemoteStacks
 from prodpool.workers.seat import Seat
 from prodpool.workers.shim import Outcome, Terms, Ticket, this_host
 from prodpool.workers.supply import Supply
@@ -44,6 +45,7 @@ class HandoffWorkers:
         supply: Supply,
         abilities: Capabilities,
         prefetch: int,
+        context_vars: Sequence[str],
         beacon: Beacon | None,
         dispatcher: Dispatcher,
         runner: Runner,
@@ -56,10 +58,12 @@ class HandoffWorkers:
         self._supply = supply
         self._abilities = abilities
         self._prefetch = prefetch
-        self._packing = Packing(abilities.dumps)
+        self._packing = Packing(abilities.dumps, context_vars)
         self._beacon = beacon
+        self._stacks = None if beacon is None else RemoteStacks(beacon.path, self.holding)
         self._dispatcher = dispatcher
         self._runner = runner
+        self._trouble = trouble
         self._now = now
         self._indexes = itertools.count()
         self._numbers = itertools.count(1)
@@ -75,7 +79,6 @@ class HandoffWorkers:
             log=log,
             workers=dispatcher.workers,
             stopped=lambda: dispatcher.state is State.STOPPED,
-            knows_starts=beacon is not None,
             processes=self._main_processes,
             work=self._work,
             give_back=lambda seat, task, error: self._work(seat, runner.give_back(seat, task, error)),
@@ -90,7 +93,7 @@ class HandoffWorkers:
             RuntimeError: The system has no thread to give.
         """
         self._courier.start()
-        seat = Seat(self._pool, self._now, next(self._indexes), self._beacon)
+        seat = Seat(self._pool, self._now, next(self._indexes), self._beacon, self._stacks)
         seat.go = lambda: self._go(seat)
         if not self._dispatcher.reserve(seat):
             return False
@@ -127,7 +130,9 @@ class HandoffWorkers:
 
     def shutdown(self) -> None:
         """Have the backend take no more work, and do not wait for it."""
-        self._supply.shutdown()
+        # It may be gone already, and say so by raising.
+        with self._trouble.guard("internal"):
+            self._supply.shutdown()
         if self._limits is not None:
             self._limits.shutdown()
         self._courier.post(self._recovery.give_up_if_stopped)
@@ -137,12 +142,28 @@ class HandoffWorkers:
         self._courier.close()
         if self._beacon is not None:
             self._beacon.close()
+        if self._stacks is not None:
+            self._stacks.close()
 
     def look(self) -> None:
-        """Have each seat say since when its task really runs."""
-        for worker in list(self._dispatcher.roster.workers):
-            if isinstance(worker, Seat):
-                worker.look()
+        """Note for each seat since when its task runs.
+
+        Of those that nobody has seen begin, as many as there are workers left are taken to have begun when
+        they were handed over; the others wait in the backend.
+        """
+        with self._dispatcher.lock:
+            free, unseen = self._dispatcher.workers(), []
+            for seat in self._dispatcher.roster.workers:
+                if not (isinstance(seat, Seat) and seat.occupied and seat.number):
+                    continue
+                seat.started = seat.began()
+                if seat.started is None:
+                    unseen.append(seat)
+                else:
+                    free -= 1
+            unseen.sort(key=lambda seat: seat.since)
+            for seat in unseen[: max(0, free)]:
+                seat.started = seat.since
 
     # Handing over, in the thread of whoever gave the seat its task.
 
@@ -176,8 +197,12 @@ class HandoffWorkers:
         generation = self._supply.generation
         try:
             call = self._packing.pack(self._pool, task)
-        except Exception as error:  # noqa: BLE001  # a __reduce__ may raise anything
-            return self._refuse(handover, error)
+        except BaseException as error:  # a __reduce__ may raise anything, and Ctrl-C may come meanwhile
+            following = self._refuse(handover, error)
+            if isinstance(error, Exception):
+                return following
+            self._work(seat, following)
+            raise
         try:
             lease = self._send(self._supply.backend, handover, call)
         except BaseException as error:  # noqa: BLE001
@@ -192,7 +217,6 @@ class HandoffWorkers:
     def _send(self, backend: Any, handover: Handover, call: tuple[Any, ...]) -> Future[Any]:
         seat, task, _ = handover
         seat.number, seat.since = next(self._numbers), self._now()
-        seat.started = seat.since
         ticket = Ticket(
             self._pool,
             task.name,
@@ -211,7 +235,7 @@ class HandoffWorkers:
         left = None if expires_at is None else expires_at - now
         return Terms(task.attempt, timeout, left, time.monotonic(), this_host())
 
-    def _refuse(self, handover: Handover, error: Exception) -> Task | None:
+    def _refuse(self, handover: Handover, error: BaseException) -> Task | None:
         """Settle a task that does not pickle."""
         self._leave(handover)
         now = self._now()
@@ -219,6 +243,7 @@ class HandoffWorkers:
 
     def _leave(self, handover: Handover) -> None:
         """Give up a place in the window, and have those handed over that were held."""
+        handover.seat.number = 0
         for held in self._window.leave(limited=handover.limited):
             self._courier.post(partial(self._hand_held, held))
 
@@ -232,18 +257,26 @@ class HandoffWorkers:
     # Coming home, in the courier's thread.
 
     def _welcome(self, handover: Handover, generation: int, lease: Future[Any]) -> None:
-        seat, task, _ = handover
         try:
             error = lease.exception(0)
         except CancelledError as cancelled:
             error = cancelled
+        self._recovery.came_home(handover.task)
         if error is None:
+            self._supply.succeeded(generation)
             self.settle(handover, lease)
-            self._recovery.came_home(task, generation=generation)
-            return
+        else:
+            self._decide(handover, generation, error)
+        self._recovery.go_on()
+
+    def _decide(self, handover: Handover, generation: int, error: BaseException) -> None:
+        """Settle a task that has no outcome, or keep it to be run again."""
+        seat, task, _ = handover
+        began = seat.began()
         self._leave(handover)
         if isinstance(error, BrokenExecutor | CancelledError):
-            kept = self._recovery.broken(seat, task, generation, error)
+            may_have_begun = self._beacon is None or began is not None
+            kept = self._recovery.broken(seat, task, generation, error, began=may_have_begun)
         elif isinstance(error, self._abilities.lost):
             kept = self._recovery.suspect(seat, task)
         else:  # the backend's own failure with this one task
@@ -251,14 +284,14 @@ class HandoffWorkers:
             self._work(seat, self._runner.settle(seat, task, seat.since, now, None, error))
             kept = True
         if not kept:
-            self._settle_failed(handover, worker_lost(self._pool, task, error), Result.PANIC)
-        self._recovery.came_home(task, generation=None)
+            self._settle_failed(handover, began, worker_lost(self._pool, task, error), Result.PANIC)
 
-    def _settle_failed(self, handover: Handover, error: BaseException, result: Result) -> None:
+    def _settle_failed(
+        self, handover: Handover, began: float | None, error: BaseException, result: Result
+    ) -> None:
         seat, task, _ = handover
-        now = self._now()
-        began = seat.since if seat.started is None else seat.started
-        self._work(seat, self._runner.settle(seat, task, began, now, None, error, result))
+        started = seat.since if began is None else began
+        self._work(seat, self._runner.settle(seat, task, started, self._now(), None, error, result))
 
     def _times(self, seat: Seat, outcome: Outcome) -> tuple[float, float]:
         """Return when the task began and ended, in seconds of the pool's clock."""
@@ -276,7 +309,7 @@ class HandoffWorkers:
         """Hand a task over to ``backend``; None if it does not pickle and is settled by that."""
         try:
             call = self._packing.pack(self._pool, handover.task)
-        except Exception as error:  # noqa: BLE001  # as above
+        except BaseException as error:  # noqa: BLE001  # as above
             self._work(handover.seat, self._refuse(handover, error))
             return None
         return self._send(backend, handover, call)
@@ -292,7 +325,7 @@ class HandoffWorkers:
         started, ended = self._times(seat, outcome)
         try:
             value, failure = self._packing.unpack(outcome)
-        except Exception as error:  # noqa: BLE001  # a __setstate__ may raise anything
+        except BaseException as error:  # noqa: BLE001  # a __setstate__ may raise anything
             value, failure = None, self._packing.unloadable(self._pool, task, error)
         if failure is not None and outcome.stack is not None:
             failure.__cause__ = RemoteTraceback(outcome.stack)
@@ -300,8 +333,9 @@ class HandoffWorkers:
 
     def fail(self, handover: Handover, error: BaseException, result: Result) -> None:
         """Settle a task that has no outcome."""
+        began = handover.seat.began()
         self._leave(handover)
-        self._settle_failed(handover, error, result)
+        self._settle_failed(handover, began, error, result)
 
     def post(self, call: Callable[[], object]) -> None:
         """Have a call made in the courier's thread."""

@@ -43,6 +43,8 @@ def capabilities(backend: Any) -> Capabilities:
         from prodpool.workers.processes import of_loky  # noqa: PLC0415
 
         return of_loky(backend)
+    if "distributed.client.Client" in bases:
+        raise TypeError(f"backend={backend!r} is a dask client: pass its get_executor()")
     if "distributed.cfexecutor.ClientExecutor" in bases:
         from prodpool.workers.dask import of_dask  # noqa: PLC0415
 

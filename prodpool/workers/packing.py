@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prodpool.errors import UnpicklableError
 from prodpool.task import Task
+from prodpool.workers.carried import values
 from prodpool.workers.shim import Outcome, run_pickled, run_plain
 
 Dumps = Callable[[Any], bytes]
@@ -20,8 +21,9 @@ class Packing:
     clear error for the one task, where the backend would break as a whole or lose the task.
     """
 
-    def __init__(self, dumps: Dumps | None) -> None:
+    def __init__(self, dumps: Dumps | None, context_vars: Sequence[str] = ()) -> None:
         self._dumps = dumps
+        self._context_vars = context_vars
         self.shim: Callable[..., Outcome] = run_plain if dumps is None else run_pickled
 
     def pack(self, pool: str, task: Task) -> tuple[Any, ...]:
@@ -30,12 +32,13 @@ class Packing:
         Raises:
             UnpicklableError: Something in the call does not pickle; the message says what.
         """
+        carried = values(self._context_vars, task.context) if self._context_vars else {}
         if self._dumps is None:
-            return task.fn, task.args, task.kwargs
+            return task.fn, task.args, task.kwargs, carried
         try:
-            return (self._dumps((task.fn, task.args, task.kwargs)),)
+            return (self._dumps((task.fn, task.args, task.kwargs, carried)),)
         except Exception as error:
-            what = f"{self._culprit(task)} does not pickle"
+            what = f"{self._culprit(task, carried)} does not pickle"
             raise UnpicklableError(pool=pool, task=task.name, what=what, error=error) from error
 
     def unpack(self, outcome: Outcome) -> tuple[Any, BaseException | None]:
@@ -54,11 +57,12 @@ class Packing:
     def _load(self, outcome: Outcome, data: Any) -> Any:
         return pickle.loads(data) if outcome.pickled else data  # noqa: S301  # from our own worker
 
-    def _culprit(self, task: Task) -> str:
+    def _culprit(self, task: Task, carried: Mapping[str, Any]) -> str:
         """Name what does not pickle, by its place and type and never by its value."""
         parts = [("the function", task.fn)]
         parts += [(f"argument {place}", value) for place, value in enumerate(task.args, start=1)]
         parts += [(f"argument {name!r}", value) for name, value in task.kwargs.items()]
+        parts += [(f"context variable {name!r}", value) for name, value in carried.items()]
         culprits = (f"{what} (a {type(value).__qualname__})" for what, value in parts if self._fails(value))
         return next(culprits, "the call")
 
@@ -80,7 +84,7 @@ class RemoteTraceback(Exception):  # noqa: N818  # it is no error but where one 
 
     def __init__(self, stack: str) -> None:
         super().__init__(stack)
-        self.stack = stack
+        self.tb = stack  # as the standard library's own names it
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.stack}"""'
+        return f'\n"""\n{self.tb}"""'

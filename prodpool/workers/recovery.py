@@ -46,7 +46,6 @@ class Recovery:
         log: Where a new backend is announced.
         workers: How many workers it is to have.
         stopped: Whether the pool is, so that there is to be no other.
-        knows_starts: Whether it can be seen that a task has begun.
         processes: Returns the worker processes of the backend.
         work: Hands a seat's task over.
         give_back: Settles a task that never began.
@@ -60,7 +59,6 @@ class Recovery:
         log: PoolLog,
         workers: Callable[[], int],
         stopped: Callable[[], bool],
-        knows_starts: bool,
         processes: Callable[[], list[Any]],
         work: Callable[[Seat, Task], None],
         give_back: Callable[[Seat, Task, BaseException | None], None],
@@ -70,7 +68,6 @@ class Recovery:
         self._log = log
         self._workers = workers
         self._stopped = stopped
-        self._knows_starts = knows_starts
         self._processes = processes
         self._work = work
         self._give_back = give_back
@@ -89,8 +86,7 @@ class Recovery:
         """Keep a task that never began for when there is a backend for it."""
         seat.started = None
         self._stranded.append((seat, task))
-        if not self._supply.down:
-            self._resume()
+        self.go_on()
 
     def refused(self, seat: Seat, task: Task, generation: int, error: BaseException) -> None:
         """Keep a task that the backend of ``generation`` did not take, or give it back."""
@@ -100,19 +96,21 @@ class Recovery:
             self._on_broken(error)
             self._give_back(seat, task, error)
 
-    def broken(self, seat: Seat, task: Task, generation: int, error: BaseException) -> bool:
-        """Decide about a task whose backend broke under it; False when it is lost."""
+    def broken(self, seat: Seat, task: Task, generation: int, error: BaseException, *, began: bool) -> bool:
+        """Decide about a task whose backend broke under it; False when it is lost.
+
+        ``began`` is False only if it is known that the task has not.
+        """
         hope = self._supply.broke(generation)
         if not hope:
             self._on_broken(error)
         kept = False
         if hope and not self._stopped():
-            if self._knows_starts and seat.sighting() is None:
+            if not began:
                 self.strand(seat, task)
                 kept = True
-            elif may_run_again(task, began=True):
-                self._suspects.append((seat, task))
-                kept = True
+            else:
+                kept = self.suspect(seat, task)
         if not hope:
             self.give_up(error)
         return kept
@@ -121,17 +119,26 @@ class Recovery:
         """Have a task tried alone whose worker was lost while the backend goes on; False when it is lost."""
         if self._stopped() or not may_run_again(task, began=True):
             return False
+        seat.started = None
         self._suspects.append((seat, task))
-        self._resume()
         return True
 
-    def came_home(self, task: Task, *, generation: int | None) -> None:
-        """Note the end of a task's run; with ``generation`` it has an outcome."""
-        if generation is not None:
-            self._supply.succeeded(generation)
+    def came_home(self, task: Task) -> None:
+        """Note the end of a task's run; what becomes of it is decided next, and then `go_on` is called."""
         if self._on_trial is task:
             self._on_trial = None
-            self._resume()
+
+    def go_on(self) -> None:
+        """Hand over what waits, if it can be: one suspect alone, or everything else."""
+        if self._supply.down or self._on_trial is not None:
+            return
+        if self._suspects:
+            seat, self._on_trial = self._suspects.popleft()
+            self._work(seat, self._on_trial)
+            return
+        stranded, self._stranded = self._stranded, deque()
+        for seat, task in stranded:
+            self._work(seat, task)
 
     def rebuild(self) -> None:
         """Build the next backend, which is due."""
@@ -150,7 +157,7 @@ class Recovery:
         if self._stopped():  # meanwhile
             self._supply.shutdown()
         self._log.warning("pool.backend_rebuilt", rebuilds=self._supply.rebuilds)
-        self._resume()
+        self.go_on()
 
     def give_up_if_stopped(self) -> None:
         """Wait for no other backend when the pool is stopped."""
@@ -165,15 +172,3 @@ class Recovery:
         self._stranded.clear()
         for seat, task in waiting:
             self._give_back(seat, task, error)
-
-    def _resume(self) -> None:
-        """Hand over what waits: one suspect alone, or everything else."""
-        if self._supply.down or self._on_trial is not None:
-            return
-        if self._suspects:
-            seat, self._on_trial = self._suspects.popleft()
-            self._work(seat, self._on_trial)
-            return
-        stranded, self._stranded = self._stranded, deque()
-        for seat, task in stranded:
-            self._work(seat, task)

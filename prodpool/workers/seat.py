@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from prodpool.worker import Worker
 from prodpool.workers.beacon import Beacon, Sighting
+from prodpool.workers.remote_stacks import RemoteStacks
 
 
 class Seat(Worker):
@@ -17,15 +18,24 @@ class Seat(Worker):
         now: The pool's clock.
         index: Which seat of the pool it is, from 0.
         beacon: Where the worker process of its task says that it has begun; None where there is none.
+        stacks: Where it can be asked for its stack; None likewise.
     """
 
-    __slots__ = ("_beacon", "_slot", "number", "since")
+    __slots__ = ("_beacon", "_slot", "_stacks", "number", "since")
 
-    def __init__(self, pool: str, now: Callable[[], float], index: int, beacon: Beacon | None) -> None:
+    def __init__(
+        self,
+        pool: str,
+        now: Callable[[], float],
+        index: int,
+        beacon: Beacon | None,
+        stacks: RemoteStacks | None,
+    ) -> None:
         super().__init__(pool, now)
         self._beacon = beacon
+        self._stacks = stacks
         self._slot = 0 if beacon is None else index % beacon.slots
-        # Of its task's hand-over, and when that was.
+        # Of its task's hand-over, and when that was; 0 while none is handed over.
         self.number = 0
         self.since = 0.0
 
@@ -36,12 +46,28 @@ class Seat(Worker):
 
     def sighting(self) -> Sighting | None:
         """Return what is known of its task's run; None while that has not begun, or cannot be known."""
-        return None if self._beacon is None else self._beacon.look(self._slot, self.number)
+        return (
+            self._beacon.look(self._slot, self.number) if self._beacon is not None and self.number else None
+        )
 
-    def look(self) -> None:
-        """Bring up to date since when its task really runs."""
-        if self.started is not None and (sighting := self.sighting()) is not None:
-            self.started = max(self.since, sighting.started + self.now() - time.monotonic())
+    def began(self) -> float | None:
+        """Return the second of the pool's clock at which its task began, if that was seen."""
+        sighting = self.sighting()
+        if sighting is None:
+            return None
+        return max(self.since, sighting.started + self.now() - time.monotonic())
+
+    def stack(self) -> str:
+        """Return where its task is right now, innermost frame last, or why that cannot be known."""
+        if self._stacks is None:
+            return "(no stack: only worker processes of this host can be asked for one)"
+        sighting = self.sighting()
+        return "(no stack: it has not begun)" if sighting is None else self._stacks.of(sighting.pid)
+
+    def place(self) -> str:
+        """Name the process that its task runs in, as far as that is known."""
+        sighting = self.sighting()
+        return "its backend" if sighting is None else f"process {sighting.pid}"
 
     def request_cancel(self) -> None:
         """Ask its task to end, in whatever process that runs."""

@@ -15,7 +15,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,8 @@ from prodpool.task import Task, TaskOptions
 from prodpool.telemetry.stacks import own_frames_dropped
 from prodpool.token import Token
 from prodpool.workers.beacon import is_asked, mark
+from prodpool.workers.carried import carried
+from prodpool.workers.child import known, settle_in
 
 # What a backend carries as it is; anything else travels as bytes of our own making.
 _PLAIN = frozenset({type(None), bool, int, float, str})
@@ -107,25 +109,31 @@ def run_pickled(ticket: Ticket, call: bytes) -> Outcome:
     """Load a call, make it, and return its outcome with result or exception as bytes."""
     started = time.monotonic()
     if ticket.mark is not None:
+        if ticket.mark[0] not in known:
+            settle_in(ticket.mark[0])
         mark(*ticket.mark, ticket.number, started)
     if _has_expired(ticket.terms, started):
         return Outcome(started, started, this_host(), pickled=False, value=None, expired=True)
     try:
-        fn, args, kwargs = pickle.loads(call)  # noqa: S301  # bytes of our own, from the pool's process
+        fn, args, kwargs, variables = pickle.loads(call)  # noqa: S301  # bytes of our own, from the pool's process
     except BaseException as error:  # noqa: BLE001  # a class's __setstate__ may raise anything
         lost = _unpicklable(ticket, "the call does not load in the worker process", error)
         return _failed(ticket, started, lost, pickled=True)
-    return _call(ticket, started, fn, args, kwargs, pickled=True)
+    return _call(ticket, started, fn, args, kwargs, variables, pickled=True)
 
 
 def run_plain(
-    ticket: Ticket, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ticket: Ticket,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    variables: Mapping[str, Any],
 ) -> Outcome:
     """Make a call for a backend of unknown kind, which carries everything as it sees fit."""
     started = time.monotonic()
     if _has_expired(ticket.terms, started):
         return Outcome(started, started, this_host(), pickled=False, value=None, expired=True)
-    return _call(ticket, started, fn, args, kwargs, pickled=False)
+    return _call(ticket, started, fn, args, kwargs, variables, pickled=False)
 
 
 def _has_expired(terms: Terms | None, started: float) -> bool:
@@ -144,12 +152,17 @@ def _call(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    variables: Mapping[str, Any],
     *,
     pickled: bool,
 ) -> Outcome:
     outer, here.remote = here.remote, Remote(ticket, started)
     try:
-        with nullcontext() if ticket.carrier is None else _traced(ticket.carrier):
+        with ExitStack() as around:
+            if variables:
+                around.enter_context(carried(variables))
+            if ticket.carrier is not None:
+                around.enter_context(_traced(ticket.carrier))
             value = fn(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001  # SystemExit is the task's, not the worker's
         return _failed(ticket, started, error, pickled=pickled)

@@ -34,9 +34,9 @@ class Gate:
         self._opened.set()
 
 
-def until(condition: Callable[[], object]) -> None:
+def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
     """Return as soon as ``condition()`` is true, for states that nothing announces; fail if it never is."""
-    ends_at = time.monotonic() + PATIENCE
+    ends_at = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < ends_at, "it never came true"
         time.sleep(0.001)

@@ -64,6 +64,11 @@ OTHERS: Rows = [
     *(("registry", value, ["CollectorRegistry"]) for value in ("default", 42, CollectorRegistry)),
     *(("tracer_provider", value, ["TracerProvider"]) for value in ("global", 42)),
     *(("clock", value, ["monotonic"]) for value in ("now", 42)),
+    *(("prefetch", value, ["leave it out"]) for value in (1, 0, "2")),
+    *(
+        ("context_vars", value, ["'module:variable'"])
+        for value in ("os:environ", (3,), ("os",), ("os:environ",))
+    ),
     *(("own_backend", value, ["True or False"]) for value in ("no", None, 0)),
 ]
 

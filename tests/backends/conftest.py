@@ -10,7 +10,9 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import loky
 import pytest
+from distributed import Client, LocalCluster
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
@@ -38,26 +40,50 @@ def processes(method: str) -> Callable[[int], Any]:
     return lambda workers: ProcessPoolExecutor(workers, mp_context=context)
 
 
+_clusters: list[tuple[LocalCluster, Client]] = []
+
+
+def dask(_: int) -> Any:
+    """Return an executor of the session's cluster, which always has two workers."""
+    if not _clusters:
+        cluster = LocalCluster(2, threads_per_worker=1, dashboard_address=":0")
+        _clusters.append((cluster, Client(cluster)))
+    return _clusters[0][1].get_executor()
+
+
 PROCESSES = ["fork", "forkserver", "spawn"]
 BACKENDS: dict[str, Callable[[int], Any]] = {
     **{method: processes(method) for method in PROCESSES},
+    "loky": loky.ProcessPoolExecutor,
+    "dask": dask,
     "other": Submitter,
 }
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _servers() -> None:
-    """Have the processes running that multiprocessing keeps for the whole session."""
-    for method in PROCESSES:
-        with processes(method)(1) as backend:
+def _servers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the processes running that are kept for the whole session."""
+    if any("dask" in item.name for item in request.session.items):
+        dask(2).submit(work.pid).result(PATIENCE)
+    for method in [*PROCESSES, "loky"]:
+        with BACKENDS[method](1) as backend:
             backend.submit(work.pid).result(PATIENCE)
+    yield
+    while _clusters:
+        cluster, client = _clusters.pop()
+        client.close()
+        cluster.close()
 
 
-# What a spawned process does differently, it does so on every CPython.
-over_processes = ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.once)]
+# What these do differently, they do so on every CPython.
+over_processes = [
+    "fork",
+    "forkserver",
+    *(pytest.param(kind, marks=pytest.mark.once) for kind in ("spawn", "loky")),
+]
 
 
-@pytest.fixture(params=[*over_processes, "other"])
+@pytest.fixture(params=[*over_processes, pytest.param("dask", marks=pytest.mark.once), "other"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Name the backend of this run of the test."""
     return str(request.param)

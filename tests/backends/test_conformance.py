@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import os
 import time
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -24,7 +26,7 @@ from prodpool import (
 )
 from tests.api.gates import until
 from tests.backends import work
-from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
+from tests.backends.conftest import PATIENCE, PROCESSES, Held, MakePool, over_processes
 from tests.core.rig import check, check_scrape, scrape
 from tests.telemetry.tracer import Spans, attributes_of, context_of, is_child
 
@@ -33,6 +35,7 @@ pytestmark = [
     # The pool's threads are there when the backend forks its first worker, which is the application's choice.
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
+REQUEST_ID = f"{work.__name__}:request_id"
 only_processes = pytest.mark.parametrize("kind", over_processes, indirect=True)
 
 
@@ -254,11 +257,11 @@ def test_a_killed_worker(make_pool: MakePool, tmp_path: Path) -> None:
     ("what", "call"),
     [
         ("argument 1", (abs, work.DoesNotPickle())),
-        ("the function", (lambda: None,)),
         ("the call does not load", (abs, work.DoesNotLoad())),
         ("its result", (work.give, "lock")),
         ("its result", (work.give, "unpicklable")),
         ("its outcome does not load", (work.give, "unloadable")),
+        ("its outcome does not load", (work.give, "exits on loading")),
     ],
 )
 def test_what_does_not_pickle(make_pool: MakePool, what: str, call: tuple[Any, ...]) -> None:
@@ -269,6 +272,34 @@ def test_what_does_not_pickle(make_pool: MakePool, what: str, call: tuple[Any, .
     assert what in str(caught.value)
     assert pool.submit(abs, -1).result(PATIENCE) == 1
     assert check(pool.stats()).completed[Result.ERROR] == 1
+
+
+@pytest.mark.parametrize("kind", PROCESSES, indirect=True)
+def test_a_lambda_does_not_pickle(make_pool: MakePool) -> None:
+    """Where the standard library pickles, a function must have a name that can be imported."""
+    with pytest.raises(UnpicklableError, match="the function") as caught:
+        make_pool(1).submit(lambda: None).result(PATIENCE)
+    assert "importable module" in str(caught.value)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("kind", ["loky", "dask"], indirect=True)
+def test_a_lambda_travels_by_value(make_pool: MakePool) -> None:
+    """Where cloudpickle does it, any function will do."""
+    there = make_pool(1).submit(lambda: (os.getpid(), "there")).result(PATIENCE)
+    assert there != (os.getpid(), "there")
+
+
+@only_processes
+def test_ctrl_c_while_a_call_is_pickled(make_pool: MakePool) -> None:
+    """It reaches the submitter, and the task gives its place back: the pool goes on."""
+    pool = make_pool(1)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(repr, work.ExitsOnPickling())
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    stats = check(pool.stats())
+    assert (stats.completed[Result.PANIC], stats.completed[Result.OK], stats.in_flight) == (4, 1, 0)
 
 
 @only_processes
@@ -286,6 +317,33 @@ def test_many_at_once_from_many_pools(make_pool: MakePool) -> None:
     pools: list[InstrumentedPool] = [make_pool(1, queue_capacity=20) for _ in range(2)]
     futures = [(number, pools[number % 2].submit(abs, -number)) for number in range(40)]
     assert all(future.result(PATIENCE) == number for number, future in futures)
+
+
+def test_context_variables(make_pool: MakePool) -> None:
+    """Those that are asked for are set to what they were at submit, and others are not."""
+    contextvars.Context().run(_use_context_variables, make_pool(1, context_vars=[REQUEST_ID]))
+
+
+def _use_context_variables(pool: InstrumentedPool) -> None:
+    assert pool.submit(work.seen).result(PATIENCE) == ("nothing", "nothing")
+    for token in ("a", "b"):
+        work.request_id.set(token)
+        work.unasked.set(token)
+        future = pool.submit(work.seen)
+        work.request_id.set("too late")
+        assert future.result(PATIENCE) == (token, "nothing")
+    # What was set for one task is not there for the next.
+    assert contextvars.Context().run(pool.submit, work.seen).result(PATIENCE) == ("nothing", "nothing")
+
+
+@only_processes
+def test_a_context_variable_that_does_not_pickle(make_pool: MakePool) -> None:
+    """It fails the task with an error that names it."""
+    pool = make_pool(1, context_vars=[REQUEST_ID])
+    context = contextvars.Context()
+    context.run(work.request_id.set, work.DoesNotPickle())
+    with pytest.raises(UnpicklableError, match=r"context variable '.*:request_id' \(a DoesNotPickle\)"):
+        context.run(pool.submit, int).result(PATIENCE)
 
 
 def test_one_trace_across_the_boundary(make_pool: MakePool) -> None:

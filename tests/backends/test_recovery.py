@@ -108,9 +108,13 @@ def test_stop_while_the_backend_is_down(make_pool: MakePool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.once
+# The manager thread of a broken ProcessPoolExecutor may meet a process that a submit is just adding.
+@pytest.mark.filterwarnings(
+    "ignore:[^$]*dictionary changed size:pytest.PytestUnhandledThreadExceptionWarning"
+)
 def test_a_storm(make_pool: MakePool, kind: str, tmp_path: Path) -> None:
     """Workers are killed all the while: every task that may be repeated completes, each counted once."""
-    count = 2_000 if kind == "fork" else 600
+    count = 2_000 if kind == "fork" else 300
     pool = make_pool(4, factory=True, overload="block", queue_capacity=100)
     over = threading.Event()
     kills: list[int] = []
@@ -119,12 +123,10 @@ def test_a_storm(make_pool: MakePool, kind: str, tmp_path: Path) -> None:
         # Only at workers that run something: one that is killed while it starts proves nothing.
         while not over.wait(0.2):
             seats: list[Any] = list(pool._engine.dispatcher.roster.workers)
-            for seat in [seat for seat in seats if seat.started is not None][:1]:
-                sighting = seat.sighting()
-                if sighting is not None:
-                    kills.append(sighting.pid)
-                    with contextlib.suppress(ProcessLookupError):  # its backend was broken already
-                        os.kill(sighting.pid, signal.SIGKILL)
+            for sighting in [sighting for seat in seats if (sighting := seat.sighting()) is not None][:1]:
+                kills.append(sighting.pid)
+                with contextlib.suppress(ProcessLookupError):  # its backend was broken already
+                    os.kill(sighting.pid, signal.SIGKILL)
 
     thread = threading.Thread(target=storm)
     thread.start()

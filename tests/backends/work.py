@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
 from opentelemetry import trace
+
+from prodpool import current_task
+from prodpool.workers.child import STACKS_SIGNAL
 
 
 class BoomError(Exception):
@@ -37,8 +45,31 @@ class DoesNotPickle:
         raise pickle.PicklingError("not this one")
 
 
+class ExitsOnPickling:
+    """A value whose pickling is cut short by what is no ``Exception``, as Ctrl-C may cut it short."""
+
+    def __reduce__(self) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+class ExitsOnLoading:
+    """A value that would end the process that loads it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return leave, ()
+
+
 def _refuse() -> NoReturn:
     raise pickle.UnpicklingError("not this one")
+
+
+request_id: ContextVar[object] = ContextVar("request_id")
+unasked: ContextVar[str] = ContextVar("unasked", default="nothing")
+
+
+def seen() -> tuple[object, str]:
+    """Return the context variables of this module, as they are here."""
+    return request_id.get("nothing"), unasked.get()
 
 
 def pid() -> int:
@@ -62,7 +93,13 @@ def die() -> NoReturn:
 
 
 def give(what: str) -> object:
-    return {"lock": threading.Lock, "unloadable": DoesNotLoad, "unpicklable": DoesNotPickle}[what]()
+    kinds: dict[str, Callable[[], object]] = {
+        "lock": threading.Lock,
+        "unloadable": DoesNotLoad,
+        "unpicklable": DoesNotPickle,
+        "exits on loading": ExitsOnLoading,
+    }
+    return kinds[what]()
 
 
 def echo(**kwargs: Any) -> dict[str, Any]:
@@ -72,6 +109,14 @@ def echo(**kwargs: Any) -> dict[str, Any]:
 def began() -> float:
     """Return the second of this host's monotonic clock at which the task began."""
     return time.monotonic()
+
+
+def record(path: str, number: int) -> None:
+    """Write down that the task begins, and that it ends."""
+    with Path(path).open("a", buffering=1) as book:
+        book.write(f"begin {number}\n")
+        time.sleep(0.01)
+        book.write(f"end {number}\n")
 
 
 def sign(path: str) -> None:
@@ -113,3 +158,46 @@ def span() -> tuple[int, int]:
     """Return the ids of the trace and of the span that are current here."""
     context = trace.get_current_span().get_span_context()
     return context.trace_id, context.span_id
+
+
+def late() -> tuple[str, str, int, float | None]:
+    """Wait until it should end, and return what it may know of itself."""
+    task = current_task()
+    assert task is not None
+    task.cancelled.wait(20.0)
+    return task.name, task.pool, task.attempt, task.remaining
+
+
+def until_asked(path: str) -> bool:
+    """Say that it runs by making ``path``, and end when asked to."""
+    Path(path).write_text(str(os.getpid()))
+    task = current_task()
+    assert task is not None
+    while not task.cancelled.is_set():
+        time.sleep(0.002)
+    return True
+
+
+def attempt(path: str, deadly: int) -> int:
+    """Kill the worker in the first ``deadly`` attempts; return the number of this one."""
+    task = current_task()
+    assert task is not None
+    sign(path)
+    if task.attempt <= deadly:
+        os._exit(9)
+    return task.attempt
+
+
+def nested() -> bool:
+    """Tell whether there is a task here any more, after the one that runs this has ended."""
+    return current_task() is not None
+
+
+def take_signal() -> None:
+    assert STACKS_SIGNAL is not None
+    signal.signal(STACKS_SIGNAL, signal.SIG_IGN)
+
+
+def with_signal_taken(workers: int) -> ProcessPoolExecutor:
+    """Return worker processes that have a use of their own for the signal that asks for stacks."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=take_signal)

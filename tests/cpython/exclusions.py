@@ -1,12 +1,19 @@
-"""The cases of CPython's suite that are not run, each with the one reason allowed.
+"""What the pool is not asked of CPython's suite, or asked otherwise, and why.
 
-That reason is a private attribute of the stdlib class which the case reads and which the wrapped
-executor cannot lend (`wrapped.LENT`) with the meaning that the case gives it.
+A case is left out if it reads a private attribute of the stdlib class which the wrapped executor cannot
+lend (`wrapped.LENT`) with the meaning that the case gives it, or if it is about something that the pool
+does differently on purpose; then a page of the documentation says what it does instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from prodpool import UnpicklableError
+from prodpool.workers.processes import MENDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,15 +21,67 @@ class Exclusion:
     """Why one case is left out.
 
     Attributes:
-        private: The private attribute of the stdlib class that the case reads.
+        reads: What the case has in its source: the private attribute that it reads, or the option that
+            the pool refuses.
         why: What the case takes for granted about it.
+        documented: What the README says in its place; None for a private attribute.
     """
 
-    private: str
+    reads: str
     why: str
+    documented: str | None = None
 
 
-EXCLUSIONS: dict[str, Exclusion] = {}
+_HANDED_OVER = Exclusion(
+    reads="._processes",
+    why="counts the processes started for calls that do not pickle; the pool hands no such call over",
+    documented="What does not pickle fails that one task, with an error that names it.",
+)
+_REFUSED = Exclusion(
+    reads="max_tasks_per_child=",
+    why="builds an executor in a way in which it may hang for ever on this Python",
+    documented="`max_tasks_per_child` is refused on a Python where it deadlocks",
+)
+
+# By patterns of class and method.
+EXCLUSIONS: dict[str, Exclusion] = {
+    "ProcessPool*ShutdownTest.test_processes_terminate": _HANDED_OVER,
+    "ProcessPool*ExecutorTest.test_saturation": _HANDED_OVER,
+    "ProcessPool*ExecutorTest.test_python_finalization_error": Exclusion(
+        reads="_start_joinable_thread",
+        why="lets the executor start its first thread and no other; the first is one of the pool's own",
+    ),
+}
+if not MENDED:
+    EXCLUSIONS |= {
+        "ProcessPoolForkserver*.test_max_tasks_per_child": _REFUSED,
+        "ProcessPoolSpawn*.test_max_tasks_per_child": _REFUSED,
+        "*.test_max_tasks_per_child_defaults_to_spawn_context": _REFUSED,
+        "ProcessPoolForkserver*.test_max_tasks_early_shutdown": _REFUSED,
+        "ProcessPoolSpawn*.test_max_tasks_early_shutdown": _REFUSED,
+    }
+
+
+def exclusions_of(name: str) -> Iterator[Exclusion]:
+    """Yield why the case of that name is left out; nothing for one that runs."""
+    return (exclusion for pattern, exclusion in EXCLUSIONS.items() if fnmatch(name, pattern))
+
+
+# They give worker processes some seconds to come up in, with which a loaded machine may not get along.
+IN_TIME = frozenset({"test_map_timeout", "test_ressources_gced_in_workers", "test_timeout"})
+
+# A pool raises what is a BrokenExecutor where the stdlib's raises the BrokenProcessPool that is one.
+BROKEN: type[BaseException] = BrokenExecutor
+
+# What cannot be loaded breaks a stdlib pool, and it says so of the task that raises SystemExit while it is
+# pickled as if that had been its own. Here each fails its one task, by an error that names what it was.
+INSTEAD: dict[str, type[BaseException]] = {
+    "test_exit_at_task_unpickle": UnpicklableError,
+    "test_error_at_task_unpickle": UnpicklableError,
+    "test_exit_during_result_pickle_on_worker": UnpicklableError,
+    "test_error_during_result_unpickle_in_result_handler": UnpicklableError,
+    "test_exit_during_result_unpickle_in_result_handler": UnpicklableError,
+}
 
 
 # CPython's FutureTests need no executor: they make the stdlib's futures themselves and set their results.

@@ -1,4 +1,4 @@
-"""What CPython's tests get for ``ThreadPoolExecutor``: the stdlib's own, wrapped in a pool.
+"""What CPython's tests get for the stdlib's executors: these very executors, each wrapped in a pool.
 
 The scripts that those tests run in child processes import this file by its bare name, so it uses
 nothing of the package around it.
@@ -17,26 +17,30 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
 
-# Attributes of the stdlib class that its tests read to see its threads. Lending those of the wrapped
-# executor lets such cases run unchanged, instead of leaving them out.
-LENT = frozenset({"_threads", "_max_workers", "_broken"})
+# Attributes of the stdlib classes that their tests read to see threads and processes. Lending those of the
+# wrapped executor lets such cases run unchanged, instead of leaving them out.
+LENT = frozenset(
+    {
+        "_broken",
+        "_call_queue",
+        "_executor_manager_thread",
+        "_max_workers",
+        "_mp_context",
+        "_processes",
+        "_threads",
+    }
+)
 
 _numbers = itertools.count(1)
 
 
-class ThreadPoolExecutor(InstrumentedPool):
-    """A pool around a stdlib executor, built with that executor's own arguments."""
+class _Wrapped(InstrumentedPool):
+    """A pool around a stdlib executor."""
 
-    def __init__(
-        self,
-        max_workers: int | None = None,
-        thread_name_prefix: str = "",
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-    ) -> None:
-        self._lender = futures.ThreadPoolExecutor(max_workers, thread_name_prefix, initializer, initargs)
+    def __init__(self, lender: futures.Executor) -> None:
+        self._lender = lender
         super().__init__(
-            self._lender,
+            lender,
             name=f"cpython_{next(_numbers)}",
             # The stdlib's queue has no bound, and its tests fill it.
             queue_capacity=10_000,
@@ -48,6 +52,38 @@ class ThreadPoolExecutor(InstrumentedPool):
         if name in LENT:
             return getattr(self._lender, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class ThreadPoolExecutor(_Wrapped):
+    """A pool of threads, built with the arguments of the stdlib's."""
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__(futures.ThreadPoolExecutor(max_workers, thread_name_prefix, initializer, initargs))
+
+
+class ProcessPoolExecutor(_Wrapped):
+    """A pool of processes, built with the arguments of the stdlib's."""
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: Any = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+    ) -> None:
+        super().__init__(
+            futures.ProcessPoolExecutor(
+                max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child
+            )
+        )
 
 
 def sleep_and_print(seconds: float, message: str) -> None:

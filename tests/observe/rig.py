@@ -18,7 +18,7 @@ WARM = """
 count(workerpool_completed_total{result="panic"} > 0)
 and count(workerpool_dropped_total{reason="full"} > 0)
 and count(workerpool_dropped_total{reason="expired"} > 0)
-and count(workerpool_dropped_total{reason="shutdown"} > 0)
+and count(max_over_time(workerpool_dropped_total{reason="shutdown"}[5m]) > 0)
 and count(max_over_time(workerpool_hung_tasks[5m]) > 0)
 and count(
   max_over_time(workerpool_breaker_state{state="open"}[5m])
@@ -26,14 +26,14 @@ and count(
 )
 """
 
-# An alert that fires, for what shows alerts: one with the labels of a pool in an instance.
+# An alert that fires once a pool has refused tasks, for what shows alerts.
 RULES = """
 groups:
   - name: rig
     rules:
-      - alert: PoolOfTheRig
-        expr: workerpool_stopped == 0
-        labels: {severity: info}
+      - alert: PoolRefusing
+        expr: increase(workerpool_dropped_total{reason="full"}[1m]) > 0
+        labels: {severity: warning}
 """
 
 

@@ -19,6 +19,7 @@ from tests.support import ROOT, normal
 
 WHEEL = os.environ.get("PRODPOOL_TESTED_WHEEL", "")
 CORE = {"opentelemetry-sdk", "prometheus-client", "pybreaker", "structlog"}
+BUNDLE = "prodpool/bundle/"
 needs_wheel = pytest.mark.skipif(not WHEEL, reason="no wheel was built; `make test` builds one")
 
 
@@ -52,8 +53,19 @@ def test_the_wheel_holds_the_package_alone(wheel: zipfile.ZipFile) -> None:
     assert top == {"prodpool", info}
     assert {"prodpool/py.typed", f"{info}/licenses/LICENSE"} <= set(names)
     assert [
-        name for name in names if not name.startswith(info) and not name.endswith((".py", "py.typed"))
+        name
+        for name in names
+        if not name.startswith((info, BUNDLE)) and not name.endswith((".py", "py.typed"))
     ] == []
+
+
+@needs_wheel
+@pytest.mark.once
+def test_the_wheel_brings_the_dashboards(wheel: zipfile.ZipFile) -> None:
+    """The dashboards come with the package, the same as in the repository."""
+    shipped = {name: wheel.read(name) for name in wheel.namelist() if name.startswith(f"{BUNDLE}dashboards/")}
+    files = (ROOT / "dashboards").glob("*.json")
+    assert shipped == {f"{BUNDLE}dashboards/{file.name}": file.read_bytes() for file in files}
 
 
 @needs_wheel
@@ -79,7 +91,8 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     """Every package of the test environment has the version that constraints.txt says."""
     pins = (line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     pinned = {normal(name): pin for name, pin in pins}
-    installed = {normal(one.metadata["Name"]): one.version for one in distributions()}
+    # One writes its version with a v in front, which says nothing. Source: PEP 440.
+    installed = {normal(one.metadata["Name"]): one.version.removeprefix("v") for one in distributions()}
     ours = {name: found for name, found in installed.items() if name not in {"pip", "setuptools", "prodpool"}}
     assert ours == {name: pinned.get(name) for name in ours}
 

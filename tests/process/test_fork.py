@@ -17,10 +17,16 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="wa
     [
         pytest.param("inherited", id="executor"),
         pytest.param("inherited_threads", id="threads"),
+        pytest.param("inherited_processes", id="processes"),
+        pytest.param("every_lock_executor", id="locks-held-executor"),
+        pytest.param("every_lock_threads", id="locks-held-threads"),
+        pytest.param("every_lock_processes", id="locks-held-processes"),
         pytest.param("from_a_task", id="forked-from-a-task"),
         pytest.param("to_the_end", id="ends-as-an-interpreter"),
+        pytest.param("to_the_end_processes", id="ends-as-multiprocessing-does"),
         pytest.param("half_read", id="lets-go-of-a-map"),
         pytest.param("hammered", id="200-forks", marks=[pytest.mark.slow, pytest.mark.timeout(180)]),
+        pytest.param("busy", id="200-forks-busy", marks=[pytest.mark.slow, pytest.mark.timeout(180)]),
     ],
 )
 def test_fork(way: str) -> None:

@@ -254,7 +254,7 @@ def test_the_watchdog_outlives_itself(
     def bad(_: object) -> str:
         raise MemoryError("bad stack")
 
-    monkeypatch.setattr("prodpool.monitor.live_stack", bad)
+    monkeypatch.setattr("prodpool.worker.Worker.stack", bad)
     tick()
     clock.advance(100.0)
     tick()

@@ -141,11 +141,13 @@ class Service:
         # Not at the same time in every instance.
         while not self._over.wait(rng.uniform(0.0, 2.0)):
             pool = self._pool("nightly_import", 2, queue_capacity=200)
-            for _ in range(200):
+            # One by one: what is there at a pool's first scrape is no increase.
+            for _ in range(round(ROUND / 2 / 0.05)):
                 offer(pool.submit, self._works, rng.uniform(0.08, 0.24))
-            if not self._over.wait(ROUND / 2):
-                pool.stop(0.1)
-                self._over.wait(ROUND / 5)
+                if self._over.wait(0.05):
+                    return
+            pool.stop(0.1)
+            self._over.wait(ROUND / 5)
 
 
 def offer(submit: Callable[..., Any], *task: Any) -> Any:
@@ -158,14 +160,15 @@ def offer(submit: Callable[..., Any], *task: Any) -> Any:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    # Waited for rather than handled, in this thread alone: a handler that sets an event may be on top of the
+    # wait for it and hold its lock.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     service = Service(int(sys.argv[1]))
     server, thread = start_http_server(port=0, addr=LOOPBACK)
     service.start()
     sys.stdout.write(f"PORT {server.server_port}\n")
     sys.stdout.flush()
-    over.wait()
+    signal.sigwait({signal.SIGTERM})
     service.stop()
     server.shutdown()
     server.server_close()

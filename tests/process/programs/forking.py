@@ -7,7 +7,10 @@ went wrong is on stderr.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import gc
 import logging
+import multiprocessing
 import os
 import select
 import signal
@@ -15,20 +18,31 @@ import sys
 import threading
 import time
 import traceback
+import types
 import warnings
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 
 import prodpool
-from prodpool import InstrumentedPool, PoolClosedError, Reason, RejectedError
+from prodpool import BreakerOpenError, BreakerPolicy, InstrumentedPool, PoolClosedError, Reason, RejectedError
+from prodpool.telemetry.watchdog import watchdog
 
 # Forking a process with threads is what this is about; 3.12 and later warn of it.
 warnings.simplefilter("ignore", DeprecationWarning)
 PATIENCE = 20.0
+LOCKS = (type(threading.Lock()), type(threading.RLock()))
+BACKENDS = ("executor", "threads", "processes")
+CONTAINERS = (list, tuple, dict, set, frozenset, deque, types.MethodType, types.CellType, partial)
 REGISTRY = CollectorRegistry(auto_describe=True)
 
 
@@ -38,6 +52,8 @@ def forked(do: Callable[[], object]) -> int:
     if pid:
         return pid
     status = 1
+    # Where it hangs, if it does.
+    faulthandler.dump_traceback_later(PATIENCE / 2)
     try:
         do()
         status = 0
@@ -60,25 +76,73 @@ def wait_for(pid: int) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+@contextmanager
+def holding(locks: list[Any]) -> Iterator[None]:
+    """Have another thread hold each lock that is free, as one that is in the middle of something would."""
+    held, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        taken = [lock for lock in locks if lock.acquire(blocking=False)]
+        held.set()
+        go.wait(PATIENCE)
+        for lock in taken:
+            lock.release()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(PATIENCE)
+    yield
+    go.set()
+    holder.join()
+
+
+def locks_of(*roots: object) -> list[Any]:
+    """Return every lock that prodpool, or the circuit breaker that it drives, reaches from ``roots``."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    to_see = list(roots)
+    while to_see:
+        each = to_see.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, LOCKS):
+            found.append(each)
+        elif isinstance(each, types.FunctionType):
+            to_see += each.__closure__ or ()
+        elif isinstance(each, CONTAINERS) or type(each).__module__.split(".")[0] in {"prodpool", "pybreaker"}:
+            to_see += gc.get_referents(each)
+    return found
+
+
+EVENTS: list[Any] = []
+
+
+def hold() -> str:
+    """Run until let go."""
+    go, begun = EVENTS
+    begun.set()
+    go.wait(PATIENCE)
+    return "held"
+
+
 class Held:
     """A pool with one task running, one waiting and one done, and the futures of all three."""
 
-    def __init__(self, backend: str = "executor") -> None:
+    def __init__(self, backend: str = "executor", **options: Any) -> None:
+        options = {"name": "held", "registry": REGISTRY, **options}
+        context = multiprocessing.get_context("fork")
         self.pool = (
-            prodpool.threads(name="held", max_workers=1, registry=REGISTRY)
+            prodpool.threads(max_workers=1, **options)
             if backend == "threads"
-            else InstrumentedPool(ThreadPoolExecutor(1), name="held", registry=REGISTRY)
+            else InstrumentedPool(ProcessPoolExecutor(1, mp_context=context), **options)
+            if backend == "processes"
+            else InstrumentedPool(ThreadPoolExecutor(1), **options)
         )
-        self._go = threading.Event()
-        begun = threading.Event()
+        # Before the first task, so that a worker process inherits them.
+        self._go, begun = EVENTS[:] = context.Event(), context.Event()
         self.done = self.pool.submit(int)
         self.done.result(PATIENCE)
-
-        def hold() -> str:
-            begun.set()
-            self._go.wait(PATIENCE)
-            return "held"
-
         self.running = self.pool.submit(hold)
         assert begun.wait(PATIENCE)
         self.queued = self.pool.submit(int)
@@ -93,7 +157,7 @@ class Held:
         assert 'workerpool_submitted_total{pool="held"} 4.0' in generate_latest(REGISTRY).decode()
 
 
-def refused(call: Callable[..., Any], *args: Any) -> None:
+def refused(call: Callable[..., Any], *args: Any, by: str = "held") -> None:
     """Assert that ``call`` raises the error that says what to do."""
     try:
         got = call(*args)
@@ -101,7 +165,7 @@ def refused(call: Callable[..., Any], *args: Any) -> None:
         said, pool = str(error), error.pool
     else:
         raise AssertionError(f"{call} returned {got!r}")
-    assert (pool, "build the pool after the fork" in said) == ("held", True), said
+    assert (pool, "build the pool after the fork" in said) == (by, True), said
 
 
 def use(held: Held) -> None:
@@ -180,8 +244,8 @@ def forget(held: Held) -> None:
     build_anew(held)
 
 
-def in_turn(*each: Callable[[Held], object], backend: str = "executor") -> None:
-    held = Held(backend)
+def in_turn(*each: Callable[[Held], object], backend: str = "executor", **options: Any) -> None:
+    held = Held(backend, **options)
     for do in each:
         wait_for(forked(partial(do, held)))
     held.let_go()
@@ -195,6 +259,29 @@ def inherited() -> None:
 def inherited_threads() -> None:
     """The same over daemon threads."""
     in_turn(use, ask_futures, stop, scrape, build_anew, watch_anew, forget, backend="threads")
+
+
+def inherited_processes() -> None:
+    """The same over processes, whose workers stay the parent's."""
+    in_turn(use, ask_futures, stop, scrape, build_anew, watch_anew, forget, backend="processes")
+
+
+def every_lock(backend: str) -> None:
+    """The same again, each child being forked while another thread holds every lock of the pool."""
+    held = Held(backend, breaker=BreakerPolicy(failure_rate=0.5))
+    for do in (use, ask_futures, stop, collect, build_anew):
+        locks = locks_of(held, watchdog(), held.pool._engine.collector)
+        assert len(locks) > 10
+        with holding(locks):
+            pid = forked(partial(do, held))
+        wait_for(pid)
+    held.let_go()
+
+
+def collect(held: Held) -> None:
+    """Scrape past the registry, whose own lock is not ours to mend."""
+    assert not [metric for metric in held.pool._engine.collector.collect() if metric.samples]
+    held.pool.close_metrics()
 
 
 def from_a_task() -> None:
@@ -221,6 +308,27 @@ def to_the_end() -> None:
         pool.submit(int).result(PATIENCE)
         sys.exit(0)
     wait_for(pid)
+    held.let_go()
+
+
+def to_the_end_processes() -> None:
+    """A child of multiprocessing, forked, with processes of its own and those inherited.
+
+    One of os.fork would not end quietly: multiprocessing itself then wants to join its parent's children.
+    """
+    held, context = Held("processes"), multiprocessing.get_context("fork")
+
+    def do() -> None:
+        refused(held.pool.submit, int)
+        backend = ProcessPoolExecutor(2, mp_context=context)
+        # Stopped: multiprocessing waits for processes that nobody has told to end before it lets threads end.
+        with InstrumentedPool(backend, name="own", registry=REGISTRY) as pool:
+            assert list(pool.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+
+    child = context.Process(target=do)
+    child.start()
+    child.join(PATIENCE)
+    assert child.exitcode == 0
     held.let_go()
 
 
@@ -286,11 +394,114 @@ def hammered() -> None:
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert pool.stop(PATIENCE).drained
+    law_holds(pool)
+
+
+def chatty() -> Any:
+    """Return a logger as a service has it, which writes to a file under a lock of its own."""
+    sink = open(os.devnull, "w")  # noqa: PTH123, SIM115  # open until the end
+    renderer = structlog.processors.JSONRenderer()
+    return structlog.wrap_logger(structlog.PrintLogger(sink), processors=[renderer])
+
+
+def busy_pools() -> list[InstrumentedPool]:
+    """Return pools over threads and processes with everything on, each of whose tasks makes a line of log."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter(), schedule_delay_millis=10))
+    context = multiprocessing.get_context("fork")
+    backends = {
+        "held_executor": ThreadPoolExecutor(3),
+        "held_processes": ProcessPoolExecutor(2, mp_context=context),
+        "held_in_turn": lambda workers: ProcessPoolExecutor(workers, mp_context=context),
+    }
+    options: dict[str, Any] = {
+        "max_workers": 2,
+        "queue_capacity": 8,
+        "registry": REGISTRY,
+        "slow_after": 1e-9,
+        "breaker": BreakerPolicy(failure_rate=0.9),
+        "logger": chatty(),
+        "tracer_provider": provider,
+    }
+    pools = [InstrumentedPool(backend, name=name, **options) for name, backend in backends.items()]
+    return [*pools, prodpool.threads(name="held_threads", **options)]
+
+
+def fail() -> None:
+    raise LookupError
+
+
+def submit_all_sorts(pool: InstrumentedPool, over: threading.Event) -> None:
+    while not over.is_set():
+        try:
+            futures = [pool.submit_wait(call) for call in (int, fail, int)]
+            futures.append(pool.options(timeout=PATIENCE, idempotent=True).submit_wait(int))
+            futures.pop(0).cancel()
+            wait(futures, PATIENCE)
+            list(pool.map(abs, range(3)))
+        except BreakerOpenError:
+            over.wait(0.01)
+
+
+def scrape_all(pools: list[InstrumentedPool], over: threading.Event) -> None:
+    while not over.is_set():
+        scraped(pools)
+
+
+def scraped(pools: list[InstrumentedPool]) -> str:
+    """Scrape by a registry that nobody else uses: the lock of one that is shared is not ours to mend."""
+    own = CollectorRegistry()
+    own.register(pools[0]._engine.collector)
+    return generate_latest(own).decode()
+
+
+def use_all(pools: list[InstrumentedPool], future: Future[Any]) -> None:
+    """Use each inherited pool in each way, and one of this process's own."""
+    began = time.monotonic()
+    for pool in pools:
+        for call in (pool.submit, pool.submit_wait, pool.options(wait=1.0).submit):
+            refused(call, int, by=pool.name)
+        refused(pool.stats, by=pool.name)
+        refused(lambda pool=pool: list(pool.map(int, [1])), by=pool.name)
+    assert "pool=" not in scraped(pools)
+    if not future.done():
+        refused(future.result, 1.0, by=pools[1].name)
+    for pool in pools:
+        assert pool.stop().drained
+        pool.close_metrics()
+    with prodpool.threads(name=pools[0].name, max_workers=1, registry=CollectorRegistry()) as own:
+        assert own.submit(int).result(PATIENCE) == 0
+    assert time.monotonic() - began < PATIENCE / 2
+
+
+def busy() -> None:
+    """200 forks beside pools of every kind, while their tasks are logged, traced and scraped."""
+    pools, over = busy_pools(), threading.Event()
+    threads = [threading.Thread(target=submit_all_sorts, args=(pool, over)) for pool in pools * 2]
+    threads.append(threading.Thread(target=scrape_all, args=(pools, over)))
+    for thread in threads:
+        thread.start()
+    for _ in range(100):
+        futures = [pools[1].submit_wait(int) for _ in range(2)]
+        for pid in [forked(partial(use_all, pools, future)) for future in futures]:
+            wait_for(pid)
+    over.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    for pool in pools:
+        assert pool.stop(PATIENCE).drained
+        law_holds(pool)
+
+
+def law_holds(pool: InstrumentedPool) -> None:
     stats = pool.stats()
     dropped = stats.dropped[Reason.CANCELLED] + stats.dropped[Reason.SHUTDOWN]
     assert stats.submitted == sum(stats.completed.values()) + dropped, stats
 
 
 if __name__ == "__main__":
-    ways = (inherited, inherited_threads, from_a_task, to_the_end, half_read, hammered)
-    {way.__name__: way for way in ways}[sys.argv[1]]()
+    ways = (inherited, inherited_threads, inherited_processes, from_a_task, to_the_end, to_the_end_processes)
+    ways += (half_read, hammered, busy)
+    locked = {f"every_lock_{backend}": partial(every_lock, backend) for backend in BACKENDS}
+    ({way.__name__: way for way in ways} | locked)[sys.argv[1]]()

@@ -1,0 +1,145 @@
+"""What dask does differently: it loses one worker and goes on, and would run lost tasks again by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+from distributed import Client, LocalCluster
+from prometheus_client import CollectorRegistry
+
+import prodpool
+from prodpool import InstrumentedPool, PoolBrokenError, Result, WorkerLostError
+from tests.api.gates import until
+from tests.backends import work
+from tests.backends.conftest import PATIENCE
+from tests.core.rig import check
+from tests.support import Logs
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.once]
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    """Start a cluster of this test's own, since its workers are killed."""
+    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def pool(cluster: LocalCluster, registry: CollectorRegistry, logs: Logs) -> Iterator[InstrumentedPool]:
+    pool = prodpool.dask(
+        cluster.scheduler_address,
+        name="test",
+        queue_capacity=50,
+        overload="block",
+        registry=registry,
+        logger=logs.logger,
+    )
+    yield pool
+    pool.stop(5.0)
+    pool.close_metrics()
+
+
+def kill_a_worker(cluster: Any) -> None:
+    """Kill the process of one worker; its nanny starts another."""
+    for nanny in cluster.workers.values():
+        process = nanny.process.process
+        if process is not None and process.pid is not None and process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            return
+
+
+@pytest.mark.slow
+def test_a_storm(cluster: LocalCluster, pool: InstrumentedPool) -> None:
+    """Workers are killed all the while: every task that may be repeated completes, each counted once."""
+    count, over = 1_000, threading.Event()
+
+    def storm() -> None:
+        while not over.wait(0.5):
+            kill_a_worker(cluster)
+
+    view = pool.options(idempotent=True)
+    thread = threading.Thread(target=storm)
+    thread.start()
+    futures = [view.submit(work.slowly, number) for number in range(count)]
+    over.set()
+    thread.join()
+    assert not wait(futures, 60.0).not_done
+    assert [future.result(0) for future in futures] == list(range(count))
+    stats = check(pool.stats())
+    assert (stats.completed[Result.OK], stats.in_flight, stats.state) == (count, 0, "open")
+
+
+def test_each_runs_at_most_once(cluster: LocalCluster, pool: InstrumentedPool, tmp_path: Path) -> None:
+    """A task that may not be repeated is lost with its worker, and not run again behind the pool's back."""
+    book = tmp_path / "book"
+    mark = tmp_path / "hangs"
+    hung = pool.submit(work.hang, str(mark))
+    until(lambda: mark.exists() and mark.read_text(), PATIENCE)
+    os.kill(int(mark.read_text()), signal.SIGKILL)
+    mark.unlink()
+    with pytest.raises(WorkerLostError, match="KilledWorker"):
+        hung.result(PATIENCE)
+    with pytest.raises(WorkerLostError):
+        pool.submit(work.poison, str(book)).result(PATIENCE)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    assert len(book.read_text().splitlines()) == 1
+    assert not mark.exists()
+    stats = check(pool.stats())
+    assert (stats.completed[Result.PANIC], stats.completed[Result.OK], stats.in_flight) == (2, 1, 0)
+
+
+def test_a_poison_task(cluster: LocalCluster, pool: InstrumentedPool, tmp_path: Path) -> None:
+    """One that kills every worker it meets is run three times and takes no other with it."""
+    book = tmp_path / "book"
+    view = pool.options(idempotent=True)
+    poison = view.submit(work.poison, str(book))
+    others = [view.submit(abs, -number) for number in range(30)]
+    with pytest.raises(WorkerLostError):
+        poison.result(60.0)
+    assert [future.result(60.0) for future in others] == list(range(30))
+    assert len(book.read_text().splitlines()) == 3
+    check(pool.stats())
+
+
+def test_a_cluster_that_is_gone(cluster: LocalCluster, registry: CollectorRegistry) -> None:
+    """When the scheduler goes, the pool closes with a clear error instead of failing each task for ever."""
+    # So long it hopes that its scheduler will come back.
+    with Client(cluster.scheduler_address, timeout=2) as client:
+        pool = InstrumentedPool(client.get_executor(), name="gone", registry=registry, queue_capacity=500)
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+        cluster.close()
+
+        def refused() -> bool:
+            try:
+                wait([pool.submit(abs, -1)], 0.2)
+            except PoolBrokenError:
+                return True
+            return False
+
+        until(refused, PATIENCE)
+        until(lambda: pool.stats().state == "stopped", PATIENCE)
+        assert check(pool.stats()).in_flight == 0
+
+
+def test_a_client_is_no_executor(cluster: LocalCluster, registry: CollectorRegistry) -> None:
+    """A client is refused with the way out; its futures are of another kind."""
+    with Client(cluster) as client, pytest.raises(TypeError, match=r"dask client: pass its get_executor\(\)"):
+        InstrumentedPool(client, name="client", registry=registry)
+
+
+def test_nobody_there() -> None:
+    """An address at which nothing answers is an error at once, not at the first task."""
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(OSError, match="after 1 s"),
+    ):
+        prodpool.dask("tcp://127.0.0.1:1", name="nobody")

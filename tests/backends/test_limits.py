@@ -1,0 +1,197 @@
+"""A run-time limit ends a task, by force where that can be done; and what a task is told of its time."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from concurrent.futures import wait
+from pathlib import Path
+
+import pytest
+
+from prodpool import Reason, Result, TaskExpiredError, TaskTimeoutError, UnpicklableError, WorkerLostError
+from tests.api.gates import until
+from tests.backends import work
+from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
+from tests.core.rig import check
+from tests.support import child_processes
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+only_processes = pytest.mark.parametrize("kind", over_processes, indirect=True)
+others = pytest.mark.parametrize(
+    "kind", [pytest.param("dask", marks=pytest.mark.once), "other"], indirect=True
+)
+
+
+@only_processes
+def test_killed_at_its_limit(make_pool: MakePool, held: Held, tmp_path: Path) -> None:
+    """A task that runs too long is killed with its worker, counted and logged; nobody else notices."""
+    pool = make_pool(2, queue_capacity=20)
+    beside = held.submit(pool)
+    held.wait_running(1)
+    mark = tmp_path / "hangs"
+    hung = pool.options(task="hangs", timeout=0.2).submit(work.hang, str(mark))
+    after = [pool.submit(abs, -number) for number in range(10)]
+    with pytest.raises(TaskTimeoutError, match=r"'hangs' .* killed after 0.2 s") as caught:
+        hung.result(PATIENCE)
+    assert (caught.value.timeout, caught.value.task, caught.value.pool) == (0.2, "hangs", pool.name)
+    assert isinstance(caught.value, TimeoutError)
+    assert int(mark.read_text()) not in child_processes()
+    assert make_pool.logs.wait_for("task.error")["task"] == "hangs"
+    assert [future.result(PATIENCE) for future in after] == list(range(10))
+    held.let_go()
+    assert beside.result(PATIENCE)
+    stats = check(pool.stats())
+    assert (stats.completed[Result.TIMEOUT], stats.completed[Result.OK], stats.in_flight) == (1, 11, 0)
+    assert pool._engine.workers.rebuilds() == 0
+
+
+@only_processes
+def test_within_its_limit(make_pool: MakePool) -> None:
+    """A task that ends in time is like any other, and the next takes over its worker."""
+    pool = make_pool(1, queue_capacity=5)
+    view = pool.options(timeout=60.0)
+    first, second = (view.submit(work.pid).result(PATIENCE) for _ in range(2))
+    assert first == second
+    with pytest.raises(work.BoomError):
+        view.submit(work.boom).result(PATIENCE)
+    with pytest.raises(UnpicklableError):
+        view.submit(repr, work.DoesNotPickle()).result(PATIENCE)
+    assert view.submit(work.pid).result(PATIENCE) == first
+    assert check(pool.stats()).in_flight == 0
+
+
+@only_processes
+def test_bounds_with_limits(make_pool: MakePool, held: Held) -> None:
+    """Tasks with a limit and without take the same workers: never more run than those."""
+    pool = make_pool(2, queue_capacity=8)
+    views = itertools.cycle([pool, pool.options(timeout=60.0)])
+    futures = [held.submit(view) for view, _ in zip(views, range(8), strict=False)]
+    held.wait_running(2)
+    stats = check(pool.stats())
+    assert (stats.running, stats.queued) == (2, 6)
+    held.let_go()
+    while not all(future.done() for future in futures):
+        assert held.running() <= 2
+    assert check(pool.stats()).completed[Result.OK] == 8
+
+
+@only_processes
+def test_fewer_workers_than_the_backend_has(make_pool: MakePool, held: Held) -> None:
+    """With ``max_workers`` below the backend's own number, no more run than the pool allows."""
+    pool = make_pool(3, max_workers=1, queue_capacity=4)
+    futures = [held.submit(pool) for _ in range(4)]
+    held.wait_running(1)
+    pool.resize(2)
+    held.wait_running(2)
+    assert check(pool.stats()).running == 2
+    held.let_go()
+    while not all(future.done() for future in futures):
+        assert held.running() <= 2
+
+
+@only_processes
+def test_a_factory_grows(make_pool: MakePool, held: Held) -> None:
+    """A pool over a factory gets a larger backend when it is resized; what runs on the old one goes on."""
+    pool = make_pool(1, factory=True, queue_capacity=4)
+    first = held.submit(pool)
+    held.wait_running(1)
+    pool.resize(3)
+    futures = [held.submit(pool) for _ in range(2)]
+    held.wait_running(3)
+    assert check(pool.stats()).workers == 3
+    held.let_go()
+    assert len({future.result(PATIENCE) for future in [first, *futures]}) == 3
+    assert pool._engine.workers.rebuilds() == 0
+
+
+@only_processes
+def test_no_more_than_the_backend_has(make_pool: MakePool) -> None:
+    """An executor that cannot be built anew does not grow; the pool keeps its size."""
+    pool = make_pool(1)
+    with pytest.raises(ValueError, match="max_workers=2 is more than the 1 workers of the backend"):
+        pool.resize(2)
+    assert pool.stats().workers == 1
+
+
+@others
+def test_a_limit_where_nothing_can_be_killed(make_pool: MakePool) -> None:
+    """Elsewhere the task is told, and its result counts as any other."""
+    pool = make_pool(1)
+    began = time.monotonic()
+    name, of, attempt, remaining = (
+        pool.options(task="patient", timeout=0.1, deadline=60.0).submit(work.late).result(PATIENCE)
+    )
+    assert (name, of, attempt) == ("patient", pool.name, 1)
+    assert time.monotonic() - began >= 0.1
+    assert remaining is not None
+    assert 0.0 < remaining < 60.0
+    assert check(pool.stats()).completed[Result.OK] == 1
+
+
+def test_no_task_outside(make_pool: MakePool) -> None:
+    """A worker that has run a task knows of none once it has ended."""
+    pool = make_pool(1)
+    assert pool.submit(work.nested).result(PATIENCE)
+    assert pool.submit(work.nested).result(PATIENCE)
+
+
+@only_processes
+def test_asked_to_end_by_stop(make_pool: MakePool, tmp_path: Path) -> None:
+    """At the stop deadline a task in a worker process is asked to end, and may."""
+    pool = make_pool(1)
+    mark = tmp_path / "runs"
+    asked = pool.submit(work.until_asked, str(mark))
+    until(mark.exists)
+    report = pool.stop(0.1)
+    assert asked.result(PATIENCE) is True
+    assert (report.drained, report.abandoned) == (True, ())
+
+
+@only_processes
+def test_stop_kills_what_has_a_limit(make_pool: MakePool, tmp_path: Path) -> None:
+    """A stop ends the executors of their own too, busy and idle ones."""
+    pool = make_pool(2, queue_capacity=5)
+    idle = pool.options(timeout=60.0).submit(work.pid).result(PATIENCE)
+    mark = tmp_path / "hangs"
+    hung = pool.options(timeout=60.0, task="hangs").submit(work.hang, str(mark))
+    until(mark.exists)
+    report = pool.stop(0.1)
+    assert report.abandoned == ("hangs",)
+    assert isinstance(hung.exception(0), WorkerLostError)
+    until(lambda: not {idle, int(mark.read_text())} & child_processes())
+    until(lambda: pool.stats().in_flight == 0)
+    check(pool.stats())
+
+
+@only_processes
+def test_a_lost_worker_of_its_own(make_pool: MakePool, tmp_path: Path) -> None:
+    """A task with a limit that kills its worker harms only itself; one that may be repeated is."""
+    pool = make_pool(1, queue_capacity=5)
+    book = tmp_path / "book"
+    with pytest.raises(WorkerLostError):
+        pool.options(timeout=60.0).submit(work.attempt, str(book), 1).result(PATIENCE)
+    again = pool.options(timeout=60.0, idempotent=True)
+    assert again.submit(work.attempt, str(book), 2).result(PATIENCE) == 3
+    with pytest.raises(WorkerLostError):
+        again.submit(work.attempt, str(book), 3).result(PATIENCE)
+    assert len(book.read_text().splitlines()) == 1 + 3 + 3
+    stats = check(pool.stats())
+    assert (stats.completed[Result.PANIC], stats.completed[Result.OK], stats.state) == (2, 1, "open")
+
+
+@only_processes
+def test_expired_in_the_backend(make_pool: MakePool, held: Held) -> None:
+    """A deadline that passes while a task waits in its backend keeps it from running all the same."""
+    pool = make_pool(1, queue_capacity=3)
+    held.submit(pool)
+    held.wait_running(1)
+    late = pool.options(deadline=0.05).submit(work.boom)
+    wait([late], 0.1)
+    held.let_go()
+    with pytest.raises(TaskExpiredError):
+        late.result(PATIENCE)
+    assert check(pool.stats()).dropped[Reason.EXPIRED] == 1

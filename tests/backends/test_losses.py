@@ -1,0 +1,89 @@
+"""What is lost with a worker process is exactly what it had begun, and no process outlives its service."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prodpool import Result, WorkerLostError
+from tests.api.gates import until
+from tests.backends import work
+from tests.backends.conftest import PATIENCE, MakePool, over_processes
+from tests.core.rig import check
+from tests.support import ROOT, runs
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["forkserver"], indirect=True)
+def test_a_storm_over_what_may_run_once(make_pool: MakePool, tmp_path: Path) -> None:
+    """Of tasks that may not be repeated those fail that had begun on a killed worker; none runs twice."""
+    pool = make_pool(2, factory=True, overload="block", queue_capacity=20)
+    book, over = tmp_path / "book", threading.Event()
+
+    def storm() -> None:
+        while not over.wait(0.3):
+            seats: list[Any] = list(pool._engine.dispatcher.roster.workers)
+            for sighting in [sighting for seat in seats if (sighting := seat.sighting()) is not None][:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(sighting.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    futures = {number: pool.submit(work.record, str(book), number) for number in range(150)}
+    over.set()
+    thread.join()
+    assert not wait(futures.values(), PATIENCE).not_done
+    lines = [line.split() for line in book.read_text().splitlines()]
+    begun = [int(number) for word, number in lines if word == "begin"]
+    ended = {int(number) for word, number in lines if word == "end"}
+    failed = {number for number, future in futures.items() if future.exception(0) is not None}
+    assert all(isinstance(futures[number].exception(0), WorkerLostError) for number in failed)
+    assert failed
+    assert len(begun) == len(set(begun))
+    # One may have been killed before its first line, and one after its last.
+    assert set(range(150)) - ended <= failed
+    stats = check(pool.stats())
+    assert (stats.completed[Result.PANIC], stats.completed[Result.OK]) == (len(failed), 150 - len(failed))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("kind", over_processes, indirect=True)
+def test_no_worker_outlives_its_service(kind: str, tmp_path: Path) -> None:
+    """When the service is killed its worker processes end, busy and idle ones."""
+    command = [sys.executable, "-m", "tests.backends.orphans", kind, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True) as service:
+        try:
+            until((tmp_path / "hangs").exists, PATIENCE)
+            assert len(running_in(service.pid)) > 2
+        finally:
+            service.kill()
+    try:
+        until(lambda: not running_in(service.pid), PATIENCE)
+    finally:
+        for pid in running_in(service.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def running_in(session: int) -> list[int]:
+    """Return the pids of what runs in a session, which is a process and all that it has started."""
+    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has just ended
+            if os.getsid(pid) == session and runs(pid):
+                found.append(pid)
+    return found

@@ -1,0 +1,61 @@
+"""The private names of backends that the pool relies on, each where docs/decisions.md says (D3, D14, D15)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import loky
+import pytest
+from prometheus_client import CollectorRegistry
+
+from prodpool import InstrumentedPool
+from prodpool.workers.kinds import capabilities
+from prodpool.workers.processes import MENDED
+from tests.backends import work
+from tests.backends.conftest import PATIENCE, dask
+
+
+def name_after(letter: str) -> None:
+    os.environ["PRODPOOL_TEST"] = letter
+
+
+def named() -> str:
+    return os.environ.get("PRODPOOL_TEST", "")
+
+
+def _process_pool(workers: int, **options: Any) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"), **options)
+
+
+@pytest.mark.parametrize("build", [_process_pool, loky.ProcessPoolExecutor], ids=["stdlib", "loky"])
+def test_another_like_it(build: Any) -> None:
+    """The number of workers is found, the processes are, and another executor is set up alike."""
+    with build(3, initializer=name_after, initargs=("x",)) as backend:
+        abilities = capabilities(backend)
+        assert abilities.max_workers == 3
+        assert abilities.processes is not None
+        assert abilities.single is not None
+        pid = backend.submit(work.pid).result(PATIENCE)
+        assert pid in [process.pid for process in abilities.processes(backend)]
+        with abilities.single(backend) as single:
+            assert capabilities(single).max_workers == 1
+            assert single.submit(named).result(PATIENCE) == "x"
+
+
+def test_dask_says_how_many() -> None:
+    """An executor of a dask client is known by its type, and says how many tasks it runs at once."""
+    abilities = capabilities(dask(2))
+    assert (abilities.kind, abilities.max_workers) == ("dask", 2)
+
+
+@pytest.mark.skipif(MENDED, reason="this Python replaces such workers as it should")
+def test_max_tasks_per_child(registry: CollectorRegistry) -> None:
+    """What is known to hang is refused, with the way out."""
+    with (
+        _process_pool(1, max_tasks_per_child=2) as backend,
+        pytest.raises(ValueError, match=r"max_tasks_per_child=2.* 115634.*leave that out"),
+    ):
+        InstrumentedPool(backend, name="test", registry=registry)

@@ -1,0 +1,99 @@
+"""Write the README's table of backends anew, from what the code itself knows of each.
+
+usage: python tools/backends_table.py [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import loky
+from distributed import Client, LocalCluster
+
+from prodpool.workers.base import Capabilities
+from prodpool.workers.daemon import DaemonThreadExecutor
+from prodpool.workers.kinds import capabilities
+from prodpool.workers.packing import standard_dumps
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- backends: made by tools/backends_table.py -->\n", "<!-- end of backends -->\n"
+HEAD = (
+    "backend",
+    "tasks reach it",
+    "functions",
+    "at `timeout=`",
+    "a worker dies",
+    "hangs at the stop deadline",
+    "dwell, duration",
+    "`dump()`",
+)
+
+
+class Other:
+    """Stands for whatever else has ``submit``."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Never called."""
+
+
+def row(name: str, can: Capabilities) -> tuple[str, ...]:
+    """Say what a backend can do."""
+    if can.leased:
+        reach, functions = "it lends its threads", "any"
+    else:
+        ahead = "none ahead" if not can.prefetch else "as many ahead" if can.lost else f"{can.prefetch} ahead"
+        reach = f"one for each worker, {ahead}"
+        by_name = can.dumps is standard_dumps
+        functions = "what it carries itself" if can.dumps is None else "of a module" if by_name else "any"
+    if can.processes is not None:
+        dies, still = "a factory builds another", "killed"
+    elif can.lost:
+        dies, still = "only its tasks are lost", "left to the cluster"
+    else:
+        dies = "-" if can.leased else "as it says itself"
+        still = "left behind" if can.leased else "left to it"
+    limit = "told" if can.single is None else "killed"
+    exact = can.leased or can.same_host
+    times = (
+        "exact" if exact else "exact on this host, else from the length" if can.lost else "exact on this host"
+    )
+    return name, reach, functions, limit, dies, still, times, "stacks" if exact else "no stacks"
+
+
+def table() -> str:
+    """Return the table."""
+    with (
+        LocalCluster(1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        ThreadPoolExecutor(1) as threads,
+        ProcessPoolExecutor(1) as processes,
+        loky.ProcessPoolExecutor(1) as loky_processes,
+    ):
+        records = {
+            "`prodpool.threads()`": capabilities(DaemonThreadExecutor("table")),
+            "`ThreadPoolExecutor`": capabilities(threads),
+            "`ProcessPoolExecutor`, `prodpool.processes()`": capabilities(processes),
+            "loky": capabilities(loky_processes),
+            "dask, `prodpool.dask()`": capabilities(client.get_executor()),
+            "anything else with `submit`": capabilities(Other()),
+        }
+    rows = [HEAD, ("---",) * len(HEAD), *(row(name, can) for name, can in records.items())]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def renewed(text: str) -> str:
+    """Return the README's text with the table of today."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table()}{END}{after}"
+
+
+if __name__ == "__main__":
+    old = README.read_text()
+    new = renewed(old)
+    if "--check" in sys.argv and new != old:
+        raise SystemExit("README.md: the table of backends is out of date: run tools/backends_table.py")
+    README.write_text(new)
