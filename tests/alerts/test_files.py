@@ -14,6 +14,7 @@ import _jsonnet
 import pytest
 import yaml
 from hypothesis import given
+from hypothesis import settings as chosen
 from hypothesis import strategies as st
 
 from prodpool.bundle.alerts import ALERTS, GROUPS
@@ -119,6 +120,7 @@ VALUE = st.recursive(
 )
 
 
+@chosen(deadline=None)
 @given(st.dictionaries(st.just("key") | WORDS, VALUE, min_size=1, max_size=3))
 def test_any_value_is_read_back(value: dict[str, Any]) -> None:
     """Whatever is written, PyYAML reads the same: words that look like something else, text of many lines."""
