@@ -10,6 +10,7 @@ from typing import Any
 
 from prodpool.bundle.files import KINDS, NoFilesError, bundle
 from prodpool.bundle.settings import SettingError, Settings, options
+from prodpool.bundle.units import decimal
 
 _EXPORT = """
 Write the dashboards (Grafana), the alert rules (Prometheus, its Kubernetes operator, jsonnet; with routes for
@@ -44,7 +45,8 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", type=Path, metavar="DIR", help="made if it is not there")
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
     for name, default, kind, metavar, text in options():
-        shown = ",".join(f"{bound:g}" for bound in default) if isinstance(default, tuple) else default
+        shown = ",".join(map(decimal, default)) if isinstance(default, tuple) else default
+        shown = decimal(shown) if isinstance(shown, float) else shown
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,

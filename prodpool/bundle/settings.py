@@ -84,7 +84,7 @@ class Settings:
         DEFAULT_BUCKETS, "bounds of the pools' histograms, if they are not the default", bounds, "SECONDS,..."
     )
     runbook_url: str = _setting("runbook.md", "address at which you publish the runbook", str, "URL")
-    dashboard_url: str = _setting("", "address of your Grafana, without a path behind it", str, "URL")
+    dashboard_url: str = _setting("", "address of your Grafana, such as https://grafana.example", str, "URL")
     namespace_label: str = _setting("", "one more label to keep apart by, such as namespace", str, "NAME")
     window_scale: float = _setting(
         1.0, "factor on every window and waiting time, for trying the rules out; not for production"
