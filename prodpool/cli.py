@@ -77,13 +77,25 @@ def _export(chosen: argparse.Namespace) -> int:
             f"{', '.join(there)}: there already, so nothing was written: add --force to overwrite, or choose "
             "another DIR"
         )
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # "x": a file that came since is not overwritten either.
-        with path.open("w" if chosen.force else "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        print(path)  # noqa: T201  # what the command is for
+    _write(texts, force=chosen.force)
+    print("\n".join(map(str, texts)))  # noqa: T201  # what the command is for
     return 0
+
+
+def _write(texts: dict[Path, str], *, force: bool) -> None:
+    """Write all files, or take those written back where one cannot be; what was overwritten stays so."""
+    written: list[Path] = []
+    try:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # "x": a file that came since is not overwritten either.
+            with path.open("w" if force else "x", encoding="utf-8", newline="\n") as file:
+                written.append(path)
+                file.write(text)
+    except OSError:
+        for path in [] if force else written:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _told(error: Exception) -> str:

@@ -141,6 +141,13 @@ def test_a_folder_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert str(file) in said
 
 
+def test_half_an_export_is_taken_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a file in the middle cannot be written, none of those before it is left."""
+    (tmp_path / "alerts").write_text("a file where a folder has to be")
+    assert str(tmp_path / "alerts") in refused(capsys, "all", str(tmp_path))
+    assert files(tmp_path) == {"alerts"}
+
+
 def test_the_installed_command(tmp_path: Path) -> None:
     """The console script and `python -m prodpool` do the same, and answer --help and --version."""
     script = shutil.which("prodpool", path=str(Path(sys.executable).parent))

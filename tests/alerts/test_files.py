@@ -151,6 +151,12 @@ def test_its_panel_is_there(alert: Alert) -> None:
     assert titles.get(alert.panel.id) == alert.panel.title
 
 
+def test_the_readme_counts_them() -> None:
+    """The number of alerts that the README gives is theirs."""
+    assert "Twenty alerts come with the package" in (ROOT / "README.md").read_text()
+    assert len(ALERTS) == 20
+
+
 def test_rules_read_what_is_exported_and_recorded() -> None:
     """Every metric that a rule names is exported or recorded, with labels that it has."""
     exported = {each.name for each in (*COUNTERS, *GAUGES)} | {f"{name}_bucket" for name, _, _ in HISTOGRAMS}

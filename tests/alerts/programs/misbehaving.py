@@ -62,10 +62,10 @@ class Trouble:
         self.name = name
         self._workers = workers
         self._options = options
+        self.offers = 0
         self.pool = self.build()
         self._thread = threading.Thread(target=self._run, args=(beat,), name=name)
         self._thread.start()
-        self.offers = 0
 
     def build(self) -> InstrumentedPool:
         """Make the pool, which takes the place of a stopped one of its name."""
