@@ -33,17 +33,21 @@ def _bare(workers: int, capacity: int) -> Executor:  # noqa: ARG001  # its queue
     return ThreadPoolExecutor(workers)
 
 
-def _pool(workers: int, capacity: int, **options: Any) -> Executor:
+def wrap(backend: Executor, capacity: int, **options: Any) -> InstrumentedPool:
     """Build a pool with everything on: metrics, a breaker with all its conditions, watchdog, logger."""
     options.setdefault("breaker", BreakerPolicy(failure_rate=0.5, slow_call_rate=0.5, slow_after=1.0))
+    options.setdefault("logger", _logger())
     return InstrumentedPool(
-        ThreadPoolExecutor(workers),
+        backend,
         name=f"bench_{next(_numbers)}",
         queue_capacity=capacity,
         registry=CollectorRegistry(),
-        logger=_logger(),
         **options,
     )
+
+
+def _pool(workers: int, capacity: int, **options: Any) -> Executor:
+    return wrap(ThreadPoolExecutor(workers), capacity, **options)
 
 
 def _untraced_pool(workers: int, capacity: int) -> Executor:

@@ -19,6 +19,10 @@ class Scale:
         many_workers: Workers on the large side of the worker experiment, and under the watchdog.
         watch_seconds: Seconds for which the watchdog's cost is observed, per round.
         processes: Child processes per side where each sample takes a fresh one.
+        handed_over: Tasks of one sample at depth over processes.
+        handed_calls: Tasks of one sample one at a time over processes.
+        watched_starts: Tasks of one round whose dwell is compared with when they say that they began; below
+            100, which is as many lines as a pool logs at once.
     """
 
     rounds: int = 15
@@ -30,6 +34,9 @@ class Scale:
     many_workers: int = 500
     watch_seconds: float = 5.0
     processes: int = 3
+    handed_over: int = 4_000
+    handed_calls: int = 500
+    watched_starts: int = 90
 
 
 FULL = Scale()
@@ -44,4 +51,7 @@ QUICK = Scale(
     many_workers=20,
     watch_seconds=0.05,
     processes=1,
+    handed_over=40,
+    handed_calls=10,
+    watched_starts=10,
 )

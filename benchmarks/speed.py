@@ -15,7 +15,7 @@ from benchmarks.scale import Scale
 
 WORKERS = 8
 _WARM_UP = 200
-_TITLES = {"cpu": "CPU", "wall": "wall"}
+TITLES = {"cpu": "CPU", "wall": "wall"}
 
 
 def noop() -> None:
@@ -24,9 +24,9 @@ def noop() -> None:
 
 def throughput(scale: Scale) -> list[Row]:
     """Submit every task, then wait for all of them."""
-    series = _race(partial(_all_at_once, tasks=scale.tasks), scale.rounds, scale.tasks)
+    series = _race(partial(all_at_once, tasks=scale.tasks), scale.rounds, scale.tasks)
     rows = _rows("throughput at depth", series, target=0.80)
-    for measure, title in _TITLES.items():
+    for measure, title in TITLES.items():
         spread = series[POOL].difference(series[UNGUARDED], measure)
         rows.append(Row("breaker", "acquire + record", title, spread, "us/task"))
     return rows
@@ -34,7 +34,7 @@ def throughput(scale: Scale) -> list[Row]:
 
 def latency(scale: Scale) -> list[Row]:
     """Wait for each task before submitting the next."""
-    series = _race(partial(_one_by_one, tasks=scale.calls), scale.rounds, scale.tasks)
+    series = _race(partial(one_by_one, tasks=scale.calls), scale.rounds, scale.tasks)
     return _rows("one at a time", series, target=1.15)
 
 
@@ -49,12 +49,12 @@ def many_workers(scale: Scale) -> list[Row]:
                 for workers in (1, scale.many_workers)
             )
             _start_all(many, scale.many_workers)
-            run = partial(_all_at_once, tasks=scale.tasks)
+            run = partial(all_at_once, tasks=scale.tasks)
             series = interleave({"few": partial(run, few), "many": partial(run, many)}, scale.rounds)
         experiment = f"{scale.many_workers} workers to 1"
         rows += [
             Row.of_series(experiment, contender.title, title, series["many"], measure, base=series["few"])
-            for measure, title in _TITLES.items()
+            for measure, title in TITLES.items()
         ]
     return rows
 
@@ -80,11 +80,12 @@ def _rows(experiment: str, series: dict[str, Series], target: float) -> list[Row
             target=target if key == POOL and measure == "wall" else None,
         )
         for key in series
-        for measure, title in _TITLES.items()
+        for measure, title in TITLES.items()
     ]
 
 
-def _all_at_once(executor: Executor, tasks: int) -> Sample:
+def all_at_once(executor: Executor, tasks: int) -> Sample:
+    """Submit every task, then wait for all of them."""
     _warm_up(executor, tasks)
     with measured() as sample:
         futures = [executor.submit(noop) for _ in range(tasks)]
@@ -93,7 +94,8 @@ def _all_at_once(executor: Executor, tasks: int) -> Sample:
     return sample.per(tasks)
 
 
-def _one_by_one(executor: Executor, tasks: int) -> Sample:
+def one_by_one(executor: Executor, tasks: int) -> Sample:
+    """Wait for each task before submitting the next."""
     _warm_up(executor, tasks)
     with measured() as sample:
         for _ in range(tasks):

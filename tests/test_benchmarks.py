@@ -15,8 +15,10 @@ import pytest
 import prodpool
 from benchmarks import report
 from benchmarks.__main__ import EXPERIMENTS
+from benchmarks.handoff import BACKENDS
 from benchmarks.sampling import Sample, Series, Spread, interleave
 
+OVER_PROCESSES = {"processes", "processes-latency", "dwell"}
 ROOT = Path(report.__file__).parents[1]
 
 
@@ -47,8 +49,21 @@ def test_every_experiment_has_its_figures(quick: dict[str, Any]) -> None:
         assert all(math.isfinite(number) for number in row["value"].values()), row
         assert row["ratio"] is None or all(number > 0 for number in row["ratio"].values()), row
     compared = [names for names in sides.values() if "ThreadPoolExecutor" in names]
-    assert len(compared) == len(EXPERIMENTS)
+    assert len(compared) == len(EXPERIMENTS) - len(OVER_PROCESSES)
     assert all(len(names) >= 2 for names in compared)
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_each_kind_of_process_backend_has_its_figures(quick: dict[str, Any]) -> None:
+    """Time at depth and one at a time are relative to the same executor without a pool around it."""
+    found = {(row["experiment"], row["side"]): row for row in quick["rows"]}
+    for backend in BACKENDS:
+        wrapped = f"InstrumentedPool({backend.title})"
+        for experiment in ("2 processes at depth", "4 processes at depth", "processes one at a time"):
+            assert found[experiment, backend.title]["ratio"]["median"] == 1.0
+            assert found[experiment, wrapped]["ratio"]["median"] > 0.0
+        assert ("error of dwell", wrapped) in found
 
 
 @pytest.mark.slow

@@ -95,6 +95,10 @@ def others(first: Interpreter) -> list[Interpreter]:
     return sorted(found.values(), key=lambda one: one.version)
 
 
+def _constraints() -> list[str]:
+    return (ROOT / "constraints.txt").read_text().splitlines()
+
+
 def lowest_pins() -> str:
     """Turn the lower bounds of the core dependencies into pins."""
     text = (ROOT / "pyproject.toml").read_text()
@@ -103,14 +107,10 @@ def lowest_pins() -> str:
         raise SystemExit("pyproject.toml has no dependencies")
     lowest = [bound.replace(">=", "==") for bound in re.findall(r'"(.*?)"', bounds[1])]
     # What these four bring along has to fit them, so it is not pinned either.
-    ours = {re.split("[=<>]", bound)[0].replace("-", "_") for bound in lowest} | {
-        "opentelemetry_api",
-        "opentelemetry_semantic_conventions",
-    }
+    ours = {re.split("[=<>]", bound)[0].replace("-", "_") for bound in lowest} | {"protobuf"}
+    names = {line: line.split("==")[0].replace("-", "_") for line in _constraints()}
     rest = [
-        line
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line.split("==")[0].replace("-", "_") not in ours
+        line for line, name in names.items() if name not in ours and not name.startswith("opentelemetry_")
     ]
     return "\n".join([*rest, *lowest]) + "\n"
 

@@ -170,7 +170,7 @@ class Breaker:
                 self._circuit.breaker.remove_listener(self._ear)
 
     def forked(self, lock: Any) -> None:
-        """Be dead in a forked child, where any lock may be held for ever: whoever wants one meets ``lock``."""
+        """Be dead in a forked child, where any lock may be held for ever: all find ``lock`` in its place."""
         self._lock = self._driving = lock
 
     # -- closed --------------------------------------------------------------------------------------------

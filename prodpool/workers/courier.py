@@ -6,6 +6,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 
 class Courier:
@@ -64,11 +65,11 @@ class Courier:
     def _run(self) -> None:
         while True:
             due = self._due_in()
-            try:
-                # What is due comes first, or a courier that is never idle would never get to it.
-                call = self._on_due if due is not None and due <= 0.0 else self._calls.get(timeout=due)
-            except queue.Empty:
-                call = self._on_due
+            call: Callable[[], object] | None = self._on_due
+            # What is due comes first, or a courier that is never idle would never get to it.
+            if due is None or due > 0.0:
+                with suppress(queue.Empty):
+                    call = self._calls.get(timeout=None if due is None else min(due, threading.TIMEOUT_MAX))
             if call is None:
                 return
             try:

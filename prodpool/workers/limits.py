@@ -6,7 +6,6 @@ each such task that runs at a time, and used again for the next.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -53,10 +52,10 @@ class Run:
     timeout: float
     killed: bool = False
 
-    def left(self) -> float:
-        """Return the seconds until its limit."""
+    def left(self) -> float | None:
+        """Return the seconds until its limit; None while it has not begun."""
         began = self.began()
-        return math.inf if began is None else began + self.timeout - time.monotonic()
+        return None if began is None else began + self.timeout - time.monotonic()
 
     def began(self) -> float | None:
         """Return the second of the monotonic clock at which it began; None while it has not."""
@@ -103,11 +102,8 @@ class Limits:
 
     def due_in(self) -> float | None:
         """Return the seconds until `check` is to be called again; None while nothing runs."""
-        waits = [
-            min(max(0.0, run.left()), LOOK_EVERY if run.began() is None else math.inf)
-            for run in self._runs
-            if not run.killed
-        ]
+        lefts = [run.left() for run in self._runs if not run.killed]
+        waits = [LOOK_EVERY if left is None else max(0.0, left) for left in lefts]
         return min(waits, default=None)
 
     def begin(self, handover: Handover) -> None:
@@ -136,7 +132,8 @@ class Limits:
     def check(self) -> None:
         """Kill what has run for too long."""
         for run in list(self._runs):
-            if not run.killed and run.left() <= 0.0:
+            left = run.left()
+            if left is not None and left <= 0.0 and not run.killed:
                 run.killed = True
                 for process in self._processes(run.backend):
                     kill(process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from concurrent.futures import wait
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_killed_at_its_limit(make_pool: MakePool, held: Held, tmp_path: Path) ->
         hung.result(PATIENCE)
     assert (caught.value.timeout, caught.value.task, caught.value.pool) == (0.2, "hangs", pool.name)
     assert isinstance(caught.value, TimeoutError)
-    assert int(mark.read_text()) not in child_processes()
+    until(lambda: int(mark.read_text()) not in child_processes())
     assert make_pool.logs.wait_for("task.error")["task"] == "hangs"
     assert [future.result(PATIENCE) for future in after] == list(range(10))
     held.let_go()
@@ -62,6 +63,13 @@ def test_within_its_limit(make_pool: MakePool) -> None:
         view.submit(repr, work.DoesNotPickle()).result(PATIENCE)
     assert view.submit(work.pid).result(PATIENCE) == first
     assert check(pool.stats()).in_flight == 0
+
+
+@only_processes
+def test_no_limit_at_all(make_pool: MakePool) -> None:
+    """``math.inf`` seconds are for ever."""
+    pool = make_pool(1)
+    assert pool.options(timeout=math.inf).submit(work.slowly, 1).result(PATIENCE) == 1
 
 
 @only_processes

@@ -409,7 +409,7 @@ def busy_pools() -> list[InstrumentedPool]:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter(), schedule_delay_millis=10))
     context = multiprocessing.get_context("fork")
-    backends = {
+    backends: dict[str, Any] = {
         "held_executor": ThreadPoolExecutor(3),
         "held_processes": ProcessPoolExecutor(2, mp_context=context),
         "held_in_turn": lambda workers: ProcessPoolExecutor(workers, mp_context=context),
@@ -501,7 +501,7 @@ def law_holds(pool: InstrumentedPool) -> None:
 
 
 if __name__ == "__main__":
-    ways = (inherited, inherited_threads, inherited_processes, from_a_task, to_the_end, to_the_end_processes)
-    ways += (half_read, hammered, busy)
+    ways = [inherited, inherited_threads, inherited_processes, from_a_task, to_the_end, to_the_end_processes]
+    ways += [half_read, hammered, busy]
     locked = {f"every_lock_{backend}": partial(every_lock, backend) for backend in BACKENDS}
     ({way.__name__: way for way in ways} | locked)[sys.argv[1]]()
