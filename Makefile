@@ -8,12 +8,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
-SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed) README.md LICENSE pyproject.toml
+SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed -o -name '*.md') $(wildcard dashboards/*.json) README.md LICENSE pyproject.toml
 WHEEL := build/wheel.stamp
 WEB := build/web
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-lowest lint format bench coverage dashboards images constraints web web-lock clean FORCE
+.PHONY: help demo test test-lowest lint format bench coverage dashboards alerts images constraints web web-lock clean FORCE
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ coverage: $(VENV)/.dev ## Measure branch coverage of the source tree.
 
 dashboards: $(VENV)/.dev ## Make the dashboards' JSON anew from dashboards/*.py.
 	@$(BIN)/python -m dashboards.build
+
+alerts: $(VENV)/.dev ## Write alerts/ and runbook.md anew from prodpool/bundle.
+	@$(BIN)/prodpool export alerts alerts --force
+	@$(BIN)/prodpool export runbook . --force
 
 images: $(VENV)/.dev system web ## Draw the dashboards, with live data, into docs/images (about four minutes).
 	@$(BIN)/python -m tools.images $(ARGS)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # usage: system_packages.sh PYTHON
-# Some checks of the test-suite need Debian packages: promtool and Prometheus itself (prometheus), a browser
-# (chromium) and CPython's own tests. Installs what is missing if it can, else says what to run. It never
+# Some checks of the test-suite need Debian packages: promtool and Prometheus itself (prometheus), Alertmanager
+# and amtool (prometheus-alertmanager), a browser (chromium) and CPython's own tests. Installs what is missing if it can, else says what to run. It never
 # fails: the check that lacks its tool says so itself, by failing in CI (CI=true) and by a skip elsewhere.
 set -eu
 python=$1
@@ -16,6 +16,8 @@ has_cpython_tests() {
 
 command -v promtool >/dev/null || "$here/apt_install.sh" prometheus ||
     echo "make: no prometheus: the checks of metrics page and dashboards will not run" >&2
+command -v prometheus-alertmanager >/dev/null || "$here/apt_install.sh" prometheus-alertmanager ||
+    echo "make: no prometheus-alertmanager: the checks of alerts and their routes will not run" >&2
 command -v chromium >/dev/null || "$here/apt_install.sh" chromium ||
     echo "make: no chromium: the drawing of a dashboard will not be checked" >&2
 has_cpython_tests || "$here/apt_install.sh" "libpython$minor-testsuite" ||

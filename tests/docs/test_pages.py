@@ -83,8 +83,8 @@ def test_a_program_runs_as_it_stands(block: Block, tmp_path: Path) -> None:
 
 @pytest.mark.once
 @pytest.mark.parametrize(("page", "command"), commands(), ids=lambda value: " ".join(value).replace("/", "."))
-def test_a_command_exists(page: str, command: list[str]) -> None:
-    """A command shown is a target of the Makefile or a tool that the Makefile sets up."""
+def test_a_command_exists(page: str, command: list[str], tmp_path: Path) -> None:
+    """A command shown is a target of the Makefile, a tool that it sets up, or `prodpool`, which is run."""
     match command:
         case ["make", *targets]:
             make = shutil.which("make") or missing("make", "run: apt-get install make")
@@ -92,6 +92,9 @@ def test_a_command_exists(page: str, command: list[str]) -> None:
         case [".venv/bin/pytest", *options]:
             collect = [sys.executable, "-P", "-m", "pytest", "--collect-only", *options]
             subprocess.run(collect, cwd=ROOT, check=True, capture_output=True, timeout=60)
+        case ["prodpool", *options]:
+            prodpool = [sys.executable, "-P", "-W", "error", "-m", "prodpool", *options]
+            subprocess.run(prodpool, cwd=tmp_path, check=True, capture_output=True, timeout=30)
         case _:
             pytest.fail(f"{page} shows {shlex.join(command)!r}, which no test executes")
 

@@ -1,0 +1,113 @@
+"""The command `prodpool`: `export` writes the dashboards, alert rules and runbook of this version."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prodpool.bundle.files import KINDS, NoFilesError, bundle
+from prodpool.bundle.settings import SettingError, Settings, options
+from prodpool.bundle.units import decimal
+
+_EXPORT = """
+Write the dashboards (Grafana), the alert rules (Prometheus, its Kubernetes operator, jsonnet; with routes for
+Alertmanager) or the runbook into DIR, or all of them into folders of DIR. The runbook is written for the same
+thresholds as the rules, the dashboards for the same objective. No file is overwritten unless --force is
+given; without it either all files are written or none.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with the arguments given, by default those of the process; return its exit status.
+
+    Raises:
+        SystemExit: With status 2 for arguments that do not fit, and 0 after ``--help`` and ``--version``.
+    """
+    parser = argparse.ArgumentParser(prog="prodpool", description="Tools for whoever runs worker pools.")
+    parser.add_argument("--version", action="version", version=f"prodpool {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    export = commands.add_parser(
+        "export", help="write dashboards, alert rules and runbook", description=_EXPORT, allow_abbrev=False
+    )
+    _add_export_arguments(export)
+    chosen = parser.parse_args(argv)
+    try:
+        return _export(chosen)
+    except (SettingError, NoFilesError, OSError) as error:
+        export.error(_told(error))
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=(*KINDS, "all"), metavar="|".join((*KINDS, "all")))
+    parser.add_argument("dir", type=Path, metavar="DIR", help="made if it is not there")
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+    for name, default, kind, metavar, text in options():
+        shown = ",".join(map(decimal, default)) if isinstance(default, tuple) else default
+        shown = decimal(shown) if isinstance(shown, float) else shown
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            type=_reader(kind, shown),
+            default=default,
+            metavar=metavar,
+            help=f"{text} (default: {shown if shown != '' else 'none'})".replace("%", "%%"),
+        )
+
+
+def _reader(kind: Callable[[str], Any], example: object) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            number = "a whole number" if kind is int else "a number" if kind is float else "numbers"
+            raise argparse.ArgumentTypeError(f"{text!r}: pass {number}, such as {example}") from None
+
+    return read
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    settings = Settings(**{name: getattr(chosen, name) for name, *_ in options()})
+    texts = {chosen.dir / name: text for name, text in bundle(chosen.kind, settings).items()}
+    there = [str(path) for path in texts if path.exists()]
+    if there and not chosen.force:
+        raise FileExistsError(
+            f"{', '.join(there)}: there already, so nothing was written: add --force to overwrite, or choose "
+            "another DIR"
+        )
+    _write(texts, force=chosen.force)
+    print("\n".join(map(str, texts)))  # noqa: T201  # what the command is for
+    return 0
+
+
+def _write(texts: dict[Path, str], *, force: bool) -> None:
+    """Write all files, or take those written back where one cannot be; what was overwritten stays so."""
+    written: list[Path] = []
+    try:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # "x": a file that came since is not overwritten either.
+            with path.open("w" if force else "x", encoding="utf-8", newline="\n") as file:
+                written.append(path)
+                file.write(text)
+    except OSError:
+        for path in [] if force else written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{error.filename}: {error.strerror}: choose another DIR, or make it one that can be written to"
+        )
+    return str(error)
+
+
+def _version() -> str:
+    try:
+        return version("prodpool")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
