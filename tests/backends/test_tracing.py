@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
+import loky
 import pytest
+from distributed import Client, LocalCluster
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -28,12 +32,27 @@ pytestmark = [
 ]
 
 REQUEST, QUEUE, TASK, NESTED = "request", "workerpool.queue render", "workerpool.task render", "nested"
-over_processes = pytest.mark.parametrize("method", PROCESSES)
+once = [pytest.param(kind, marks=pytest.mark.once) for kind in ("loky", "dask")]
+over_processes = pytest.mark.parametrize("kind", [*PROCESSES, *once])
 
 
-def processes(method: str, initializer: Any, *initargs: Any) -> Executor:
-    """Return an executor with one worker."""
-    return ProcessPoolExecutor(1, mp_context=get_context(method), initializer=initializer, initargs=initargs)
+@contextmanager
+def processes(kind: str, initializer: Any, *initargs: Any) -> Iterator[Executor]:
+    """Give an executor with one worker process, in which ``initializer`` has been called."""
+    if kind == "dask":
+        with (
+            LocalCluster(1, threads_per_worker=1, dashboard_address=":0") as cluster,
+            Client(cluster) as client,
+        ):
+            client.wait_for_workers(1)
+            client.run(initializer, *initargs)
+            yield client.get_executor()
+            client.run(work.flush)
+    elif kind == "loky":
+        yield loky.ProcessPoolExecutor(1, initializer=initializer, initargs=initargs)
+    else:
+        context = get_context(kind)
+        yield ProcessPoolExecutor(1, context, initializer=initializer, initargs=initargs)
 
 
 def submit_inside(tracer: trace.Tracer, pool: InstrumentedPool, call: Any) -> int:
@@ -65,13 +84,18 @@ def test_one_trace_over_threads(registry: CollectorRegistry) -> None:
 
 
 @over_processes
-def test_one_trace_over_processes(method: str, registry: CollectorRegistry) -> None:
+def test_one_trace_over_processes(kind: str, registry: CollectorRegistry) -> None:
     """The same, where the span inside the task is opened and exported by the worker process."""
     spans = Spans()
-    backend = processes(method, work.export_to_memory)
-    with InstrumentedPool(backend, name="t", registry=registry, tracer_provider=spans.provider) as pool:
+    with (
+        processes(kind, work.export_to_memory) as backend,
+        InstrumentedPool(backend, name="t", registry=registry, tracer_provider=spans.provider) as pool,
+    ):
         pid = submit_inside(spans.tracer, pool, work.nested)
-        (nested,) = pool.options(task="look").submit(work.kept).result(PATIENCE)
+        look = pool.options(task="look")
+        # On dask it takes a moment until the worker's exporter has it.
+        until(lambda: look.submit(work.kept).result(PATIENCE), PATIENCE)
+        (nested,) = look.submit(work.kept).result(PATIENCE)
     assert (nested.name, nested.pid) == (NESTED, pid)
     assert pid != os.getpid()
     task = context_of(spans.named(TASK))
@@ -82,13 +106,15 @@ def test_one_trace_over_processes(method: str, registry: CollectorRegistry) -> N
 
 
 @over_processes
-def test_the_trace_as_it_arrives(method: str, registry: CollectorRegistry) -> None:
+def test_the_trace_as_it_arrives(kind: str, registry: CollectorRegistry) -> None:
     """A tracing backend gets it from both processes, the worker's last spans when that ends."""
     with receiving() as (receiver, endpoint):
         provider = TracerProvider(resource=Resource.create({"service.name": "web"}), shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
-        backend = processes(method, work.export_to, endpoint)
-        with InstrumentedPool(backend, name="t", registry=registry, tracer_provider=provider) as pool:
+        with (
+            processes(kind, work.export_to, endpoint) as backend,
+            InstrumentedPool(backend, name="t", registry=registry, tracer_provider=provider) as pool,
+        ):
             submit_inside(provider.get_tracer("web"), pool, work.nested)
         provider.shutdown()
         got = receiver.wait_for(REQUEST, QUEUE, TASK, NESTED)

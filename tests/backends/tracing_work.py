@@ -34,6 +34,13 @@ def export_to(endpoint: str) -> None:
     Finalize(None, provider.shutdown, exitpriority=10)
 
 
+def flush() -> None:
+    """Send what is left to be sent."""
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.force_flush()
+
+
 def export_to_memory() -> None:
     """Have this process keep its spans."""
     provider = TracerProvider(shutdown_on_exit=False)
