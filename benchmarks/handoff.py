@@ -60,7 +60,7 @@ class _Cluster(ClientExecutor):
     """The executor of a cluster of its own, which ends with it."""
 
     def __init__(self, workers: int) -> None:
-        self._cluster = LocalCluster(workers, threads_per_worker=1, dashboard_address=":0")
+        self._cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
         client = Client(self._cluster)
         client.wait_for_workers(workers)
         super().__init__(client, pure=False)  # type: ignore[no-untyped-call]

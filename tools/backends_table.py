@@ -66,7 +66,7 @@ def row(name: str, can: Capabilities) -> tuple[str, ...]:
 def table() -> str:
     """Return the table."""
     with (
-        LocalCluster(1, processes=False, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
         ThreadPoolExecutor(1) as threads,
         ProcessPoolExecutor(1) as processes,

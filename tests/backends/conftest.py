@@ -46,7 +46,7 @@ _clusters: list[tuple[LocalCluster, Client]] = []
 def dask(_: int) -> Any:
     """Return an executor of the session's cluster, which always has two workers."""
     if not _clusters:
-        cluster = LocalCluster(2, threads_per_worker=1, dashboard_address=":0")
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
         _clusters.append((cluster, Client(cluster)))
     return _clusters[0][1].get_executor()
 

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.once]
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
     """Start a cluster of this test's own, since its workers are killed."""
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         yield cluster
 
 

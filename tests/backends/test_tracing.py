@@ -41,7 +41,7 @@ def processes(kind: str, initializer: Any, *initargs: Any) -> Iterator[Executor]
     """Give an executor with one worker process, in which ``initializer`` has been called."""
     if kind == "dask":
         with (
-            LocalCluster(1, threads_per_worker=1, dashboard_address=":0") as cluster,
+            LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
             Client(cluster) as client,
         ):
             client.wait_for_workers(1)
@@ -92,10 +92,7 @@ def test_one_trace_over_processes(kind: str, registry: CollectorRegistry) -> Non
         InstrumentedPool(backend, name="t", registry=registry, tracer_provider=spans.provider) as pool,
     ):
         pid = submit_inside(spans.tracer, pool, work.nested)
-        look = pool.options(task="look")
-        # On dask it takes a moment until the worker's exporter has it.
-        until(lambda: look.submit(work.kept).result(PATIENCE), PATIENCE)
-        (nested,) = look.submit(work.kept).result(PATIENCE)
+        (nested,) = pool.options(task="look").submit(work.kept).result(PATIENCE)
     assert (nested.name, nested.pid) == (NESTED, pid)
     assert pid != os.getpid()
     task = context_of(spans.named(TASK))
