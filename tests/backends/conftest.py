@@ -56,6 +56,7 @@ BACKENDS: dict[str, Callable[[int], Any]] = {
     **{method: processes(method) for method in PROCESSES},
     "loky": loky.ProcessPoolExecutor,
     "dask": dask,
+    "threads": ThreadPoolExecutor,
     "other": Submitter,
 }
 
@@ -83,7 +84,7 @@ over_processes = [
 ]
 
 
-@pytest.fixture(params=[*over_processes, pytest.param("dask", marks=pytest.mark.once), "other"])
+@pytest.fixture(params=[*over_processes, pytest.param("dask", marks=pytest.mark.once), "threads", "other"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Name the backend of this run of the test."""
     return str(request.param)
