@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import multiprocessing
@@ -56,25 +57,29 @@ def _process_pool(method: str) -> Backend:
     return Backend(f"ProcessPoolExecutor, {method}", lambda workers: ProcessPoolExecutor(workers, context))
 
 
-class _Cluster(ClientExecutor):
-    """The executor of a cluster of its own, which ends with it."""
+@functools.cache
+def _cluster(workers: int) -> LocalCluster:
+    """Return the cluster of so many workers, which dask closes at exit."""
+    return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
+
+
+class _DaskExecutor(ClientExecutor):
+    """An executor with a client of its own, which ends with it."""
 
     def __init__(self, workers: int) -> None:
-        self._cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
-        client = Client(self._cluster)
+        client = Client(_cluster(workers))
         client.wait_for_workers(workers)
         super().__init__(client, pure=False)  # type: ignore[no-untyped-call]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
         super().shutdown(wait=wait)  # type: ignore[no-untyped-call]
         self._client.close()
-        self._cluster.close()
 
 
 BACKENDS = [
     *map(_process_pool, ("fork", "forkserver")),
     Backend("loky", loky.ProcessPoolExecutor),
-    Backend("dask", _Cluster, target=1.05, share=0.1),
+    Backend("dask", _DaskExecutor, target=1.05, share=0.1),
 ]
 
 

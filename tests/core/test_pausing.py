@@ -236,7 +236,7 @@ def test_resize_of_a_paused_pool(make_pool: MakePool) -> None:
 def test_resize_beyond_the_backend(make_pool: MakePool) -> None:
     """A ThreadPoolExecutor's own size bounds the pool; threads of our own grow."""
     pool = make_pool(2)
-    with pytest.raises(ValueError, match="max_workers=3 is more than the 2 threads"):
+    with pytest.raises(ValueError, match="max_workers=3 is more than the 2 workers"):
         pool.resize(3)
     assert pool.stats().workers == 2
 
