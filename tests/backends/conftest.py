@@ -147,6 +147,12 @@ class Held:
     def running(self) -> int:
         return sum(mark.exists() for mark in self._marks)
 
+    def most_at_once(self) -> int:
+        """Return how many ran at the same time at most, of those that have ended."""
+        ran = [path.read_text().split() for path in self._folder.glob("*.ran")]
+        steps = sorted([(float(began), 1) for began, _ in ran] + [(float(ended), -1) for _, ended in ran])
+        return max(itertools.accumulate(step for _, step in steps))
+
     def wait_running(self, count: int) -> None:
         ends = threading.Event()
         for _ in range(int(PATIENCE / 0.005)):

@@ -113,8 +113,8 @@ def test_bounds(make_pool: MakePool, held: Held) -> None:
     assert (stats.running, stats.queued, stats.workers, stats.queue_capacity) == (2, 3, 2, 3)
     assert held.running() == 2
     held.let_go()
-    while not all(future.done() for future in futures):
-        assert held.running() <= 2
+    assert not wait(futures, PATIENCE).not_done
+    assert held.most_at_once() == 2
     assert check(pool.stats()).completed[Result.OK] == 5
 
 

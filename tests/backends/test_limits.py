@@ -82,8 +82,8 @@ def test_bounds_with_limits(make_pool: MakePool, held: Held) -> None:
     stats = check(pool.stats())
     assert (stats.running, stats.queued) == (2, 6)
     held.let_go()
-    while not all(future.done() for future in futures):
-        assert held.running() <= 2
+    assert not wait(futures, PATIENCE).not_done
+    assert held.most_at_once() == 2
     assert check(pool.stats()).completed[Result.OK] == 8
 
 
@@ -97,8 +97,8 @@ def test_fewer_workers_than_the_backend_has(make_pool: MakePool, held: Held) -> 
     held.wait_running(2)
     assert check(pool.stats()).running == 2
     held.let_go()
-    while not all(future.done() for future in futures):
-        assert held.running() <= 2
+    assert not wait(futures, PATIENCE).not_done
+    assert held.most_at_once() == 2
 
 
 @only_processes

@@ -128,11 +128,12 @@ def sign(path: str) -> None:
 
 def hold(path: str, go: str, seconds: float = 20.0) -> int:
     """Say that it runs by making ``path``, run until there is a file ``go``, and return the pid."""
-    mark = Path(path)
+    mark, began = Path(path), time.monotonic()
     mark.write_text(str(os.getpid()))
-    ends = time.monotonic() + seconds
-    while not Path(go).exists() and time.monotonic() < ends:
+    while not Path(go).exists() and time.monotonic() < began + seconds:
         time.sleep(0.002)
+    time.sleep(0.005)  # so that one too many would be seen beside it
+    mark.with_suffix(".ran").write_text(f"{began} {time.monotonic()}")
     mark.unlink()
     return os.getpid()
 
