@@ -44,7 +44,7 @@ def row(name: str, can: Capabilities) -> tuple[str, ...]:
     if can.leased:
         reach, functions = "it lends its threads", "any"
     else:
-        ahead = "none ahead" if not can.prefetch else "as many ahead" if can.lost else f"{can.prefetch} ahead"
+        ahead = "none ahead" if not can.prefetch else "two ahead" if can.lost else "one ahead for all"
         reach = f"one for each worker, {ahead}"
         by_name = can.dumps is standard_dumps
         functions = "what it carries itself" if can.dumps is None else "of a module" if by_name else "any"

@@ -35,7 +35,7 @@ def of_dask(backend: Any) -> Capabilities:
         leased=False,
         holds_up_exit=False,
         # A round trip through the scheduler takes milliseconds; a worker should have something to do in them.
-        prefetch=threads or 1,
+        prefetch=2 * threads if threads else 1,
         dumps=cloudpickle.dumps,
         submit=_submit,
         lost=(KilledWorker,),
