@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 # Threads that may outlive a test. One watchdog serves all pools of the process, for as long as it lives. dask
-# has one for what takes long in its loops, and a client that has lost its scheduler may leave its loop behind.
+# has one for what takes long in its loops, and a client that lost its scheduler may leave its loop behind.
 MAY_STAY = ("prodpool-watchdog", "Dask-Offload_0", "IO loop")
 # How long what a test has started may take to end after it.
 GRACE = 2.0
