@@ -107,7 +107,7 @@ class HandoffWorkers:
             ValueError: The backend has fewer and cannot be built anew.
         """
         size = self._supply.size
-        if size is not None and workers > size:
+        if size is not None and workers > size and self._dispatcher.state is State.OPEN:
             if not self._supply.replace(workers):
                 raise too_many(workers, size)
             size = self._supply.size

@@ -110,6 +110,10 @@ class Limits:
         """Run a task in an executor of its own."""
         timeout = handover.task.options.timeout
         assert timeout is not None  # noqa: S101  # that is why it is here
+        if self._closed:
+            # Nobody would end what is started now.
+            self._lose(handover, CancelledError())
+            return
         try:
             backend = self._idle.pop() if self._idle else self._single()
         except Exception as error:  # noqa: BLE001  # for want of file descriptors, say

@@ -176,6 +176,19 @@ def test_stop_kills_what_has_a_limit(make_pool: MakePool, tmp_path: Path) -> Non
 
 
 @only_processes
+def test_stop_before_it_begins(make_pool: MakePool, tmp_path: Path) -> None:
+    """A stop that comes while tasks with a limit are only being handed over leaves no process behind."""
+    before = child_processes()
+    pool = make_pool(2, queue_capacity=5)
+    futures = [pool.options(timeout=60.0).submit(work.hang, str(tmp_path / "mark")) for _ in range(5)]
+    pool.stop(0.0)
+    assert not wait(futures, PATIENCE).not_done
+    until(lambda: pool.stats().in_flight == 0)
+    until(lambda: child_processes() <= before)
+    check(pool.stats())
+
+
+@only_processes
 def test_a_lost_worker_of_its_own(make_pool: MakePool, tmp_path: Path) -> None:
     """A task with a limit that kills its worker harms only itself; one that may be repeated is."""
     pool = make_pool(1, queue_capacity=5)
