@@ -263,12 +263,13 @@ class HandoffWorkers:
             error = lease.exception(0)
         except CancelledError as cancelled:
             error = cancelled
-        self._recovery.came_home(handover.task)
         if error is None:
             self._supply.succeeded(generation)
             self.settle(handover, lease)
         else:
             self._decide(handover, generation, error)
+        # Not before: what its seat was given next must not run beside the next trial.
+        self._recovery.came_home(handover.task)
         self._recovery.go_on()
 
     def _decide(self, handover: Handover, generation: int, error: BaseException) -> None:

@@ -124,7 +124,7 @@ class Recovery:
         return True
 
     def came_home(self, task: Task) -> None:
-        """Note the end of a task's run; what becomes of it is decided next, and then `go_on` is called."""
+        """Note the end of a task's run, once what becomes of it is decided; then `go_on` is called."""
         if self._on_trial is task:
             self._on_trial = None
 
