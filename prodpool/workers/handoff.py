@@ -67,6 +67,7 @@ class HandoffWorkers:
         self._now = now
         self._indexes = itertools.count()
         self._numbers = itertools.count(1)
+        self._killed = False
         self._window = Window(dispatcher.workers)
         self._courier = Courier(
             pool,
@@ -126,7 +127,8 @@ class HandoffWorkers:
         return self._abilities.processes is not None
 
     def kill(self) -> None:
-        """Kill its processes."""
+        """Kill its processes, and those that a hand-over under way is starting."""
+        self._killed = True
         for process in self.holding():
             kill(process)
 
@@ -227,7 +229,10 @@ class HandoffWorkers:
             self._runner.carrier(task, seat.since),
             self._terms(task, seat.since),
         )
-        return self._abilities.submit(backend, self._packing.shim, ticket, *call)
+        lease = self._abilities.submit(backend, self._packing.shim, ticket, *call)
+        if self._killed:  # meanwhile, and the processes that it started were not there to be seen
+            self.kill()
+        return lease
 
     def _terms(self, task: Task, now: float) -> Terms | None:
         """Return what the task may ask of itself beyond its name; None where that goes without saying."""
