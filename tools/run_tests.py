@@ -27,6 +27,7 @@ STAGES = ROOT / "build" / "stage"
 REPORTS = ROOT / "build" / "reports"
 LEFT_OUT = {"prodpool", "build", "dist", ".git", ".venv", ".envs"}
 OLDEST = (3, 11)
+NOTHING_TO_DO = 5  # what pytest ends with when none of the tests asked for is marked so
 DESCRIBE = """
 import sys, sysconfig, importlib.util, json
 free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -171,9 +172,9 @@ def run(
 ) -> Tally:
     """Run pytest in ``folder``; one failure is added when it ends badly without naming one.
 
-    What it prints is shown at once (``live``) or, where several run side by side, in one piece at the end.
+    What it prints is shown at once (``live``) or, of those that run beside another, in one piece at the end.
     """
-    report = REPORTS / f"{interpreter.minor}.xml"
+    report = REPORTS / f"{folder.name}.xml"
     report.unlink(missing_ok=True)
     command = [str(python), "-P", "-m", "pytest", "-q", f"--junitxml={report}", *options]
     # Tests that start programs by name get those of this environment.
@@ -185,7 +186,7 @@ def run(
         "PRODPOOL_WEB": str(ROOT / "build" / "web"),  # too large to be copied to the stage
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    head = f"\n== CPython {'.'.join(map(str, interpreter.version))}\n"
+    head = f"\n== CPython {'.'.join(map(str, interpreter.version))}: {folder.name}\n"
     if live:
         print(head, end="", flush=True)
     began, output = time.monotonic(), None if live else subprocess.PIPE
@@ -196,15 +197,15 @@ def run(
             total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
             failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
             tally += Tally(total - failed - skipped, failed, skipped)
-    if done.returncode != 0 and tally.failed == 0:
+    if done.returncode not in (0, NOTHING_TO_DO) and tally.failed == 0:
         tally += Tally(failed=1)
     text = "" if live else f"{head}{done.stdout}{done.stderr}"
-    print(f"{text}== CPython {interpreter.minor}: {tally} in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{text}== CPython {folder.name}: {tally} in {time.monotonic() - began:.0f} s", flush=True)
     return tally
 
 
 def main() -> int:
-    """Test on this interpreter in full, then on the others what may depend on them."""
+    """Test on this interpreter in full, and on the others what may depend on them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lowest", action="store_true", help="with the oldest dependencies allowed")
     options, pytest_options = parser.parse_known_args()
@@ -215,21 +216,19 @@ def main() -> int:
     REPORTS.mkdir(parents=True, exist_ok=True)
     rest = [] if options.lowest else others(first)
     pythons = {one: environment(one, wheel, lowest=options.lowest) for one in [first, *rest]}
-    total = Tally()
 
-    def test(interpreter: Interpreter) -> Tally:
-        folder = STAGES / interpreter.minor
+    def test(interpreter: Interpreter, only: str, *, live: bool) -> Tally:
+        folder = STAGES / (interpreter.minor if only == "not once" else f"{interpreter.minor}-{only}")
         stage(folder)
-        in_full = interpreter is first and not options.lowest
-        only = [] if in_full else ["-m", "not once"]
-        live = interpreter is first
-        return run(interpreter, pythons[interpreter], wheel, folder, [*only, *pytest_options], live=live)
+        marked = ["-m", only, *pytest_options]
+        return run(interpreter, pythons[interpreter], wheel, folder, marked, live=live)
 
-    total += test(first)
-    # The others run half of it, and side by side.
-    with ThreadPoolExecutor(max(1, len(rest))) as executor:
-        for tally in executor.map(test, rest):
-            total += tally
+    # Two at a time: what may depend on the interpreter on each of them, and the rest beside the first.
+    runs = [(first, "not once")] + ([] if options.lowest else [(first, "once")])
+    runs += [(interpreter, "not once") for interpreter in rest]
+    with ThreadPoolExecutor(2) as executor:
+        tests = [executor.submit(test, *run, live=number == 0) for number, run in enumerate(runs)]
+        total = sum((test.result() for test in tests), Tally())
     print(f"\n{total}", flush=True)
     return 0 if total.failed == 0 and total.passed > 0 else 1
 

@@ -76,6 +76,9 @@ def test_a_run_that_dies_counts_as_a_failure(
     lives = ["-k", "lives"]
     assert run_tests.run(interpreter, python, wheel, tmp_path, lives) == run_tests.Tally(1, 0, 0)
     assert run_tests.run(interpreter, python, wheel, tmp_path, lives, live=False) == run_tests.Tally(1, 0, 0)
+    nothing = ["-m", "nothing"]
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = nothing: marks no test\n")
+    assert run_tests.run(interpreter, python, wheel, tmp_path, nothing) == run_tests.Tally()
     assert str(run_tests.Tally(1, 0, 0) + run_tests.Tally(2, 3, 4)) == "3 passed, 3 failed, 4 skipped"
 
 
