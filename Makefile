@@ -19,6 +19,7 @@ help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a minute; ARGS="..." for options).
+	@tools/system_packages.sh --demo
 	@$(BIN)/python -m examples.webhook_service $(ARGS)
 
 test: lint system web $(WHEEL) ## Lint, then test the built wheel on every CPython found.
