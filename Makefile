@@ -13,7 +13,7 @@ WHEEL := build/wheel.stamp
 WEB := build/web
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-lowest lint format bench coverage dashboards alerts images constraints web web-lock clean FORCE
+.PHONY: help demo test test-lowest lint format bench coverage dashboards alerts incidents images constraints web web-lock clean FORCE
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ dashboards: $(VENV)/.dev ## Make the dashboards' JSON anew from dashboards/*.py.
 
 alerts: $(VENV)/.dev ## Write alerts/ and runbook.md anew from prodpool/bundle.
 	@$(BIN)/prodpool export alerts alerts --force
+	@$(BIN)/prodpool export runbook . --force
+
+incidents: $(VENV)/.dev system ## Replay the runbook's incidents against the alerts as shipped (about 20 minutes).
+	@$(BIN)/python -m tools.incidents $(ARGS)
 	@$(BIN)/prodpool export runbook . --force
 
 images: $(VENV)/.dev system web ## Draw the dashboards, with live data, into docs/images (about four minutes).
