@@ -124,8 +124,9 @@ def measures(acts: Sequence[Act], windows: Sequence[Window]) -> Table:
 def alerts_fired(acts: Sequence[Act], story: AlertStory) -> Table:
     """Lay out which alerts began to fire in each act, how soon, for how long, and where to read on."""
     table = _table("Which alerts fired, from Prometheus's own record")
-    for head in ("alert", "severity", "after", "for", "what to read"):
+    for head in ("alert", "severity", "after", "for"):
         table.add_column(head, justify="right" if head in {"after", "for"} else "left", no_wrap=True)
+    table.add_column("what to read", overflow="fold")  # whole on a narrow terminal, too
     for number, act in enumerate(acts, start=1):
         rows = [_alert_row(one, story.acts[number - 1][0]) for one in story.began_in(number)]
         rows = rows or [("none", "", "", "", "")]

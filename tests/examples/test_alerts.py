@@ -89,6 +89,18 @@ def test_an_alert_is_told_where_it_began_and_how_long_it_fired() -> None:
     ]
 
 
+def test_a_narrow_terminal_has_every_link_whole() -> None:
+    """In 80 columns nothing is cut off: what does not fit goes on in the next line."""
+    out = io.StringIO()
+    url = "runbook.md#poolerrorbudgetburn1h"
+    seen = story(firing("PoolErrorBudgetBurn1h", 14, 26))
+    Console(file=out, width=80).print(closing.alerts_fired(acts(), seen))
+    printed = out.getvalue()
+    assert "…" not in printed
+    column = printed.splitlines()[1].index("what to read")
+    assert url in "".join(line[column:].strip() for line in printed.splitlines())
+
+
 def test_a_spell_ends_where_more_is_missing_than_one_evaluation() -> None:
     """An evaluation that was late does not make two firings of one; a pause of seconds does."""
     values = [[10.0, "1"], [10.2, "1"], [10.8, "1"], [14.0, "1"]]
