@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from examples.webhook_service.processes import Customers, ServiceProcess
+from examples.webhook_service.processes import ROOT, Customers, ServiceProcess
 from examples.webhook_service.traffic import Traffic
 from tests.observe.child import LOOPBACK, Child
 
@@ -142,7 +142,7 @@ class _Program(Scene):
 
     def _run(self, module: str, *options: str) -> None:
         command = [sys.executable, "-m", f"tools.incidents.{module}", f"--api={self.customers.hook(PARTNER)}"]
-        self._child = Child([*command, *options], self._folder / f"{self.name}.log")
+        self._child = Child([*command, *options], self._folder / f"{self.name}.log", cwd=ROOT)
         self._running.callback(self._child.end)
         self._port = self._child.wait_for(r"PORT (\d+)")[1]
 
