@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
-SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed -o -name '*.md') $(wildcard dashboards/*.json) README.md LICENSE pyproject.toml
+SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed -o -name '*.md' -o -name '*.json') $(wildcard dashboards/*.json) README.md LICENSE pyproject.toml
 WHEEL := build/wheel.stamp
 WEB := build/web
 PYTEST_ARGS ?=

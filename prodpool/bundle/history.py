@@ -78,10 +78,12 @@ def _conditions(found: Mapping[str, Any]) -> str:
     machine, versions = found["machine"], found["versions"]
     lasted = max(one["seconds"] for one in found["incidents"].values())
     return (
-        f"Replayed on {found['date']}, side by side, for {spoken(lasted)} each, with prodpool "
-        f"{versions['prodpool']} on {machine['python']} and Prometheus {versions['Prometheus']}, on "
+        f"That was on {found['date']}, side by side, for {spoken(lasted)} each, with prodpool\n"
+        f"{versions['prodpool']} on {machine['python']}, Prometheus {versions['Prometheus']} and "
         f"{machine['cores']} cores ({machine['system']}); rules as shipped, scraped and evaluated every "
-        f"{spoken(found['interval'])}, to which the times below are exact, after six hours of calm."
+        f"{spoken(found['interval'])}, to which the times below are exact. The\n"
+        "six hours of calm before, which error budgets look back on, were written into Prometheus's data at "
+        f"the rates of a calm minute. What takes longer than {spoken(lasted)} to fire is not listed."
     )
 
 
