@@ -8,17 +8,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
-SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed -o -name '*.md') $(wildcard dashboards/*.json) README.md LICENSE pyproject.toml
+SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed -o -name '*.md' -o -name '*.json') $(wildcard dashboards/*.json) README.md LICENSE pyproject.toml
 WHEEL := build/wheel.stamp
 WEB := build/web
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-lowest lint format bench coverage dashboards alerts images constraints web web-lock clean FORCE
+.PHONY: help demo test test-lowest lint format bench coverage dashboards alerts incidents images constraints web web-lock clean FORCE
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a minute; ARGS="..." for options).
+	@tools/system_packages.sh --demo
 	@$(BIN)/python -m examples.webhook_service $(ARGS)
 
 test: lint system web $(WHEEL) ## Lint, then test the built wheel on every CPython found.
@@ -49,6 +50,10 @@ dashboards: $(VENV)/.dev ## Make the dashboards' JSON anew from dashboards/*.py.
 
 alerts: $(VENV)/.dev ## Write alerts/ and runbook.md anew from prodpool/bundle.
 	@$(BIN)/prodpool export alerts alerts --force
+	@$(BIN)/prodpool export runbook . --force
+
+incidents: $(VENV)/.dev system ## Replay the runbook's incidents against the alerts as shipped (about 20 minutes).
+	@$(BIN)/python -m tools.incidents $(ARGS)
 	@$(BIN)/prodpool export runbook . --force
 
 images: $(VENV)/.dev system web ## Draw the dashboards, with live data, into docs/images (about four minutes).

@@ -1,11 +1,19 @@
 #!/bin/sh
-# usage: system_packages.sh PYTHON
+# usage: system_packages.sh PYTHON | --demo
+# The demonstration uses Prometheus where it is there, and says itself what is missing where it is not.
 # Some checks of the test-suite need Debian packages: promtool and Prometheus itself (prometheus), Alertmanager
 # and amtool (prometheus-alertmanager), a browser (chromium) and CPython's own tests. Installs what is missing if it can, else says what to run. It never
 # fails: the check that lacks its tool says so itself, by failing in CI (CI=true) and by a skip elsewhere.
 set -eu
-python=$1
 here=$(dirname "$0")
+if [ "$1" = --demo ]; then
+    if ! command -v prometheus >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        echo "installing Debian's prometheus, which evaluates the demo's alerts"
+        "$here/apt_install.sh" prometheus >/dev/null 2>&1 || echo "make: prometheus could not be installed" >&2
+    fi
+    exit 0
+fi
+python=$1
 minor=$("$python" -c 'import sys; print("3.%d" % sys.version_info[1])')
 
 has_cpython_tests() {

@@ -8,5 +8,5 @@ Read it in this order:
   command line.
 - `customers`, `traffic`: the two ends of the world, both on loopback.
 - `scrape`, `report`, `acts`, `screen`, `closing`, `demo`: reading the metrics, judging them, and the play in
-  seven acts.
+  seven acts. `prometheus`, `alerts`: which of the project's alerts each act sets off.
 """

@@ -45,6 +45,9 @@ class Act:
         seconds: How long it lasts; the last act ends with the service instead.
         steps: What happens when, in seconds from the act's beginning.
         claims: What its scrapes must show.
+        alerts: Alerts that must fire in it, with seconds to spare on a slow machine. Others may.
+        recovers: Alerts that must be over at its end.
+        quiet: No alert may fire in it.
         ends_service: The act ends when the service has ended.
     """
 
@@ -53,6 +56,9 @@ class Act:
     seconds: float
     steps: tuple[Step, ...]
     claims: tuple[Claim, ...]
+    alerts: tuple[str, ...] = ()
+    recovers: tuple[str, ...] = ()
+    quiet: bool = False
     ends_service: bool = False
 
 
@@ -109,7 +115,7 @@ ACTS = (
         "Steady load",
         f"{STEADY:.0f} webhooks a second, every customer answers: short queue, no refusals. "
         "This is what calm looks like.",
-        7.0,
+        9.0,  # Prometheus makes its first scrape five seconds after its start; it is to see some of the calm
         ((0.0, partial(_all, "healthy", 0.008)), (0.0, partial(_load, STEADY))),
         (
             _some("webhooks are delivered", "completed", "ok"),
@@ -117,6 +123,7 @@ ACTS = (
             _none("nothing is refused", "dropped", "full"),
             STAYS_CLOSED,
         ),
+        quiet=True,
     ),
     Act(
         "A customer hangs",
@@ -140,6 +147,7 @@ ACTS = (
             QUEUE_EMPTIES,
             STAYS_CLOSED,
         ),
+        alerts=("PoolDropping", "PoolErrorBudgetBurn1h"),
     ),
     Act(
         "Slow downstream",
@@ -156,6 +164,7 @@ ACTS = (
             _none("nothing fails", "completed", "error"),
             QUEUE_EMPTIES,
         ),
+        alerts=("PoolSlowTasks",),
     ),
     Act(
         "Burst over capacity",
@@ -192,6 +201,7 @@ ACTS = (
             ("the breaker opens", lambda seen: "open" in seen.breaker, _breaker),
             _some("webhooks are refused at once", "dropped", "breaker_open"),
         ),
+        alerts=("PoolBreakerOpen", "PoolErrorBudgetBurn1h"),
     ),
     Act(
         "Recovery",
@@ -223,6 +233,7 @@ ACTS = (
                 lambda seen: f"{seen.last_depth} waiting",
             ),
         ),
+        recovers=("PoolBreakerOpen",),
         ends_service=True,
     ),
 )

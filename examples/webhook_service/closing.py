@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .acts import Act
+from .alerts import SETTINGS, AlertStory, Firing
 from .events import EventLog
 from .processes import ROOT
 from .report import Window
@@ -33,6 +34,10 @@ _HEADS = {
 }
 _FRAME = "  File "
 _HUNG = "task.still_running"
+_LOST = "PoolShutdownLostTasks"
+NO_PROMETHEUS = (
+    "Alerts were not evaluated: there is no Prometheus on this machine. On Debian: apt-get install prometheus"
+)
 
 
 def _dimmed(number: int) -> Text:
@@ -114,6 +119,46 @@ def measures(acts: Sequence[Act], windows: Sequence[Window]) -> Table:
             seen.breaker[-1].replace("_", "-"),
         )
     return table
+
+
+def alerts_fired(acts: Sequence[Act], story: AlertStory) -> Table:
+    """Lay out which alerts began to fire in each act, how soon, for how long, and where to read on."""
+    table = _table("Which alerts fired, from Prometheus's own record")
+    for head in ("alert", "severity", "after", "for"):
+        table.add_column(head, justify="right" if head in {"after", "for"} else "left", no_wrap=True)
+    table.add_column("what to read", overflow="fold")  # whole on a narrow terminal, too
+    for number, act in enumerate(acts, start=1):
+        rows = [_alert_row(one, story.acts[number - 1][0]) for one in story.began_in(number)]
+        rows = rows or [("none", "", "", "", "")]
+        for row, cells in enumerate(rows, start=1):
+            title = f"{number} {act.title}" if row == 1 else ""
+            table.add_row(title, *cells, end_section=row == len(rows))
+    return table
+
+
+def _alert_row(firing: Firing, began: float) -> tuple[str, ...]:
+    after, lasted = firing.first - began, firing.last - firing.first
+    return firing.alert, firing.severity, f"{after:.1f} s", f"{lasted:.1f} s", firing.runbook_url
+
+
+def alert_notes(story: AlertStory | None) -> list[str]:
+    """Say how the alerts are to be read, or why there are none and how to have them."""
+    if story is None:
+        return [NO_PROMETHEUS]
+    scale = SETTINGS.window_scale
+    said = (
+        f"Prometheus {story.version} evaluated this project's rules with every window and waiting time at"
+        f" {scale:.0%}: 5 minutes are {300 * scale:g} s. After: since the act began. For: until it was over,"
+        " maybe in a later act, or until the end of the run."
+    )
+    if _LOST in {one.alert for one in story.firings}:
+        return [said]
+    lost = (
+        f"{_LOST} did not fire, although tasks were dropped: no scrape of Prometheus fell between their being"
+        " counted and the end of the process. That happens in production, too; what is sure is the log's"
+        " pool.stopped."
+    )
+    return [said, lost]
 
 
 def senders_say(tally: Tally) -> list[str]:

@@ -1,7 +1,8 @@
 """Play the seven acts, watch them through ``/metrics``, and judge them by it.
 
 The exit status is 0 only if the conservation law held in every scrape, the senders' own counts agree with the
-metrics, every act showed what it claims to, and the service ended in time.
+metrics, every act showed what it claims to, the service ended in time, and, where there is a Prometheus, the
+alerts that an act has to set off did fire.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from rich.console import Console
 
 from . import acts as play
 from .acts import ACTS, Act, Stage
+from .alerts import SETTINGS, AlertStory, check_alerts, read
 from .arguments import output_folder
-from .closing import account, account_notes, hung_sample, measures, senders_say
+from .closing import account, account_notes, alert_notes, alerts_fired, hung_sample, measures, senders_say
 from .events import EventLog
 from .live import LiveView
 from .processes import CUSTOMERS, ChildError, Customers, ServiceProcess
+from .prometheus import Prometheus, installed
 from .report import Check, Window, broken_law, check_claims, check_end, check_scrapes, window
 from .scrape import ScrapeError, Scraper, Snapshot
 from .screen import Moment, PlainView, View
@@ -50,6 +53,7 @@ class Demo:
             self._cleanup.callback(customers.close)
             self._service = ServiceProcess(customers, *_service_options(folder))
             self._cleanup.callback(self._service.close)
+            self._prometheus = self._watched() if installed() else None
         except BaseException:
             self._cleanup.close()
             raise
@@ -64,11 +68,23 @@ class Demo:
         self.acknowledged = 0
         self.exit_code: int | None = None
         self.exit_took = 0.0
+        self.alerts: AlertStory | None = None
+
+    def _watched(self) -> Prometheus:
+        target = self._service.metrics_url.removeprefix("http://").removesuffix("/metrics")
+        prometheus = Prometheus(target, SETTINGS)
+        self._cleanup.callback(prometheus.close)
+        return prometheus
 
     @property
     def metrics_url(self) -> str:
         """Where to point a browser or a Prometheus meanwhile."""
         return self._service.metrics_url
+
+    @property
+    def alerts_url(self) -> str | None:
+        """Where to watch the alerts; None if there is no Prometheus to evaluate them."""
+        return None if self._prometheus is None else f"{self._prometheus.url}/alerts"
 
     def close(self) -> None:
         """End whatever still runs."""
@@ -81,10 +97,14 @@ class Demo:
         self._began = time.monotonic()
         if not self._scrape():
             raise ChildError("the service does not answer on /metrics")
+        played: list[tuple[float, float]] = []
         for number, act in enumerate(ACTS, start=1):
-            first = len(self.scrapes) - 1
+            first, began = len(self.scrapes) - 1, time.time()
             self._play(number, act)
             self.windows.append(window(self.scrapes[first:]))
+            played.append((began, time.time()))
+        if self._prometheus is not None:
+            self.alerts = read(self._prometheus, played)
         self.tally = self._traffic.stop()
         self.acknowledged = sum(self._stage.customers.counts()["acknowledged"].values())
         self.events.read()
@@ -160,6 +180,8 @@ class Demo:
         )
         for number, (act, seen) in enumerate(zip(ACTS, self.windows, strict=True), start=1):
             found += check_claims(f"act {number}", act.claims, seen)
+        if self.alerts is not None:
+            found += check_alerts(ACTS, self.alerts)
         return found
 
 
@@ -182,6 +204,9 @@ def print_report(console: Console, demo: Demo) -> bool:
     console.print(account(ACTS, demo.windows, window(demo.scrapes)))
     _print(console, account_notes(last))
     console.print("", measures(ACTS, demo.windows), "")
+    if demo.alerts is not None:
+        console.print(alerts_fired(ACTS, demo.alerts))
+    _print(console, [*alert_notes(demo.alerts), ""])
     for check in checks:
         mark = "[green]held  [/]" if check.held else "[bold red]FAILED[/]"
         console.print(f" {mark} {check.statement} [dim]({check.evidence})[/]", highlight=False)
@@ -252,6 +277,8 @@ def _run(console: Console, folder: Path, plain: bool) -> bool:
     view = _view(console, plain)
     with closing(Demo(folder, view)) as demo:
         console.print(f"Metrics while it runs: {demo.metrics_url}", highlight=False)
+        if demo.alerts_url:
+            console.print(f"Alerts while it runs: {demo.alerts_url}", highlight=False)
         with view:
             demo.run()
         return print_report(console, demo)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, TextIO
@@ -78,6 +79,9 @@ class _QuietHandler(WSGIRequestHandler):
         """Write no access log."""
 
 
+_Scraper = tuple[str, str]
+
+
 class OpsServer:
     """``/metrics`` (OpenMetrics where asked for), ``/healthz`` and ``/readyz``, on a port of their own.
 
@@ -94,8 +98,10 @@ class OpsServer:
         """
         self._metrics = make_wsgi_app(registry)
         self._state = state
-        self._scraped = threading.Semaphore(0)
-        self._count_scrapes = False
+        self._changed = threading.Condition()
+        # Who has scraped so far, and who of them is to come for the last time: guarded by _changed.
+        self._scrapers: set[_Scraper] = set()
+        self._awaited: set[_Scraper] | None = None
         self._server: WSGIServer = make_server(
             LOOPBACK, port, self._answer, server_class=_OpsHttp, handler_class=_QuietHandler
         )
@@ -112,13 +118,14 @@ class OpsServer:
         """Answer from now on."""
         self._thread.start()
 
-    def wait_for_scrape(self, timeout: float) -> bool:
-        """Wait for at most ``timeout`` seconds until a scrape that began after this call is answered.
+    def wait_for_last_scrapes(self, timeout: float) -> bool:
+        """Wait for at most ``timeout`` seconds until everybody who scraped before has done so once more.
 
-        What `stop` counted in its last moment would otherwise die unscraped.
+        What `stop` counted in its last moment would otherwise die unscraped, or be seen by one of two alone.
         """
-        self._count_scrapes = True
-        return self._scraped.acquire(timeout=timeout)
+        with self._changed:
+            self._awaited = set(self._scrapers)
+            return bool(self._scrapers) and self._changed.wait_for(lambda: not self._awaited, timeout)
 
     def stop(self) -> None:
         """Stop answering and close the port."""
@@ -136,9 +143,19 @@ class OpsServer:
         return [json.dumps({"state": state}).encode()]
 
     def _scrape(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        last = self._count_scrapes
+        # Two Prometheus of a pair differ in their address, two tools of one host in their name.
+        scraper = (str(environ.get("REMOTE_ADDR")), str(environ.get("HTTP_USER_AGENT")))
+        with self._changed:
+            self._scrapers.add(scraper)
+            last = self._awaited is not None
         body: Any = self._metrics(environ, start_response)
-        return _Told(body, self._scraped.release) if last else body
+        return _Told(body, partial(self._served, scraper)) if last else body
+
+    def _served(self, scraper: _Scraper) -> None:
+        with self._changed:
+            if self._awaited is not None:
+                self._awaited.discard(scraper)
+            self._changed.notify_all()
 
 
 class _Told:

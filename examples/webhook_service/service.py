@@ -142,7 +142,7 @@ class Service:
         report = self.pool.stop(self._deadline)
         # Beside the wait for a scrape: both have to fit into the second that is left after the deadline.
         spans = close_spans(self._spans) if self._spans is not None else None
-        scraped = self.ops.wait_for_scrape(LAST_SCRAPE_GRACE)
+        scraped = self.ops.wait_for_last_scrapes(LAST_SCRAPE_GRACE)
         self.ops.stop()
         self.intake.hang_up()
         self._deliverer.close()

@@ -1,4 +1,4 @@
-"""The runbook, written from its template, the table of alerts and the catalogue of metrics."""
+"""The runbook, written from its template, the table of alerts, the metrics and the incidents replayed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from prodpool.bundle.alerts import ALERTS
 from prodpool.bundle.budget import BURNS, Burn
+from prodpool.bundle.history import findings, history_values
 from prodpool.bundle.rule import Alert, written
 from prodpool.bundle.settings import Settings
 from prodpool.bundle.units import decimal, spoken
@@ -25,7 +26,11 @@ def runbook(settings: Settings) -> str:
     """
     template = (files("prodpool.bundle") / TEMPLATE).read_text(encoding="utf-8")
     head, *rest = _SECTION.split(template)
-    values = {"metric_table": _metric_table(), "alert_index": _alert_index(settings)}
+    values = {
+        "metric_table": _metric_table(),
+        "alert_index": _alert_index(settings),
+        **history_values(findings()),
+    }
     parts = [written(head, settings, values)]
     alerts = {alert.name: alert for alert in ALERTS}
     for name, text in zip(rest[::2], rest[1::2], strict=True):

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from examples.webhook_service import demo as module
 from examples.webhook_service.acts import ACTS
+from examples.webhook_service.closing import NO_PROMETHEUS
 from examples.webhook_service.demo import Demo, main, print_report
 from examples.webhook_service.events import EventLog
 from examples.webhook_service.report import window
@@ -27,6 +28,7 @@ def _played(tmp_path: Path, **last: int) -> Demo:
     played.windows = [window(played.scrapes) for _ in ACTS]
     played.tally = Tally(accepted=100, refused={"full": 7})
     played.acknowledged, played.exit_code, played.exit_took = 84, 0, 1.6
+    played.alerts = None
     played.events = EventLog(tmp_path / "service.log")
     return played
 
@@ -52,6 +54,7 @@ class _Calm:
     """A run in which nothing happens but a log line."""
 
     metrics_url = "http://127.0.0.1:1/metrics"
+    alerts_url = None
 
     def __init__(self, folder: Path, *_: object) -> None:
         (folder / module.LOG).write_text("{}\n")
@@ -113,6 +116,11 @@ def test_all_seven_acts_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert [row[0] + row[1] - sum(row[2:]) for row in rows] == [0] * 8
     assert "task.still_running in the log" in printed
     assert 'File "examples/webhook_service/delivery.py"' in printed
+    if shutil.which("prometheus"):
+        assert "act 5: PoolBreakerOpen fires" in printed
+        assert "runbook.md#poolbreakeropen" in printed
+    else:
+        assert NO_PROMETHEUS in printed
     assert f"kept in {tmp_path}" in printed
     assert (tmp_path / "service.log").stat().st_size > 0
     assert (tmp_path / "spans.jsonl").stat().st_size > 0

@@ -24,14 +24,18 @@ class Child:
     Use it as a context manager: on leaving, the program is asked to end and then made to.
     """
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, cwd: Path | None = None) -> None:
         self.log = log
         # A run of pytest that hangs is ended by os._exit, which unwinds nothing.
         setpriv = shutil.which("setpriv")
         tied = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [*tied, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+                [*tied, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
             )
 
     @property

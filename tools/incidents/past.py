@@ -1,0 +1,85 @@
+"""Hours of calm for a Prometheus that was started just now.
+
+Error budgets look back an hour and more: in a service without a past, one bad minute is most of it, and its
+alerts would be minutes early. So what each service was seen to do in its first calm moments is written into
+the data before it, at the same rates, up to its start.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from itertools import groupby
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from tests.observe.child import get
+
+_CUMULATIVE = ("_total", "_bucket", "_sum", "_count")
+
+
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """What one service exported at two calm moments, ``seconds`` apart, and since when it had run.
+
+    ``began`` is a unix time in seconds.
+    """
+
+    job: str
+    address: str
+    began: float
+    seconds: float
+    first: Mapping[str, Sample]
+    last: Mapping[str, Sample]
+
+
+def scrape(address: str) -> dict[str, Sample]:
+    """Return the samples of pools that an address exports, by name and labels."""
+    status, body = get(int(address.rpartition(":")[2]), "/metrics")
+    if status != HTTPStatus.OK:
+        raise RuntimeError(f"{address} answers {status}")
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+        if sample.name.startswith("workerpool_")
+    }
+
+
+def write(calms: list[Calm], seconds: float, step: float, folder: Path) -> None:
+    """Write ``seconds`` of calm, one sample every ``step`` seconds, into the data in ``folder``."""
+    text = folder / "calm.om"
+    with text.open("w", encoding="utf-8") as file:
+        file.writelines(_lines(calms, seconds, step))
+        file.write("# EOF\n")
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        raise RuntimeError("promtool is missing: run apt-get install prometheus")
+    blocks = [promtool, "tsdb", "create-blocks-from", "openmetrics", str(text), str(folder / "data")]
+    subprocess.run(blocks, check=True, capture_output=True, text=True, timeout=120)
+
+
+def _lines(calms: list[Calm], seconds: float, step: float) -> Iterator[str]:
+    samples = [(calm, key) for calm in calms for key in calm.last]
+    # A family has to be in one piece.
+    samples.sort(key=lambda one: one[0].last[one[1]].name)
+    for _, family in groupby(samples, key=lambda one: one[0].last[one[1]].name):
+        for calm, key in family:
+            yield from _series(calm, key, seconds, step)
+
+
+def _series(calm: Calm, key: str, seconds: float, step: float) -> Iterator[str]:
+    sample = calm.last[key]
+    labels = {"job": calm.job, "instance": calm.address, **sample.labels}
+    shown = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    cumulative = sample.name.endswith(_CUMULATIVE)
+    rate = (sample.value - calm.first[key].value) / calm.seconds if cumulative else 0.0
+    for number in range(int(seconds / step)):
+        passed = number * step
+        value = rate * passed if cumulative else sample.value
+        yield f"{sample.name}{{{shown}}} {value:g} {calm.began - seconds + passed:.3f}\n"
