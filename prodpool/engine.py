@@ -111,7 +111,6 @@ class Engine:
             pool=settings.name,
             dispatcher=self.dispatcher,
             runner=self.runner,
-            own_backend=settings.own_backend,
             workers=self.workers,
             start_loops=self.start_loops,
             log=self.log,
@@ -192,6 +191,7 @@ class Engine:
         """Set how many tasks may run at once."""
         old = self.dispatcher.workers()
         self.start_loops(self.dispatcher.resize(workers, self.workers.fit(workers)))
+        self.workers.resized()
         self.log.info("pool.resized", old=old, new=workers)
 
     def owner_gone(self) -> None:
@@ -268,7 +268,14 @@ class Engine:
             )
         return HandoffWorkers(
             pool=settings.name,
-            supply=Supply(self.backend, self.factory, abilities.max_workers, self.now),
+            supply=Supply(
+                self.backend,
+                self.factory,
+                abilities.max_workers,
+                self.now,
+                processes=abilities.processes or (lambda _: []),
+            ),
+            own_backend=settings.own_backend,
             prefetch=abilities.prefetch if settings.prefetch is None else settings.prefetch,
             abilities=abilities,
             log=self.log,

@@ -69,7 +69,6 @@ class Stopper:
         pool: str,
         dispatcher: Dispatcher,
         runner: Runner,
-        own_backend: bool,
         workers: Workers,
         start_loops: Callable[[int], None],
         log: PoolLog,
@@ -79,7 +78,6 @@ class Stopper:
         self._pool = pool
         self._dispatcher = dispatcher
         self._runner = runner
-        self._own_backend = own_backend
         self._workers = workers
         self._start_loops = start_loops
         self._log = log
@@ -222,9 +220,7 @@ class Stopper:
         return bool(busy)
 
     def _end_backend(self, held: Sequence[Joinable], *, busy: bool) -> None:
-        """Shut the backend down and see what we held of it end, unless somebody else keeps it."""
-        if not self._own_backend:
-            return
+        """Shut the backend down and see what we held of it end."""
         workers = self._workers
         held = [*held, *(each for each in workers.holding() if each not in held)]
         kills = workers.can_kill()

@@ -53,11 +53,14 @@ class Workers(Protocol):
         """
         ...
 
+    def resized(self) -> None:
+        """Hear that the pool has another number of workers now."""
+
     def look(self) -> None:
         """Bring up to date what is known of running tasks."""
 
     def holding(self) -> Sequence[Joinable]:
-        """Return what should have ended when the backend has."""
+        """Return what should have ended when what is the pool's own has."""
         ...
 
     def can_kill(self) -> bool:
@@ -68,7 +71,7 @@ class Workers(Protocol):
         """Kill what hangs, if it can be."""
 
     def shutdown(self) -> None:
-        """Have the backend take no more work, and do not wait for it."""
+        """End what is the pool's own, and do not wait for it: the backend too, unless it is shared."""
 
     def rebuilds(self) -> int:
         """Return how many backends were built after the first."""

@@ -52,10 +52,12 @@ class HandoffWorkers:
         log: PoolLog,
         trouble: Trouble,
         now: Callable[[], float],
+        own_backend: bool,
         on_broken: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
         self._supply = supply
+        self._own_backend = own_backend
         self._abilities = abilities
         self._prefetch = prefetch
         self._packing = Packing(abilities.dumps, context_vars)
@@ -65,7 +67,6 @@ class HandoffWorkers:
         self._runner = runner
         self._trouble = trouble
         self._now = now
-        self._indexes = itertools.count()
         self._numbers = itertools.count(1)
         self._killed = False
         self._window = Window(dispatcher.workers)
@@ -80,7 +81,6 @@ class HandoffWorkers:
             log=log,
             workers=dispatcher.workers,
             stopped=lambda: dispatcher.state is State.STOPPED,
-            processes=self._main_processes,
             work=self._work,
             give_back=lambda seat, task, error: self._work(seat, runner.give_back(seat, task, error)),
             on_broken=on_broken,
@@ -94,10 +94,11 @@ class HandoffWorkers:
             RuntimeError: The system has no thread to give.
         """
         self._courier.start()
-        seat = Seat(self._pool, self._now, next(self._indexes), self._beacon, self._stacks)
+        seat = Seat(self._pool, self._now, self._beacon, self._stacks)
         seat.go = lambda: self._go(seat)
         if not self._dispatcher.reserve(seat):
             return False
+        self._lend_slot(seat)
         self._work(seat, self._dispatcher.begin(seat))
         return True
 
@@ -114,13 +115,18 @@ class HandoffWorkers:
             size = self._supply.size
         return prefetch_for(workers, size, self._prefetch)
 
+    def resized(self) -> None:
+        """Hand over what was held for want of workers."""
+        for held in self._window.refit():
+            self._courier.post(partial(self._hand_held, held))
+
     def rebuilds(self) -> int:
         """Return how many backends were built after the first."""
         return self._supply.rebuilds
 
     def holding(self) -> list[Any]:
-        """Return the processes that should have ended when the backend has."""
-        return self._main_processes() + self._limited_processes()
+        """Return the processes that should have ended when what is ours has."""
+        return (self._supply.all_processes() if self._own_backend else []) + self._limited_processes()
 
     def can_kill(self) -> bool:
         """Tell whether its workers are processes of this host."""
@@ -133,13 +139,15 @@ class HandoffWorkers:
             kill(process)
 
     def shutdown(self) -> None:
-        """Have the backend take no more work, and do not wait for it."""
-        # It may be gone already, and say so by raising.
-        with self._trouble.guard("internal"):
-            self._supply.shutdown()
+        """Have the backend take no more work, unless somebody else keeps it, and do not wait for it."""
+        if self._own_backend:
+            # It may be gone already, and say so by raising.
+            with self._trouble.guard("internal"):
+                self._supply.shutdown()
         if self._limits is not None:
             self._limits.shutdown()
         self._courier.post(self._recovery.give_up_if_stopped)
+        self._courier.post(self._give_up_held)
 
     def close(self) -> None:
         """Let the courier go; nothing more comes back."""
@@ -169,6 +177,14 @@ class HandoffWorkers:
             for seat in unseen[: max(0, free)]:
                 seat.started = seat.since
 
+    def _lend_slot(self, seat: Seat) -> None:
+        """Give a seat the first slot of the beacon that no other seat of the pool has."""
+        if self._beacon is None:
+            return
+        with self._dispatcher.lock:
+            taken = {each.slot for each in self._dispatcher.roster.workers if isinstance(each, Seat)}
+            seat.slot = next((slot for slot in range(self._beacon.slots) if slot not in taken), None)
+
     # Handing over, in the thread of whoever gave the seat its task.
 
     def _go(self, seat: Seat) -> None:
@@ -183,7 +199,7 @@ class HandoffWorkers:
     def _hand_over(self, seat: Seat, task: Task) -> Task | None:
         """Hand over ``task``; returns the seat's next one if this one is settled already."""
         if self._runner.has_expired(task, self._now()):
-            return self._runner.expire(seat, task)
+            return self._settled(task, self._runner.expire(seat, task))
         limited = self._limits is not None and task.options.timeout is not None
         if not limited and self._recovery.holds(task):
             self._courier.post(partial(self._recovery.strand, seat, task))
@@ -194,6 +210,7 @@ class HandoffWorkers:
     def _hand(self, handover: Handover) -> Task | None:
         """Hand over what has its place in the window; returns the seat's next task as `_hand_over` does."""
         seat, task, limited = handover
+        seat.since = self._now()
         if limited:
             assert self._limits is not None  # noqa: S101  # `_hand_over` looked
             self._courier.post(partial(self._limits.begin, handover))
@@ -210,12 +227,18 @@ class HandoffWorkers:
         try:
             lease = self._send(self._supply.backend, handover, call)
         except BaseException as error:  # noqa: BLE001
+            if isinstance(error, OSError) and self._abilities.processes is not None:
+                # No process or descriptor to be had for this one, which may be queued there all the same.
+                return self._refuse(handover, worker_lost(self._pool, task, error), Result.PANIC)
             self._leave(handover)
             self._courier.post(partial(self._recovery.refused, seat, task, generation, error))
             return None
-        lease.add_done_callback(
-            lambda lease: self._courier.post(partial(self._welcome, handover, generation, lease))
-        )
+        try:
+            lease.add_done_callback(
+                lambda lease: self._courier.post(partial(self._welcome, handover, generation, lease))
+            )
+        except AttributeError:
+            return self._refuse(handover, _no_future(self._supply.backend, lease))
         return None
 
     def _send(self, backend: Any, handover: Handover, call: tuple[Any, ...]) -> Future[Any]:
@@ -242,11 +265,20 @@ class HandoffWorkers:
         left = None if expires_at is None else expires_at - now
         return Terms(task.attempt, timeout, left, time.monotonic(), this_host())
 
-    def _refuse(self, handover: Handover, error: BaseException) -> Task | None:
-        """Settle a task that does not pickle."""
+    def _refuse(
+        self, handover: Handover, error: BaseException, result: Result | None = None
+    ) -> Task | None:
+        """Settle a task that cannot be handed over."""
         self._leave(handover)
         now = self._now()
-        return self._runner.settle(handover.seat, handover.task, now, now, None, error)
+        following = self._runner.settle(handover.seat, handover.task, now, now, None, error, result)
+        return self._settled(handover.task, following)
+
+    def _settled(self, task: Task, following: Task | None) -> Task | None:
+        """Note that a task was settled without having been away; return what its seat has to do next."""
+        if self._recovery.is_on_trial(task):
+            self._courier.post(partial(self._recovery.came_home, task))
+        return following
 
     def _leave(self, handover: Handover) -> None:
         """Give up a place in the window, and have those handed over that were held."""
@@ -254,8 +286,15 @@ class HandoffWorkers:
         for held in self._window.leave(limited=handover.limited):
             self._courier.post(partial(self._hand_held, held))
 
+    def _give_up_held(self) -> None:
+        if self._dispatcher.state is State.STOPPED:
+            for seat, task, _ in self._window.give_up():
+                self._work(seat, self._runner.give_back(seat, task, None))
+
     def _hand_held(self, handover: Handover) -> None:
-        if not handover.limited and self._recovery.holds(handover.task):
+        if self._dispatcher.state is State.STOPPED:
+            self.give_back(handover, None)
+        elif not handover.limited and self._recovery.holds(handover.task):
             self._leave(handover)
             self._recovery.strand(handover.seat, handover.task)
         else:
@@ -275,7 +314,6 @@ class HandoffWorkers:
             self._decide(handover, generation, error)
         # Not before: what its seat was given next must not run beside the next trial.
         self._recovery.came_home(handover.task)
-        self._recovery.go_on()
 
     def _decide(self, handover: Handover, generation: int, error: BaseException) -> None:
         """Settle a task that has no outcome, or keep it to be run again."""
@@ -283,8 +321,8 @@ class HandoffWorkers:
         began = seat.began()
         self._leave(handover)
         if isinstance(error, BrokenExecutor | CancelledError):
-            may_have_begun = self._beacon is None or began is not None
-            kept = self._recovery.broken(seat, task, generation, error, began=may_have_begun)
+            seen = None if seat.mark is None else began is not None
+            kept = self._recovery.broken(seat, task, generation, error, began=seen)
         elif isinstance(error, self._abilities.lost):
             kept = self._recovery.suspect(seat, task)
         else:  # the backend's own failure with this one task
@@ -345,6 +383,11 @@ class HandoffWorkers:
         self._leave(handover)
         self._settle_failed(handover, began, error, result)
 
+    def give_back(self, handover: Handover, error: BaseException | None) -> None:
+        """Settle a task that never began."""
+        self._leave(handover)
+        self._work(handover.seat, self._runner.give_back(handover.seat, handover.task, error))
+
     def post(self, call: Callable[[], object]) -> None:
         """Have a call made in the courier's thread."""
         self._courier.post(call)
@@ -375,14 +418,15 @@ class HandoffWorkers:
         if self._limits is not None:
             self._limits.check()
 
-    def _main_processes(self) -> list[Any]:
-        processes = self._abilities.processes
-        if processes is None:
-            return []
-        return [process for backend in self._supply.backends() for process in processes(backend)]
-
     def _limited_processes(self) -> list[Any]:
         processes = self._abilities.processes
         if processes is None or self._limits is None:
             return []
         return [process for backend in self._limits.backends() for process in processes(backend)]
+
+
+def _no_future(backend: Any, returned: Any) -> TypeError:
+    return TypeError(
+        f"backend={backend!r} returned {returned!r} from submit, which has no add_done_callback: wrap an "
+        "executor whose submit returns a future as concurrent.futures does"
+    )

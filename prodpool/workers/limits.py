@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +37,10 @@ class HandsOver(Protocol):
 
     def fail(self, handover: Handover, error: BaseException, result: Result) -> None:
         """Settle a task that has no outcome."""
+        ...
+
+    def give_back(self, handover: Handover, error: BaseException | None) -> None:
+        """Settle a task that never began."""
         ...
 
     def post(self, call: Callable[[], object]) -> None:
@@ -112,12 +116,13 @@ class Limits:
         assert timeout is not None  # noqa: S101  # that is why it is here
         if self._closed:
             # Nobody would end what is started now.
-            self._lose(handover, CancelledError())
+            self._hands_over.give_back(handover, None)
             return
+        used = bool(self._idle)
         try:
-            backend = self._idle.pop() if self._idle else self._single()
+            backend = self._idle.pop() if used else self._single()
         except Exception as error:  # noqa: BLE001  # for want of file descriptors, say
-            self._lose(handover, error)
+            self._hands_over.give_back(handover, error)
             return
         run = Run(handover, backend, timeout)
         # Known before it is handed over, so that a stop finds it.
@@ -126,7 +131,10 @@ class Limits:
             lease = self._hands_over.submit(backend, handover)
         except Exception as error:  # noqa: BLE001  # for want of processes, or after a stop
             self._over(run, sound=False)
-            self._lose(handover, error)
+            if used and isinstance(error, BrokenExecutor):  # its worker died while it was idle
+                self.begin(handover)
+            else:
+                self._lose(handover, error)
             return
         if lease is None:
             self._over(run, sound=True)

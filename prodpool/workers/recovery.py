@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
-from typing import Any
 
 from prodpool.errors import WorkerLostError
 from prodpool.task import Task
@@ -46,7 +45,6 @@ class Recovery:
         log: Where a new backend is announced.
         workers: How many workers it is to have.
         stopped: Whether the pool is, so that there is to be no other.
-        processes: Returns the worker processes of the backend.
         work: Hands a seat's task over.
         give_back: Settles a task that never began.
         on_broken: Told that nothing can be done about the backend any more.
@@ -59,7 +57,6 @@ class Recovery:
         log: PoolLog,
         workers: Callable[[], int],
         stopped: Callable[[], bool],
-        processes: Callable[[], list[Any]],
         work: Callable[[Seat, Task], None],
         give_back: Callable[[Seat, Task, BaseException | None], None],
         on_broken: Callable[[BaseException], None],
@@ -68,7 +65,6 @@ class Recovery:
         self._log = log
         self._workers = workers
         self._stopped = stopped
-        self._processes = processes
         self._work = work
         self._give_back = give_back
         self._on_broken = on_broken
@@ -90,23 +86,33 @@ class Recovery:
 
     def refused(self, seat: Seat, task: Task, generation: int, error: BaseException) -> None:
         """Keep a task that the backend of ``generation`` did not take, or give it back."""
-        if self._supply.broke(generation):
-            self.strand(seat, task)
-        else:
+        tried = self.is_on_trial(task)
+        if tried:
+            self._on_trial = None
+        if not self._supply.broke(generation):
             self._on_broken(error)
             self._give_back(seat, task, error)
+            self.give_up(error)
+        elif tried:
+            self._suspects.appendleft((seat, task))
+            self.go_on()
+        else:
+            self.strand(seat, task)
 
-    def broken(self, seat: Seat, task: Task, generation: int, error: BaseException, *, began: bool) -> bool:
+    def broken(
+        self, seat: Seat, task: Task, generation: int, error: BaseException, *, began: bool | None
+    ) -> bool:
         """Decide about a task whose backend broke under it; False when it is lost.
 
-        ``began`` is False only if it is known that the task has not.
+        ``began`` is None if that cannot be known.
         """
-        hope = self._supply.broke(generation)
+        # One that was seen to begin alone is what broke it.
+        hope = self._supply.broke(generation, blameless=began is True and self.is_on_trial(task))
         if not hope:
             self._on_broken(error)
         kept = False
         if hope and not self._stopped():
-            if not began:
+            if began is False:
                 self.strand(seat, task)
                 kept = True
             else:
@@ -123,14 +129,22 @@ class Recovery:
         self._suspects.append((seat, task))
         return True
 
+    def is_on_trial(self, task: Task) -> bool:
+        """Tell whether a task is being tried alone; from any thread."""
+        return self._on_trial is task
+
     def came_home(self, task: Task) -> None:
-        """Note the end of a task's run, once what becomes of it is decided; then `go_on` is called."""
-        if self._on_trial is task:
+        """Note the end of a task's run, however it came, once what becomes of it is decided; and go on."""
+        if self.is_on_trial(task):
             self._on_trial = None
+        self.go_on()
 
     def go_on(self) -> None:
         """Hand over what waits, if it can be: one suspect alone, or everything else."""
         if self._supply.down or self._on_trial is not None:
+            return
+        if self._stopped():
+            self.give_up(None)
             return
         if self._suspects:
             seat, self._on_trial = self._suspects.popleft()
@@ -145,7 +159,7 @@ class Recovery:
         if self._stopped():
             self.give_up_if_stopped()
             return
-        for process in self._processes():
+        for process in self._supply.processes():
             kill(process)
         try:
             self._supply.rebuild(self._workers())

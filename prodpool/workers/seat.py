@@ -16,25 +16,24 @@ class Seat(Worker):
     Args:
         pool: The pool's name.
         now: The pool's clock.
-        index: Which seat of the pool it is, from 0.
         beacon: Where the worker process of its task says that it has begun; None where there is none.
         stacks: Where it can be asked for its stack; None likewise.
     """
 
-    __slots__ = ("_beacon", "_slot", "_stacks", "number", "since")
+    __slots__ = ("_beacon", "_stacks", "number", "since", "slot")
 
     def __init__(
         self,
         pool: str,
         now: Callable[[], float],
-        index: int,
         beacon: Beacon | None,
         stacks: RemoteStacks | None,
     ) -> None:
         super().__init__(pool, now)
         self._beacon = beacon
         self._stacks = stacks
-        self._slot = 0 if beacon is None else index % beacon.slots
+        # Its own among the beacon's while it is in the roster; None if there are more seats than slots.
+        self.slot: int | None = None
         # Of its task's hand-over, and when that was; 0 while none is handed over.
         self.number = 0
         self.since = 0.0
@@ -42,13 +41,13 @@ class Seat(Worker):
     @property
     def mark(self) -> tuple[str, int] | None:
         """Path of the beacon's file and the slot in it; None where the worker could not see it."""
-        return None if self._beacon is None else (self._beacon.path, self._slot)
+        return None if self._beacon is None or self.slot is None else (self._beacon.path, self.slot)
 
     def sighting(self) -> Sighting | None:
         """Return what is known of its task's run; None while that has not begun, or cannot be known."""
-        return (
-            self._beacon.look(self._slot, self.number) if self._beacon is not None and self.number else None
-        )
+        if self._beacon is None or self.slot is None or not self.number:
+            return None
+        return self._beacon.look(self.slot, self.number)
 
     def began(self) -> float | None:
         """Return the second of the pool's clock at which its task began, if that was seen."""
@@ -72,5 +71,5 @@ class Seat(Worker):
     def request_cancel(self) -> None:
         """Ask its task to end, in whatever process that runs."""
         super().request_cancel()
-        if self._beacon is not None:
-            self._beacon.ask(self._slot, self.number)
+        if self._beacon is not None and self.slot is not None:
+            self._beacon.ask(self.slot, self.number)

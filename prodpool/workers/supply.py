@@ -33,11 +33,23 @@ def is_factory(backend: object, max_workers: object) -> TypeGuard[Factory]:
 class Supply:
     """Holds the backend of one pool. Without a factory the first one is the last.
 
-    Used by the courier alone, save for reading it and for `shutdown`.
+    Used by the courier alone, save for reading it, for `replace` and for `shutdown`.
+
+    Args:
+        backend: The first backend.
+        factory: Builds the next one of so many workers; None where there is to be none.
+        size: How many workers the first one has; None where nobody can know.
+        now: The pool's clock.
+        processes: Returns the worker processes of a backend.
     """
 
     def __init__(
-        self, backend: Any, factory: Factory | None, size: int | None, now: Callable[[], float]
+        self,
+        backend: Any,
+        factory: Factory | None,
+        size: int | None,
+        now: Callable[[], float],
+        processes: Callable[[Any], list[Any]],
     ) -> None:
         self.backend = backend
         # How many workers it has; None where nobody can know.
@@ -48,7 +60,9 @@ class Supply:
         self._now = now
         self._delay = FIRST_DELAY
         self._due_at: float | None = None
-        # Replaced by larger ones, and perhaps not done with what they were given.
+        self._processes = processes
+        # Processes of backends that were replaced by larger ones, perhaps not done with what they were
+        # given: a backend that was shut down no longer knows them.
         self._retired: list[Any] = []
         self._lock = threading.Lock()  # guards the exchange of one backend for another
         # When backends were built since the last success.
@@ -63,17 +77,23 @@ class Supply:
         """Return the seconds until the next one is to be built; None while this one works."""
         return None if self._due_at is None else max(0.0, self._due_at - self._now())
 
-    def broke(self, generation: int) -> bool:
-        """Note that the backend of ``generation`` broke; False when nothing can be done about it."""
+    def broke(self, generation: int, *, blameless: bool = False) -> bool:
+        """Note that the backend of ``generation`` broke; False when nothing can be done about it.
+
+        ``blameless``: it is known which task broke it, so that it does not count as one that never worked.
+        """
         if generation != self.generation or self.down:
             return True
         if self._factory is None:
             return False
+        if blameless and self._tried:
+            self._tried.pop()
         now = self._now()
         if len(self._tried) == TRIES and now - self._tried[0] < WITHIN:
             return False
         self._due_at = now + self._delay
-        self._delay = min(2 * self._delay, LONGEST_DELAY)
+        if not blameless:
+            self._delay = min(2 * self._delay, LONGEST_DELAY)
         return True
 
     def succeeded(self, generation: int) -> None:
@@ -86,9 +106,13 @@ class Supply:
         """Have the backend take no more work, and do not wait for it."""
         shut_down(self.backend)
 
-    def backends(self) -> list[Any]:
-        """Return the backend, and those before it that may still run something."""
-        return [self.backend, *self._retired]
+    def processes(self) -> list[Any]:
+        """Return the worker processes of the backend."""
+        return self._processes(self.backend)
+
+    def all_processes(self) -> list[Any]:
+        """Return those, and the ones of backends before it."""
+        return [*self.processes(), *self._retired]
 
     def replace(self, workers: int) -> bool:
         """Build a larger backend, and let the present one finish what it has; False without a factory."""
@@ -99,7 +123,8 @@ class Supply:
             if self.size is not None and workers > self.size and not self.down:
                 old, self.backend = self.backend, factory(workers)
                 self.generation += 1
-                self._retired = [*self._retired[-1:], old]
+                still = [process for process in self._retired if process.is_alive()]
+                self._retired = still + self._processes(old)
                 shut_down(old)
             self.size = workers
         return True

@@ -72,11 +72,16 @@ class LeasedWorkers:
             raise too_many(workers, self._most)
         return 0
 
+    def resized(self) -> None:
+        """Nothing was held back."""
+
     def look(self) -> None:
         """Nothing to look for: these workers say themselves what they do."""
 
     def holding(self) -> list[threading.Thread]:
-        """Return the threads that should have ended when the backend has."""
+        """Return the threads that should have ended when the backend has; none of a shared one."""
+        if self._shared:
+            return []
         idents = {worker.ident for worker in list(self._dispatcher.roster.workers)}
         return [thread for thread in threading.enumerate() if thread.ident in idents]
 
@@ -88,8 +93,9 @@ class LeasedWorkers:
         """Do nothing."""
 
     def shutdown(self) -> None:
-        """Have the backend take no more work, and do not wait for it."""
-        self._backend.shutdown(wait=False)
+        """Have the backend take no more work, unless it is shared, and do not wait for it."""
+        if not self._shared:
+            self._backend.shutdown(wait=False)
 
     def rebuilds(self) -> int:
         """Return 0: threads do not break."""

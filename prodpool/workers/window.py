@@ -49,13 +49,27 @@ class Window:
 
     def leave(self, *, limited: bool) -> list[Handover]:
         """Note that a task has come home; return those that are to be handed over now."""
-        released: list[Handover] = []
         with self._lock:
             self._out -= 1
             self._limited -= limited
-            while self._held and self._fits(self._held[0]):
-                released.append(self._held.popleft())
-                self._let_in(released[-1])
+            return self._release()
+
+    def refit(self) -> list[Handover]:
+        """Return those that are to be handed over now because there are more workers."""
+        with self._lock:
+            return self._release()
+
+    def give_up(self) -> list[Handover]:
+        """Return those that are held, which will not be handed over."""
+        with self._lock:
+            held, self._held = list(self._held), deque()
+            return held
+
+    def _release(self) -> list[Handover]:
+        released: list[Handover] = []
+        while self._held and self._fits(self._held[0]):
+            released.append(self._held.popleft())
+            self._let_in(released[-1])
         return released
 
     def _fits(self, handover: Handover) -> bool:

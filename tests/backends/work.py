@@ -209,3 +209,21 @@ def take_signal() -> None:
 def with_signal_taken(workers: int) -> ProcessPoolExecutor:
     """Return worker processes that have a use of their own for the signal that asks for stacks."""
     return ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=take_signal)
+
+
+def die_late(seconds: float) -> NoReturn:
+    """Run for so long, then end the process."""
+    time.sleep(seconds)
+    os._exit(9)
+
+
+class PicklesOnce:
+    """A value that pickles the first time only."""
+
+    _times = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        PicklesOnce._times += 1
+        if PicklesOnce._times > 1:
+            raise pickle.PicklingError("not any more")
+        return float, ("0.2",)

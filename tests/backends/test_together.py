@@ -1,0 +1,184 @@
+"""What each works alone works together: sizes that change, limits, crashes, backends that are shared."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from prodpool import WorkerLostError
+from tests.api.gates import until
+from tests.backends import work
+from tests.backends.conftest import PATIENCE, MakePool, over_processes
+from tests.core.rig import check, scrape
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+each = pytest.mark.parametrize("kind", over_processes, indirect=True)
+
+
+def ended(pid: int) -> bool:
+    """Tell whether a process has ended, whoever started it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def pid_in(mark: Path) -> int:
+    until(lambda: mark.exists() and mark.read_text())
+    return int(mark.read_text())
+
+
+@each
+def test_stop_kills_what_hangs_in_a_smaller_backend(make_pool: MakePool, tmp_path: Path) -> None:
+    """The processes of backends that were replaced by larger ones end with the pool."""
+    pool = make_pool(1, factory=True, queue_capacity=5)
+    pids = set()
+    for workers in (1, 2, 3):
+        if workers > 1:
+            pool.resize(workers)
+        mark = tmp_path / f"hangs {workers}"
+        pool.submit(work.hang, str(mark))
+        pids.add(pid_in(mark))
+    pool.stop(0.1)
+    until(lambda: all(map(ended, pids)))
+
+
+@each
+def test_a_crash_harms_nothing_in_a_smaller_backend(make_pool: MakePool, tmp_path: Path) -> None:
+    """When the larger backend breaks, what still runs in the one before it goes on."""
+    pool = make_pool(1, factory=True, queue_capacity=5)
+    mark, go = tmp_path / "runs", tmp_path / "go"
+    healthy = pool.submit(work.hold, str(mark), str(go))
+    ran_in = pid_in(mark)
+    pool.resize(2)
+    with pytest.raises(WorkerLostError):
+        pool.submit(work.die).result(PATIENCE)
+    until(lambda: pool._engine.workers.rebuilds() == 1)
+    go.touch()
+    assert healthy.result(PATIENCE) == ran_in
+
+
+@each
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_pool_that_was_resized_often(
+    make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    """What had begun is known, or taken for possible, however many workers came and went beside it."""
+    monkeypatch.setattr("prodpool.engine.BEACON_SLOTS", slots)
+    pool = make_pool(2, factory=True, queue_capacity=5, prefetch=0)
+    mark = tmp_path / "hangs"
+    hung = pool.submit(work.hang, str(mark))
+    ran_in = pid_in(mark)
+    for _ in range(3):
+        pool.resize(1)
+        pool.resize(2)
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+    other = tmp_path / "hangs too"
+    hung_too = pool.submit(work.hang, str(other))
+    pid_in(other)
+    os.kill(ran_in, signal.SIGKILL)
+    for future in (hung, hung_too):
+        with pytest.raises(WorkerLostError, match="may have run in part"):
+            future.result(PATIENCE)
+
+
+@each
+def test_more_workers_for_what_was_held_back(make_pool: MakePool, tmp_path: Path) -> None:
+    """What waits because a task with a limit runs is handed over as soon as there are more workers."""
+    pool = make_pool(1, factory=True, queue_capacity=20)
+    mark, go = tmp_path / "runs", tmp_path / "go"
+    limited = pool.options(timeout=60.0).submit(work.hold, str(mark), str(go), 60.0)
+    pid_in(mark)
+    others = [pool.submit(abs, -number) for number in range(3)]
+    pool.resize(3)
+    assert [future.result(PATIENCE) for future in others] == [0, 1, 2]
+    assert not limited.done()
+    go.touch()
+    limited.result(PATIENCE)
+
+
+@each
+def test_stop_ends_what_is_ours_beside_a_shared_backend(make_pool: MakePool, tmp_path: Path) -> None:
+    """The executors for tasks with a limit end with the pool, and nothing begins later; the rest stays."""
+    pool = make_pool(1, own_backend=False, queue_capacity=5)
+    backend: Any = pool._engine.backend
+    try:
+        view = pool.options(timeout=60.0)
+        mark, never = tmp_path / "hangs", tmp_path / "never"
+        view.submit(work.hang, str(mark))
+        ran_in = pid_in(mark)
+        view.submit(work.sign, str(never))
+        pool.stop(0.1)
+        until(lambda: ended(ran_in))
+        until(lambda: pool.stats().in_flight == 0)
+        check(pool.stats())
+        assert not never.exists()
+        assert backend.submit(abs, -1).result(PATIENCE) == 1
+    finally:
+        backend.shutdown()
+
+
+@each
+def test_a_worker_of_its_own_that_died_idle(make_pool: MakePool) -> None:
+    """A task with a limit is not lost because the process kept for it is gone."""
+    view = make_pool(1).options(timeout=60.0)
+    idle = view.submit(work.pid).result(PATIENCE)
+    os.kill(idle, signal.SIGKILL)
+    until(lambda: ended(idle))
+    assert view.submit(abs, -1).result(PATIENCE) == 1
+
+
+@each
+def test_what_never_began_took_no_time(
+    make_pool: MakePool, registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    """Tasks with a limit that a stop caught before they began do not count as having run for days."""
+    pool = make_pool(2, queue_capacity=5)
+    for _ in range(5):
+        pool.options(timeout=60.0).submit(work.hang, str(tmp_path / "mark"))
+    pool.stop(0.0)
+    until(lambda: pool.stats().in_flight == 0)
+    samples = scrape(registry)
+    assert samples[f'workerpool_busy_seconds_total{{pool="{pool.name}"}}'] < 60.0
+
+
+@pytest.mark.parametrize("kind", ["fork"], indirect=True)
+def test_a_backend_short_of_processes(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cannot take a task for want of a descriptor costs that task, and is not given up."""
+    pool = make_pool(1, queue_capacity=5)
+    backend: Any = pool._engine.backend
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "submit", _no_descriptor)
+        with pytest.raises(WorkerLostError, match="may have run in part"):
+            pool.submit(abs, -1).result(PATIENCE)
+    assert pool.submit(abs, -2).result(PATIENCE) == 2
+    check(pool.stats())
+
+
+def _no_descriptor(*_: Any) -> Any:
+    raise OSError(24, "Too many open files")
+
+
+class _Forgetful:
+    """A backend whose ``submit`` returns nothing."""
+
+    def submit(self, *_: Any) -> None:
+        """Run nothing."""
+
+
+@pytest.mark.parametrize("kind", ["other"], indirect=True)
+def test_a_backend_that_returns_no_future(make_pool: MakePool) -> None:
+    """The task fails with an error that names the backend, and so does the next."""
+    pool = make_pool(1, queue_capacity=5, factory_of=lambda _: lambda _: _Forgetful())
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"_Forgetful .* returned None from submit"):
+            pool.submit(abs, -1).result(PATIENCE)
+    assert check(pool.stats()).in_flight == 0
