@@ -9,8 +9,6 @@ courier.
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
@@ -26,12 +24,12 @@ from prodpool.workers.base import Capabilities, kill, prefetch_for, too_many
 from prodpool.workers.beacon import Beacon
 from prodpool.workers.courier import Courier
 from prodpool.workers.limits import Limits
-from prodpool.workers.packing import Packing, RemoteTraceback
 from prodpool.workers.recovery import Recovery, worker_lost
 from prodpool.workers.remote_stacks import RemoteStacks
 from prodpool.workers.seat import Seat
-from prodpool.workers.shim import Outcome, Terms, Ticket, this_host
+from prodpool.workers.shim import Outcome
 from prodpool.workers.supply import Supply
+from prodpool.workers.transport import Transport
 from prodpool.workers.window import Handover, Window
 
 
@@ -60,14 +58,15 @@ class HandoffWorkers:
         self._own_backend = own_backend
         self._abilities = abilities
         self._prefetch = prefetch
-        self._packing = Packing(abilities.dumps, context_vars)
+        self._transport = Transport(
+            pool, abilities, context_vars=context_vars, carrier=runner.carrier, now=now
+        )
         self._beacon = beacon
         self._stacks = None if beacon is None else RemoteStacks(beacon.path, self.holding)
         self._dispatcher = dispatcher
         self._runner = runner
         self._trouble = trouble
         self._now = now
-        self._numbers = itertools.count(1)
         self._killed = False
         self._window = Window(dispatcher.workers)
         self._courier = Courier(
@@ -217,7 +216,7 @@ class HandoffWorkers:
             return None
         generation = self._supply.generation
         try:
-            call = self._packing.pack(self._pool, task)
+            call = self._transport.pack(task)
         except BaseException as error:  # a __reduce__ may raise anything, and Ctrl-C may come meanwhile
             following = self._refuse(handover, error)
             if isinstance(error, Exception):
@@ -242,32 +241,12 @@ class HandoffWorkers:
         return None
 
     def _send(self, backend: Any, handover: Handover, call: tuple[Any, ...]) -> Future[Any]:
-        seat, task, _ = handover
-        seat.number, seat.since = next(self._numbers), self._now()
-        ticket = Ticket(
-            self._pool,
-            task.name,
-            seat.number,
-            seat.mark,
-            self._runner.carrier(task, seat.since),
-            self._terms(task, seat.since),
-        )
-        lease = self._abilities.submit(backend, self._packing.shim, ticket, *call)
+        lease = self._transport.send(backend, handover.seat, handover.task, call)
         if self._killed:  # meanwhile, and the processes that it started were not there to be seen
             self.kill()
         return lease
 
-    def _terms(self, task: Task, now: float) -> Terms | None:
-        """Return what the task may ask of itself beyond its name; None where that goes without saying."""
-        timeout, expires_at = task.options.timeout, task.expires_at
-        if timeout is None and expires_at is None and task.attempt == 1:
-            return None
-        left = None if expires_at is None else expires_at - now
-        return Terms(task.attempt, timeout, left, time.monotonic(), this_host())
-
-    def _refuse(
-        self, handover: Handover, error: BaseException, result: Result | None = None
-    ) -> Task | None:
+    def _refuse(self, handover: Handover, error: BaseException, result: Result | None = None) -> Task | None:
         """Settle a task that cannot be handed over."""
         self._leave(handover)
         now = self._now()
@@ -339,22 +318,12 @@ class HandoffWorkers:
         started = seat.since if began is None else began
         self._work(seat, self._runner.settle(seat, task, started, self._now(), None, error, result))
 
-    def _times(self, seat: Seat, outcome: Outcome) -> tuple[float, float]:
-        """Return when the task began and ended, in seconds of the pool's clock."""
-        now = self._now()
-        if outcome.host != this_host():
-            # Its clock is another: only the length that it tells can be used.
-            return max(seat.since, now - max(0.0, outcome.ended - outcome.started)), now
-        offset = now - time.monotonic()
-        started = min(max(seat.since, outcome.started + offset), now)
-        return started, min(max(started, outcome.ended + offset), now)
-
     # What `Limits` needs of us.
 
     def submit(self, backend: Any, handover: Handover) -> Future[Any] | None:
         """Hand a task over to ``backend``; None if it does not pickle and is settled by that."""
         try:
-            call = self._packing.pack(self._pool, handover.task)
+            call = self._transport.pack(handover.task)
         except BaseException as error:  # noqa: BLE001  # as above
             self._work(handover.seat, self._refuse(handover, error))
             return None
@@ -368,13 +337,7 @@ class HandoffWorkers:
         if outcome.expired:
             self._work(seat, self._runner.expire(seat, task))
             return
-        started, ended = self._times(seat, outcome)
-        try:
-            value, failure = self._packing.unpack(outcome)
-        except BaseException as error:  # noqa: BLE001  # a __setstate__ may raise anything
-            value, failure = None, self._packing.unloadable(self._pool, task, error)
-        if failure is not None and outcome.stack is not None:
-            failure.__cause__ = RemoteTraceback(outcome.stack)
+        started, ended, value, failure = self._transport.read(seat, task, outcome)
         self._work(seat, self._runner.settle(seat, task, started, ended, value, failure))
 
     def fail(self, handover: Handover, error: BaseException, result: Result) -> None:

@@ -40,7 +40,8 @@ def test_a_trial_that_pickles_no_more(make_pool: MakePool, monkeypatch: pytest.M
     """A task that cannot be handed over again fails by that."""
     monkeypatch.setattr(work.PicklesOnce, "_times", 0)
     pool = make_pool(1, factory=True, queue_capacity=20)
-    once = pool.options(idempotent=True).submit(work.die_late, work.PicklesOnce())
+    seconds: Any = work.PicklesOnce()
+    once = pool.options(idempotent=True).submit(work.die_late, seconds)
     others = [pool.submit(abs, -number) for number in range(3)]
     with pytest.raises(UnpicklableError):
         once.result(PATIENCE)
