@@ -182,7 +182,7 @@ def _call(
 
 def _failed(ticket: Ticket, started: float, error: BaseException, *, pickled: bool) -> Outcome:
     ended = time.monotonic()
-    error = error.with_traceback(own_frames_dropped(error.__traceback__))
+    BaseException.with_traceback(error, own_frames_dropped(error.__traceback__))
     stack = _render(error)
     packed = _pack_error(ticket, error) if pickled else error
     return Outcome(started, ended, this_host(), pickled, None, packed, stack)

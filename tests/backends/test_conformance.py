@@ -86,6 +86,14 @@ def test_equal_calls_run_each(make_pool: MakePool, tmp_path: Path) -> None:
     assert len(book.read_text().splitlines()) == 10
 
 
+def test_an_exception_with_a_mind_of_its_own(make_pool: MakePool) -> None:
+    """What a task raised is its outcome, whatever the exception makes of its own methods."""
+    pool = make_pool(1)
+    with pytest.raises(work.ShyError):
+        pool.submit(work.shy).result(PATIENCE)
+    assert check(pool.stats()).completed[Result.ERROR] == 1
+
+
 def test_exceptions(make_pool: MakePool) -> None:
     """What a task raises is raised by its future, counted, and logged with its stack."""
     pool = make_pool(1)

@@ -32,6 +32,13 @@ class StubbornError(Exception):
         super().__init__(f"{first} and {second}")
 
 
+class ShyError(Exception):
+    """An exception that gives nothing away when it is asked to carry a stack."""
+
+    def with_traceback(self, _: object) -> Any:
+        return None
+
+
 class DoesNotLoad:
     """A value that pickles and does not load again."""
 
@@ -83,6 +90,10 @@ def boom() -> NoReturn:
 
 def stubborn() -> NoReturn:
     raise StubbornError(1, 2)
+
+
+def shy() -> NoReturn:
+    raise ShyError
 
 
 def leave() -> NoReturn:
