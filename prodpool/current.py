@@ -62,6 +62,8 @@ class Here(threading.local):
     """The worker that the calling thread is, if it is one."""
 
     worker: Worker | None = None
+    # The workers whose tasks this thread settles, which run elsewhere.
+    settles: Collection[Worker] | None = None
     # In a worker process: makes what its task may know of itself.
     remote: Callable[[], CurrentTask] | None = None
 
@@ -70,7 +72,12 @@ here = Here()
 
 
 def inside(workers: Collection[Worker]) -> bool:
-    """Tell whether the calling thread is one of ``workers``, whatever it runs on top of that."""
+    """Tell whether the calling thread is one of ``workers`` or settles for them.
+
+    Whatever it runs on top of that: while it waits for one of them, they wait for it.
+    """
+    if here.settles is workers:
+        return True
     worker = here.worker
     while worker is not None:
         if worker in workers:

@@ -357,7 +357,7 @@ def presentable(error: BaseException) -> BaseException:
     Its traceback loses this package's frames, whose locals would keep the task alive in a cycle.
     A StopIteration would hang an asyncio waiter before Python 3.13, which cannot be told of one.
     """
-    # No assignment, for an exception may be a frozen dataclass; and not its own method, which may do anything.
+    # No assignment, for an exception may be a frozen dataclass; and not its own method, which may be odd.
     BaseException.with_traceback(error, own_frames_dropped(error.__traceback__))
     if isinstance(error, StopIteration):
         replaced = RuntimeError("task raised StopIteration")

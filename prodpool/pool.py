@@ -289,7 +289,7 @@ class InstrumentedPool(Executor):
             deadline: Seconds; None for ``drain_deadline``. A later call may shorten it, never prolong it.
 
         Raises:
-            RuntimeError: Called from inside a task of this pool, which would wait for itself.
+            RuntimeError: Called from inside a task of this pool or its done-callback: it would wait for itself.
 
         Threads: safe from any thread, several times, and from a signal handler.
         """
@@ -326,6 +326,6 @@ class InstrumentedPool(Executor):
     def _refuse_from_inside(self, what: str) -> None:
         if inside(self._engine.dispatcher.roster.workers):
             raise RuntimeError(
-                f"{what} inside a task of pool {self.name!r} would wait for that very task: "
-                "call shutdown(wait=False) there, or stop the pool from outside"
+                f"{what} inside a task of pool {self.name!r}, or a done-callback of one, would wait for that "
+                "very task: call shutdown(wait=False) there, or stop the pool from outside"
             )

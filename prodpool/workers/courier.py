@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
+
+from prodpool.current import here
+from prodpool.worker import Worker
 
 
 class Courier:
@@ -14,10 +17,12 @@ class Courier:
 
     A backend makes its done-callbacks under locks that it would take again for a submit
     (ProcessPoolExecutor, 3.12 on), or in the thread that everything else waits for (dask): they do
-    nothing but post.
+    nothing but post. The application's own code runs here too, in done-callbacks and where calls are
+    pickled and results loaded; `inside` knows this thread, so that it is refused what would wait for itself.
 
     Args:
         pool: The pool's name, for the thread's.
+        settles: The workers whose tasks it settles.
         due_in: Returns the seconds until ``on_due`` is to be called; None for not at all.
         on_due: Does what has come due.
         on_error: Told what a call raised; the thread goes on.
@@ -27,11 +32,13 @@ class Courier:
         self,
         pool: str,
         *,
+        settles: Collection[Worker],
         due_in: Callable[[], float | None],
         on_due: Callable[[], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
+        self._settles = settles
         self._due_in = due_in
         self._on_due = on_due
         self._on_error = on_error
@@ -63,6 +70,7 @@ class Courier:
         self._calls.put(None)
 
     def _run(self) -> None:
+        here.settles = self._settles
         while True:
             due = self._due_in()
             call: Callable[[], object] | None = self._on_due

@@ -71,6 +71,7 @@ class HandoffWorkers:
         self._window = Window(dispatcher.workers)
         self._courier = Courier(
             pool,
+            settles=dispatcher.roster.workers,
             due_in=self._due_in,
             on_due=self._on_due,
             on_error=lambda error: trouble.report("internal", error),
@@ -98,7 +99,7 @@ class HandoffWorkers:
         if not self._dispatcher.reserve(seat):
             return False
         self._lend_slot(seat)
-        self._work(seat, self._dispatcher.begin(seat))
+        self._set_to_work(seat, self._dispatcher.begin(seat))
         return True
 
     def fit(self, workers: int) -> int:
@@ -189,7 +190,14 @@ class HandoffWorkers:
     def _go(self, seat: Seat) -> None:
         """Hand over the task that the seat was given while it was free."""
         if not seat.dismissed:
-            self._work(seat, seat.task)
+            self._set_to_work(seat, seat.task)
+
+    def _set_to_work(self, seat: Seat, task: Task | None) -> None:
+        if self._dispatcher.state is State.OPEN:
+            self._work(seat, task)
+        else:
+            # A stop gets on, however long the application's own pickling takes.
+            self._courier.post(partial(self._work, seat, task))
 
     def _work(self, seat: Seat, task: Task | None) -> None:
         while task is not None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from prodpool import WorkerLostError
+from prodpool import PoolFullError, WorkerLostError
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, MakePool, over_processes
@@ -148,6 +150,58 @@ def test_what_never_began_took_no_time(
     until(lambda: pool.stats().in_flight == 0)
     samples = scrape(registry)
     assert samples[f'workerpool_busy_seconds_total{{pool="{pool.name}"}}'] < 60.0
+
+
+class _TakesItsTime:
+    """A value whose pickling is over when somebody says so."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.goes_on.wait()
+        return int, ()
+
+
+@each
+def test_stop_does_not_wait_for_pickling(make_pool: MakePool) -> None:
+    """A stop that hands over what had to wait returns, however long the application's own code takes."""
+    pool = make_pool(1, queue_capacity=5)
+    pool.pause()
+    value: Any = _TakesItsTime()
+    held_up = pool.submit(abs, value)
+    try:
+        report = pool.stop(0.1)
+        assert not value.goes_on.is_set()
+        assert (report.drained, report.abandoned) == (False, ("abs",))
+        assert isinstance(held_up.exception(PATIENCE), WorkerLostError)
+    finally:
+        value.goes_on.set()
+    until(lambda: pool.stats().in_flight == 0)
+
+
+@each
+def test_a_callback_does_not_wait_for_itself(make_pool: MakePool, tmp_path: Path) -> None:
+    """Where it would wait for a place that it is to free, or for the pool's end, it is refused."""
+    pool = make_pool(1, queue_capacity=2, overload="block", prefetch=0)
+    mark, go = tmp_path / "runs", tmp_path / "go"
+    refused: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+
+    def call_back(_: object) -> None:
+        for what in (pool.stop, *[lambda: pool.submit(abs, -1)] * 4):
+            try:
+                what()
+            except (RuntimeError, PoolFullError) as error:
+                refused.put(error)
+
+    first = pool.submit(work.hold, str(mark), str(go))
+    pid_in(mark)
+    first.add_done_callback(call_back)
+    others = [pool.submit(abs, -number) for number in range(2)]
+    go.touch()
+    assert "done-callback" in str(refused.get(timeout=PATIENCE))
+    assert isinstance(refused.get(timeout=PATIENCE), PoolFullError)
+    assert [future.result(PATIENCE) for future in others] == [0, 1]
 
 
 @pytest.mark.parametrize("kind", ["fork"], indirect=True)
