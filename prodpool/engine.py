@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from statistics import fmean
 from typing import Any
@@ -121,13 +122,13 @@ class Engine:
         self.broken: BaseException | None = None
         self._busy_told = 0.0  # guarded by the dispatcher's lock
         self.collector = collector_of(registry)
-        # Refused where no thread can be started; the name is not taken then.
-        watchdog().watch(self.monitor)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.workers.close)
+            # Refused where no thread can be started; the name is not taken then.
+            watchdog().watch(self.monitor)
+            undo.callback(watchdog().unwatch, self.monitor)
             self.collector.add(settings.name, self)
-        except BaseException:
-            watchdog().unwatch(self.monitor)
-            raise
+            undo.pop_all()
         # From here on the pool is in the world; nothing below may fail.
         exit_desk.enter(self)
         self.log.info(

@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prometheus_client import REGISTRY
@@ -27,7 +28,7 @@ from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
 from prodpool.task import DEFAULT_OPTIONS
 from prodpool.views import PoolView
-from prodpool.workers.base import Submits
+from prodpool.workers.base import Submits, shut_down
 from prodpool.workers.kinds import capabilities
 from prodpool.workers.supply import Factory, is_factory
 
@@ -105,39 +106,45 @@ class InstrumentedPool(Executor):
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView):
             raise TypeError(f"backend={backend!r} is a pool already: pass the executor that it wraps")
-        factory: Factory | None = None
-        if is_factory(backend, max_workers):
-            factory = backend
-            backend = factory(check_count("max_workers", max_workers, least=1))
-        abilities = capabilities(backend)
-        settings = check_settings(
-            name=name,
-            max_workers=max_workers,
-            backend_workers=abilities.max_workers,
-            queue_capacity=queue_capacity,
-            overload=overload,
-            slow_after=slow_after,
-            hung_after=hung_after,
-            drain_deadline=drain_deadline,
-            buckets=buckets,
-            own_backend=own_backend,
-            on_hang_exit=on_hang_exit,
-            prefetch=prefetch,
-            context_vars=context_vars,
-            leased=abilities.leased,
-        )
-        check_collaborators(registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock)
-        self._engine = Engine(
-            settings,
-            backend,
-            abilities,
-            factory=factory,
-            breaker=breaker,
-            registry=REGISTRY if registry is None else registry,
-            tracer_provider=tracer_provider,
-            logger=logger,
-            now=(SystemClock() if clock is None else clock).monotonic,
-        )
+        with ExitStack() as undo:
+            factory: Factory | None = None
+            if is_factory(backend, max_workers):
+                factory = backend
+                backend = factory(check_count("max_workers", max_workers, least=1))
+                # A pool that is refused leaves nothing behind that nobody else knows.
+                undo.callback(shut_down, backend)
+            abilities = capabilities(backend)
+            settings = check_settings(
+                name=name,
+                max_workers=max_workers,
+                backend_workers=abilities.max_workers,
+                queue_capacity=queue_capacity,
+                overload=overload,
+                slow_after=slow_after,
+                hung_after=hung_after,
+                drain_deadline=drain_deadline,
+                buckets=buckets,
+                own_backend=own_backend,
+                on_hang_exit=on_hang_exit,
+                prefetch=prefetch,
+                context_vars=context_vars,
+                leased=abilities.leased,
+            )
+            check_collaborators(
+                registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock
+            )
+            self._engine = Engine(
+                settings,
+                backend,
+                abilities,
+                factory=factory,
+                breaker=breaker,
+                registry=REGISTRY if registry is None else registry,
+                tracer_provider=tracer_provider,
+                logger=logger,
+                now=(SystemClock() if clock is None else clock).monotonic,
+            )
+            undo.pop_all()
         self._door = Door(self._engine)
         self._finalizer = weakref.finalize(self, self._engine.owner_gone)
         self._finalizer.atexit = False
@@ -289,7 +296,7 @@ class InstrumentedPool(Executor):
             deadline: Seconds; None for ``drain_deadline``. A later call may shorten it, never prolong it.
 
         Raises:
-            RuntimeError: Called from inside a task of this pool or its done-callback: it would wait for itself.
+            RuntimeError: Called inside a task of this pool, or its done-callback: it would wait for itself.
 
         Threads: safe from any thread, several times, and from a signal handler.
         """

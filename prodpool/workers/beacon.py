@@ -57,6 +57,7 @@ class Beacon:
 
     def close(self) -> None:
         """Remove the file."""
+        self._map.close()
         with contextlib.suppress(OSError):
             Path(self.path).unlink()
 
@@ -85,8 +86,17 @@ def is_asked(path: str, slot: int, number: int) -> bool:
 
 def _map(path: str) -> mmap.mmap | None:
     if path not in _mapped:
+        _forget_closed()
         _mapped[path] = _open(path)
     return _mapped[path]
+
+
+def _forget_closed() -> None:
+    """Let go of the files of pools that are no more, of which a shared backend may see many."""
+    for path in [path for path in _mapped if not Path(path).exists()]:
+        where = _mapped.pop(path)
+        if where is not None:
+            where.close()
 
 
 def _open(path: str) -> mmap.mmap | None:

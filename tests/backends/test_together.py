@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import queue
 import signal
+import tempfile
 import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from prodpool import PoolFullError, WorkerLostError
 from tests.api.gates import until
 from tests.backends import work
-from tests.backends.conftest import PATIENCE, MakePool, over_processes
+from tests.backends.conftest import BACKENDS, PATIENCE, MakePool, over_processes
 from tests.core.rig import check, scrape
 
 pytestmark = [
@@ -188,7 +192,8 @@ def test_a_callback_does_not_wait_for_itself(make_pool: MakePool, tmp_path: Path
     refused: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
 
     def call_back(_: object) -> None:
-        for what in (pool.stop, *[lambda: pool.submit(abs, -1)] * 4):
+        calls: list[Callable[[], object]] = [pool.stop, *[lambda: pool.submit(abs, -1)] * 4]
+        for what in calls:
             try:
                 what()
             except (RuntimeError, PoolFullError) as error:
@@ -219,6 +224,45 @@ def test_a_backend_short_of_processes(make_pool: MakePool, monkeypatch: pytest.M
 
 def _no_descriptor(*_: Any) -> Any:
     raise OSError(24, "Too many open files")
+
+
+@pytest.mark.parametrize("wrong", [{"name": "taken"}, {"queue_capacity": -1}])
+@pytest.mark.parametrize("kind", ["fork", "loky"], indirect=True)
+def test_a_pool_that_is_refused(make_pool: MakePool, wrong: dict[str, Any]) -> None:
+    """It leaves no file behind, and shuts down the backend that its factory has built by then."""
+    make_pool(1, name="taken")
+    built: list[Any] = []
+
+    def factory_of(kind: str) -> Any:
+        return lambda workers: built.append(BACKENDS[kind](workers)) or built[-1]  # type: ignore[func-returns-value]
+
+    files = set(Path(tempfile.gettempdir()).glob("prodpool-*"))
+    with pytest.raises(ValueError, match=r"taken|queue_capacity"):
+        make_pool(1, factory=True, factory_of=factory_of, **wrong)
+    assert set(Path(tempfile.gettempdir()).glob("prodpool-*")) <= files
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        built[0].submit(abs, -1)
+
+
+@pytest.mark.parametrize("kind", ["fork"], indirect=True)
+def test_many_pools_over_one_backend(make_pool: MakePool) -> None:
+    """Neither this process nor a worker keeps files of pools open that are stopped."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(make_pool.kind)) as backend:
+
+        def use() -> tuple[int, int]:
+            pool = make_pool(1, factory_of=lambda _: lambda _: backend, own_backend=False)
+            worker = pool.submit(work.pid).result(PATIENCE)
+            pool.stop(PATIENCE)
+            return _open_files(os.getpid()), _open_files(worker)
+
+        use()
+        before = use()
+        after = [use() for _ in range(10)][-1]
+        assert [after[n] - before[n] for n in (0, 1)] == [0, 0]
+
+
+def _open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 class _Forgetful:
