@@ -44,13 +44,15 @@ T = TypeVar("T")
 
 
 class InstrumentedPool(Executor):
-    """Wraps a thread executor in a bounded queue, numbers, traces, logs, a breaker and a stop that ends.
+    """Wraps an executor in a bounded queue, numbers, traces, logs, a breaker and a stop that ends.
 
-    The pool owns the queue and leases the backend's threads: it submits at most ``max_workers``
-    long-lived loops, which take tasks from the pool's queue. It is itself an `Executor`.
+    The pool owns the queue. It leases the threads of a ``ThreadPoolExecutor``, which then run long-lived
+    loops that take tasks from that queue; any other backend is handed one task at a time for each worker,
+    and as many ahead as ``prefetch`` says. It is itself an `Executor`.
 
     Args:
-        backend: A ``ThreadPoolExecutor``, or a subclass that keeps its ``submit``.
+        backend: A ``ThreadPoolExecutor``, a ``ProcessPoolExecutor``, an executor of loky or dask, whatever
+            else has ``submit``; or what builds one of so many workers, and is called again if it breaks.
         name: What metrics, logs and spans call it; ``^[a-z][a-z0-9_]*$``. One live pool per
             name and registry.
         max_workers: Tasks that run at once; None takes the backend's own number.
