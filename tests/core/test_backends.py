@@ -103,17 +103,20 @@ def test_an_idle_loop_is_no_longer_in_the_way_than_a_busy_one(
 def test_a_stranger_gets_a_turn(shared: ThreadPoolExecutor, registry: CollectorRegistry) -> None:
     """A call that somebody else submits to the shared backend runs while the pool is still busy."""
     pool = share(shared, "busy", registry)
-    done = threading.Event()
+    came = threading.Event()
+    before: list[bool] = []
 
     def busy() -> None:
-        if not done.is_set():
-            done.wait(0.005)
+        before.append(not came.is_set())
+        if before[-1]:
+            time.sleep(0.005)
 
     futures = [pool.submit(busy) for _ in range(5_000)]
-    shared.submit(done.set).result(PATIENCE)
-    assert not futures[-1].done()
+    shared.submit(came.set).result(PATIENCE)
     for future in futures:
         future.result(30)
+    assert before == [True] * sum(before) + [False] * (5_000 - sum(before))
+    assert 0 < sum(before) < 5_000
     assert check(pool.stats()).completed[Result.OK] == 5_000
     pool.stop(5.0)
     pool.close_metrics()
