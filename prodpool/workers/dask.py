@@ -7,9 +7,10 @@ the pool then decides.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any
 
@@ -74,9 +75,34 @@ def connect(target: Any) -> OwnExecutor:
 
 
 def _submit(backend: Any, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Hand a call over as the executor's own ``submit`` does, with a future that always gets an outcome.
+
+    What cascades the outcome there lets one exception of its own go astray: a worker that dies with a result
+    nobody has fetched yet ends the task in the midst of the fetching, and the future waits for ever (D16).
+    """
+    if backend._shutdown:  # noqa: SLF001  # these three: D15; guarded by tests/backends/test_private_names.py
+        raise RuntimeError("cannot schedule new futures after shutdown")
+    client: Any = backend._client  # noqa: SLF001
     # A key of its own: equal calls are one to dask otherwise.
-    lease: Future[Any] = backend.submit(fn, *args, key=f"{KEY}{uuid.uuid4().hex}")
+    future = client.submit(fn, *args, **{**backend._kwargs, "key": f"{KEY}{uuid.uuid4().hex}"})  # noqa: SLF001
+    backend._futures.add(future)  # noqa: SLF001  # what a shutdown gives up
+    lease: Future[Any] = Future()
+    client.loop.add_callback(_bring_home, future, lease)
     return lease
+
+
+async def _bring_home(future: Any, lease: Future[Any]) -> None:
+    try:
+        value = await future.client.gather(future, asynchronous=True)
+    except (CancelledError, asyncio.CancelledError, GeneratorExit) as error:  # the last: its loop has ended
+        lease.cancel()
+        lease.set_running_or_notify_cancel()
+        if isinstance(error, GeneratorExit):
+            raise
+    except BaseException as error:  # noqa: BLE001  # it belongs to whoever handed the call over
+        lease.set_exception(error)
+    else:
+        lease.set_result(value)
 
 
 def _plugin(key: str) -> SchedulerPlugin:

@@ -12,7 +12,7 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster
 from prometheus_client import CollectorRegistry
 
 import prodpool
@@ -113,6 +113,30 @@ def test_a_poison_task(cluster: LocalCluster, pool: InstrumentedPool, tmp_path: 
     assert [future.result(60.0) for future in others] == list(range(30))
     assert len(book.read_text().splitlines()) == 3
     check(pool.stats())
+
+
+def test_lost_on_its_way_home(
+    cluster: LocalCluster, pool: InstrumentedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task whose result is lost with a worker while it is being fetched fails, rather than hang.
+
+    It takes two deaths in the right milliseconds, so what the client says then is put in its mouth.
+    """
+    told: list[Any] = []
+    nobody: Any = None
+
+    async def lost(_client: Any, futures: Any, **_: Any) -> Any:
+        told.append(futures)
+        raise KilledWorker("key", nobody, 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "_gather", lost)
+        with pytest.raises(WorkerLostError, match="KilledWorker"):
+            pool.submit(abs, -1).result(PATIENCE)
+    assert told
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    stats = check(pool.stats())
+    assert (stats.completed[Result.PANIC], stats.completed[Result.OK], stats.in_flight) == (1, 1, 0)
 
 
 def test_a_cluster_that_is_gone(cluster: LocalCluster, registry: CollectorRegistry) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+import time
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from typing import Any
 
 import loky
@@ -49,6 +50,19 @@ def test_dask_says_how_many() -> None:
     """An executor of a dask client is known by its type, and says how many tasks it runs at once."""
     abilities = capabilities(dask(2))
     assert (abilities.kind, abilities.max_workers) == ("dask", 2)
+
+
+def test_what_an_executor_of_dask_was_given_reaches_the_client() -> None:
+    """Its options go along, a shutdown gives up what is out, and what comes after it is refused."""
+    executor: Any = dask(2)._client.get_executor(pure=False, retries=1)
+    assert executor._kwargs == {"pure": False, "retries": 1}
+    submit = capabilities(executor).submit
+    gone = submit(executor, time.sleep, 0.5)
+    executor.shutdown(wait=False)
+    with pytest.raises(CancelledError):
+        gone.result(PATIENCE)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        submit(executor, abs, -1)
 
 
 @pytest.mark.skipif(MENDED, reason="this Python replaces such workers as it should")
