@@ -28,8 +28,15 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.once]
 
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
-    """Start a cluster of this test's own, since its workers are killed."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+    """Start a cluster of this test's own, since its workers are killed.
+
+    Fifteen seconds after a worker was lost, ``LocalCluster`` closes that worker's nanny for good if it
+    happens to be starting another just then; in a storm it soon does, and no worker is left.
+    """
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+    ):
         yield cluster
 
 
@@ -48,28 +55,31 @@ def pool(cluster: LocalCluster, registry: CollectorRegistry, logs: Logs) -> Iter
     pool.close_metrics()
 
 
-def kill_a_worker(cluster: Any) -> None:
-    """Kill the process of one worker; its nanny starts another.
+def kill_a_worker(cluster: Any) -> bool:
+    """Kill the process of one worker, whose nanny then starts another; tell whether there was one to kill.
 
     Not while another starts: a nanny whose worker dies before it is known to the scheduler gives up for good.
     """
     if len(cluster.scheduler.workers) < len(cluster.workers):
-        return
+        return False
     for nanny in cluster.workers.values():
         process = nanny.process.process
         if process is not None and process.pid is not None and process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
-            return
+            return True
+    return False
 
 
 @pytest.mark.slow
 def test_a_storm(cluster: LocalCluster, pool: InstrumentedPool) -> None:
     """Workers are killed all the while: every task that may be repeated completes, each counted once."""
-    count, over = 1_000, threading.Event()
+    count, over = 2_000, threading.Event()
+    killed = 0
 
     def storm() -> None:
-        while not over.wait(1.0):
-            kill_a_worker(cluster)
+        nonlocal killed
+        while not over.wait(0.2):
+            killed += kill_a_worker(cluster)
 
     view = pool.options(idempotent=True)
     thread = threading.Thread(target=storm)
@@ -78,6 +88,7 @@ def test_a_storm(cluster: LocalCluster, pool: InstrumentedPool) -> None:
     over.set()
     thread.join()
     assert not wait(futures, 60.0).not_done
+    assert killed >= 3
     assert [future.result(0) for future in futures] == list(range(count))
     stats = check(pool.stats())
     assert (stats.completed[Result.OK], stats.in_flight, stats.state) == (count, 0, "open")

@@ -258,7 +258,8 @@ def test_many_pools_over_one_backend(make_pool: MakePool) -> None:
         use()
         before = use()
         after = [use() for _ in range(10)][-1]
-        assert [after[n] - before[n] for n in (0, 1)] == [0, 0]
+        # What earlier tests left open here may be closed meanwhile.
+        assert all(after[n] <= before[n] for n in (0, 1)), (before, after)
 
 
 def _open_files(pid: int) -> int:
