@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from prodpool.dispatch import Dispatcher
+from prodpool.errors import UnpicklableError
 from prodpool.execution import Runner
 from prodpool.task import Task
 from prodpool.telemetry.logs import PoolLog
@@ -234,18 +235,25 @@ class HandoffWorkers:
         try:
             lease = self._send(self._supply.backend, handover, call)
         except BaseException as error:  # noqa: BLE001
-            if isinstance(error, OSError) and self._abilities.processes is not None:
-                # No process or descriptor to be had for this one, which may be queued there all the same.
-                return self._refuse(handover, worker_lost(self._pool, task, error), Result.PANIC)
-            self._leave(handover)
-            self._courier.post(partial(self._recovery.refused, seat, task, generation, error))
-            return None
+            return self._turned_away(handover, generation, error)
         try:
             lease.add_done_callback(
                 lambda lease: self._courier.post(partial(self._welcome, handover, generation, lease))
             )
         except AttributeError:
             return self._refuse(handover, _no_future(self._supply.backend, lease))
+        return None
+
+    def _turned_away(self, handover: Handover, generation: int, error: BaseException) -> Task | None:
+        """Settle a task that the backend did not take, if the fault is not the backend's."""
+        seat, task, _ = handover
+        if isinstance(error, UnpicklableError):
+            return self._refuse(handover, error)
+        if isinstance(error, OSError) and self._abilities.processes is not None:
+            # No process or descriptor to be had for this one, which may be queued there all the same.
+            return self._refuse(handover, worker_lost(self._pool, task, error), Result.PANIC)
+        self._leave(handover)
+        self._courier.post(partial(self._recovery.refused, seat, task, generation, error))
         return None
 
     def _send(self, backend: Any, handover: Handover, call: tuple[Any, ...]) -> Future[Any]:

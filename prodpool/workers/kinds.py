@@ -33,7 +33,10 @@ def capabilities(backend: Any) -> Capabilities:
         fits = backend.__name__ if callable(getattr(backend, "submit", None)) else "ThreadPoolExecutor"
         raise TypeError(f"backend={backend!r} is a class: pass an executor, such as {fits}(max_workers=8)")
     if not callable(getattr(backend, "submit", None)):
-        raise TypeError(f"backend={backend!r} has no submit(): pass a concurrent.futures.ThreadPoolExecutor")
+        # A view of ipyparallel has one.
+        its = callable(getattr(getattr(backend, "executor", None), "submit", None))
+        fits = "its .executor, which has" if its else "a concurrent.futures.ThreadPoolExecutor"
+        raise TypeError(f"backend={backend!r} has no submit(): pass {fits}")
     bases = {f"{base.__module__}.{base.__qualname__}" for base in type(backend).__mro__}
     if isinstance(backend, ProcessPoolExecutor):
         from prodpool.workers.processes import of_process_pool  # noqa: PLC0415

@@ -38,8 +38,23 @@ class Packing:
         try:
             return (self._dumps((task.fn, task.args, task.kwargs, carried)),)
         except Exception as error:
-            what = f"{self._culprit(task, carried)} does not pickle"
+            what = f"{self._culprit(task, carried) or 'the call'} does not pickle"
             raise UnpicklableError(pool=pool, task=task.name, what=what, error=error) from error
+
+    def blamed(self, pool: str, task: Task, error: BaseException) -> UnpicklableError | None:
+        """Return the task's error if ``error`` says that a backend could not carry its call; else None.
+
+        A backend that pickles by itself, in its ``submit``, says so by what its pickler raises: that must not
+        be taken for the end of the backend.
+        """
+        if self._dumps is not None or not isinstance(error, pickle.PickleError | TypeError | AttributeError):
+            return None
+        carried = values(self._context_vars, task.context) if self._context_vars else {}
+        culprit = self._culprit(task, carried)
+        if culprit is None and not isinstance(error, pickle.PickleError):
+            return None
+        what = f"{culprit or 'the call'} does not pickle"
+        return UnpicklableError(pool=pool, task=task.name, what=what, error=error)
 
     def unpack(self, outcome: Outcome) -> tuple[Any, BaseException | None]:
         """Return the result, or the exception, that an outcome brought home."""
@@ -57,14 +72,14 @@ class Packing:
     def _load(self, outcome: Outcome, data: Any) -> Any:
         return pickle.loads(data) if outcome.pickled else data  # noqa: S301  # from our own worker
 
-    def _culprit(self, task: Task, carried: Mapping[str, Any]) -> str:
-        """Name what does not pickle, by its place and type and never by its value."""
+    def _culprit(self, task: Task, carried: Mapping[str, Any]) -> str | None:
+        """Name what does not pickle, by its place and type and never by its value; None if each part does."""
         parts = [("the function", task.fn)]
         parts += [(f"argument {place}", value) for place, value in enumerate(task.args, start=1)]
         parts += [(f"argument {name!r}", value) for name, value in task.kwargs.items()]
         parts += [(f"context variable {name!r}", value) for name, value in carried.items()]
         culprits = (f"{what} (a {type(value).__qualname__})" for what, value in parts if self._fails(value))
-        return next(culprits, "the call")
+        return next(culprits, None)
 
     def _fails(self, value: Any) -> bool:
         try:

@@ -61,7 +61,12 @@ class Transport:
         return self._packing.pack(self._pool, task)
 
     def send(self, backend: Any, seat: Seat, task: Task, call: tuple[Any, ...]) -> Future[Any]:
-        """Hand a packed call over to ``backend`` and return the future of its `Outcome`."""
+        """Hand a packed call over to ``backend`` and return the future of its `Outcome`.
+
+        Raises:
+            UnpicklableError: The backend cannot carry the call; the message says what in it.
+            BaseException: What else its ``submit`` raises.
+        """
         seat.number, seat.since = next(self._numbers), self._now()
         ticket = Ticket(
             self._pool,
@@ -71,7 +76,13 @@ class Transport:
             self._carrier(task, seat.since),
             _terms(task, seat.since),
         )
-        return self._submit(backend, self._packing.shim, ticket, *call)
+        try:
+            return self._submit(backend, self._packing.shim, ticket, *call)
+        except Exception as error:
+            blamed = self._packing.blamed(self._pool, task, error)
+            if blamed is None:
+                raise
+            raise blamed from error
 
     def read(self, seat: Seat, task: Task, outcome: Outcome) -> Arrival:
         """Unpack what came of the seat's task, and say when it ran by the pool's clock."""

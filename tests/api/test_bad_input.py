@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,10 +122,11 @@ def test_bucket_bound(backend: ThreadPoolExecutor, registry: CollectorRegistry, 
         (42, ["no submit()"]),
         ("ThreadPoolExecutor", ["no submit()"]),
         (object(), ["no submit()"]),
+        (SimpleNamespace(executor=ThreadPoolExecutor(1)), ["no submit()", "pass its .executor"]),
         (ThreadPoolExecutor, ["is a class", "such as ThreadPoolExecutor(max_workers=8)"]),
         (ProcessPoolExecutor, ["is a class", "such as ProcessPoolExecutor(max_workers=8)"]),
     ],
-    ids=["None", "int", "str", "object", "a class", "another class"],
+    ids=["None", "int", "str", "object", "a view", "a class", "another class"],
 )
 def test_backend(registry: CollectorRegistry, value: Any, words: list[str]) -> None:
     """A backend that cannot be used is refused with a word on what can be."""

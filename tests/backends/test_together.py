@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from prodpool import PoolFullError, WorkerLostError
+from prodpool import PoolBrokenError, PoolFullError, Result, UnpicklableError, WorkerLostError
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import BACKENDS, PATIENCE, MakePool, over_processes
@@ -281,3 +282,55 @@ def test_a_backend_that_returns_no_future(make_pool: MakePool) -> None:
         with pytest.raises(TypeError, match=r"_Forgetful .* returned None from submit"):
             pool.submit(abs, -1).result(PATIENCE)
     assert check(pool.stats()).in_flight == 0
+
+
+class _Carrier:
+    """A backend that pickles in its ``submit``, as those of ipyparallel do, and runs what it carried."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1)
+        self.closed: Exception | None = None
+
+    def submit(self, fn: Any, /, *args: Any) -> Any:
+        """Raise what pickling raises."""
+        if self.closed is not None:
+            raise self.closed
+        carried, arguments = pickle.loads(pickle.dumps((fn, args)))  # noqa: S301  # its own
+        return self._executor.submit(carried, *arguments)
+
+    def shutdown(self, wait: bool = True) -> None:
+        """End it."""
+        self._executor.shutdown(wait)
+
+
+@pytest.mark.parametrize("kind", ["other"], indirect=True)
+@pytest.mark.parametrize(
+    ("call", "culprit"),
+    [
+        ((abs, threading.Lock()), r"argument 1 \(a lock\)"),
+        ((lambda: None,), r"the function \(a function\)"),
+        ((abs, work.DoesNotPickle()), r"argument 1 \(a DoesNotPickle\)"),
+    ],
+)
+def test_a_backend_that_pickles_by_itself(make_pool: MakePool, call: Any, culprit: str) -> None:
+    """A call that it cannot carry fails with an error that names what is wrong, and is not its end."""
+    pool = make_pool(1, queue_capacity=5, factory_of=lambda _: lambda _: _Carrier())
+    with pytest.raises(UnpicklableError, match=rf"{culprit} does not pickle"):
+        pool.submit(*call).result(PATIENCE)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    stats = check(pool.stats())
+    assert (stats.completed[Result.ERROR], stats.completed[Result.OK]) == (1, 1)
+    assert pool._engine.workers.rebuilds() == 0
+
+
+@pytest.mark.parametrize("kind", ["other"], indirect=True)
+def test_a_backend_that_takes_nothing_is_broken(make_pool: MakePool) -> None:
+    """What its submit raises of a call with which nothing is wrong is the backend's own failure."""
+    backend = _Carrier()
+    backend.closed = TypeError("submit() takes no calls any more")
+    pool = make_pool(1, queue_capacity=5, factory_of=lambda _: lambda _: backend)
+    with pytest.raises(WorkerLostError, match="takes no calls any more"):
+        pool.submit(abs, -1).result(PATIENCE)
+    with pytest.raises(PoolBrokenError):
+        until(lambda: pool.submit(abs, -1).done(), PATIENCE)
+    backend.shutdown()
