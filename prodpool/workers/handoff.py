@@ -2,36 +2,24 @@
 
 The window is what keeps dwell, cancellation and drop counts truthful: what a backend has taken can no
 longer be called back, so it gets no more than its workers need to be kept busy.
-
-Whoever gives a seat a task hands that task over, in its own thread; what comes back is settled by the
-courier.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Future
-from functools import partial
 from typing import Any
 
 from prodpool.dispatch import Dispatcher
-from prodpool.errors import UnpicklableError
 from prodpool.execution import Runner
-from prodpool.task import Task
 from prodpool.telemetry.logs import PoolLog
 from prodpool.telemetry.trouble import Trouble
-from prodpool.vocabulary import Result, State
+from prodpool.vocabulary import State
 from prodpool.workers.base import Capabilities, kill, prefetch_for, too_many
 from prodpool.workers.beacon import Beacon
-from prodpool.workers.courier import Courier
-from prodpool.workers.limits import Limits
-from prodpool.workers.recovery import Recovery, worker_lost
+from prodpool.workers.exchange import Exchange
 from prodpool.workers.remote_stacks import RemoteStacks
 from prodpool.workers.seat import Seat
-from prodpool.workers.shim import Outcome
 from prodpool.workers.supply import Supply
-from prodpool.workers.transport import Transport
-from prodpool.workers.window import Handover, Window
 
 
 class HandoffWorkers:
@@ -59,34 +47,25 @@ class HandoffWorkers:
         self._own_backend = own_backend
         self._abilities = abilities
         self._prefetch = prefetch
-        self._transport = Transport(
-            pool, abilities, context_vars=context_vars, carrier=runner.carrier, now=now
-        )
         self._beacon = beacon
         self._stacks = None if beacon is None else RemoteStacks(beacon.path, self.holding)
         self._dispatcher = dispatcher
-        self._runner = runner
         self._trouble = trouble
         self._now = now
         self._killed = False
-        self._window = Window(dispatcher.workers)
-        self._courier = Courier(
+        self._exchange = Exchange(
             pool,
-            settles=dispatcher.roster.workers,
-            due_in=self._due_in,
-            on_due=self._on_due,
-            on_error=lambda error: trouble.report("internal", error),
-        )
-        self._recovery = Recovery(
-            supply,
+            supply=supply,
+            abilities=abilities,
+            context_vars=context_vars,
+            dispatcher=dispatcher,
+            runner=runner,
             log=log,
-            workers=dispatcher.workers,
-            stopped=lambda: dispatcher.state is State.STOPPED,
-            work=self._work,
-            give_back=lambda seat, task, error: self._work(seat, runner.give_back(seat, task, error)),
+            trouble=trouble,
+            now=now,
+            on_sent=self._sent,
             on_broken=on_broken,
         )
-        self._limits = self._make_limits()
 
     def start(self) -> bool:
         """Add one more seat; False when there are enough.
@@ -94,13 +73,13 @@ class HandoffWorkers:
         Raises:
             RuntimeError: The system has no thread to give.
         """
-        self._courier.start()
+        self._exchange.start()
         seat = Seat(self._pool, self._now, self._beacon, self._stacks)
         seat.go = lambda: self._go(seat)
         if not self._dispatcher.reserve(seat):
             return False
         self._lend_slot(seat)
-        self._set_to_work(seat, self._dispatcher.begin(seat))
+        self._exchange.set_to_work(seat, self._dispatcher.begin(seat))
         return True
 
     def fit(self, workers: int) -> int:
@@ -118,8 +97,7 @@ class HandoffWorkers:
 
     def resized(self) -> None:
         """Hand over what was held for want of workers."""
-        for held in self._window.refit():
-            self._courier.post(partial(self._hand_held, held))
+        self._exchange.refit()
 
     def rebuilds(self) -> int:
         """Return how many backends were built after the first."""
@@ -127,7 +105,8 @@ class HandoffWorkers:
 
     def holding(self) -> list[Any]:
         """Return the processes that should have ended when what is ours has."""
-        return (self._supply.all_processes() if self._own_backend else []) + self._limited_processes()
+        ours = self._supply.all_processes() if self._own_backend else []
+        return [*ours, *self._exchange.limited_processes()]
 
     def can_kill(self) -> bool:
         """Tell whether its workers are processes of this host."""
@@ -145,14 +124,11 @@ class HandoffWorkers:
             # It may be gone already, and say so by raising.
             with self._trouble.guard("internal"):
                 self._supply.shutdown()
-        if self._limits is not None:
-            self._limits.shutdown()
-        self._courier.post(self._recovery.give_up_if_stopped)
-        self._courier.post(self._give_up_held)
+        self._exchange.shutdown()
 
     def close(self) -> None:
         """Let the courier go; nothing more comes back."""
-        self._courier.close()
+        self._exchange.close()
         if self._beacon is not None:
             self._beacon.close()
         if self._stacks is not None:
@@ -186,226 +162,11 @@ class HandoffWorkers:
             taken = {each.slot for each in self._dispatcher.roster.workers if isinstance(each, Seat)}
             seat.slot = next((slot for slot in range(self._beacon.slots) if slot not in taken), None)
 
-    # Handing over, in the thread of whoever gave the seat its task.
-
     def _go(self, seat: Seat) -> None:
         """Hand over the task that the seat was given while it was free."""
         if not seat.dismissed:
-            self._set_to_work(seat, seat.task)
+            self._exchange.set_to_work(seat, seat.task)
 
-    def _set_to_work(self, seat: Seat, task: Task | None) -> None:
-        if self._dispatcher.state is State.OPEN:
-            self._work(seat, task)
-        else:
-            # A stop gets on, however long the application's own pickling takes.
-            self._courier.post(partial(self._work, seat, task))
-
-    def _work(self, seat: Seat, task: Task | None) -> None:
-        while task is not None:
-            task = self._hand_over(seat, task)
-
-    def _hand_over(self, seat: Seat, task: Task) -> Task | None:
-        """Hand over ``task``; returns the seat's next one if this one is settled already."""
-        if self._runner.has_expired(task, self._now()):
-            return self._settled(task, self._runner.expire(seat, task))
-        limited = self._limits is not None and task.options.timeout is not None
-        if not limited and self._recovery.holds(task):
-            self._courier.post(partial(self._recovery.strand, seat, task))
-            return None
-        handover = Handover(seat, task, limited)
-        return self._hand(handover) if self._window.enter(handover) else None
-
-    def _hand(self, handover: Handover) -> Task | None:
-        """Hand over what has its place in the window; returns the seat's next task as `_hand_over` does."""
-        seat, task, limited = handover
-        seat.since = self._now()
-        if limited:
-            assert self._limits is not None  # noqa: S101  # `_hand_over` looked
-            self._courier.post(partial(self._limits.begin, handover))
-            return None
-        generation = self._supply.generation
-        try:
-            call = self._transport.pack(task)
-        except BaseException as error:  # a __reduce__ may raise anything, and Ctrl-C may come meanwhile
-            following = self._refuse(handover, error)
-            if isinstance(error, Exception):
-                return following
-            self._work(seat, following)
-            raise
-        try:
-            lease = self._send(self._supply.backend, handover, call)
-        except BaseException as error:  # noqa: BLE001
-            return self._turned_away(handover, generation, error)
-        try:
-            lease.add_done_callback(
-                lambda lease: self._courier.post(partial(self._welcome, handover, generation, lease))
-            )
-        except AttributeError:
-            return self._refuse(handover, _no_future(self._supply.backend, lease))
-        return None
-
-    def _turned_away(self, handover: Handover, generation: int, error: BaseException) -> Task | None:
-        """Settle a task that the backend did not take, if the fault is not the backend's."""
-        seat, task, _ = handover
-        if isinstance(error, UnpicklableError):
-            return self._refuse(handover, error)
-        if isinstance(error, OSError) and self._abilities.processes is not None:
-            # No process or descriptor to be had for this one, which may be queued there all the same.
-            return self._refuse(handover, worker_lost(self._pool, task, error), Result.PANIC)
-        self._leave(handover)
-        self._courier.post(partial(self._recovery.refused, seat, task, generation, error))
-        return None
-
-    def _send(self, backend: Any, handover: Handover, call: tuple[Any, ...]) -> Future[Any]:
-        lease = self._transport.send(backend, handover.seat, handover.task, call)
-        if self._killed:  # meanwhile, and the processes that it started were not there to be seen
+    def _sent(self) -> None:
+        if self._killed:  # meanwhile, and the processes that were started for it were not there to be seen
             self.kill()
-        return lease
-
-    def _refuse(self, handover: Handover, error: BaseException, result: Result | None = None) -> Task | None:
-        """Settle a task that cannot be handed over."""
-        self._leave(handover)
-        now = self._now()
-        following = self._runner.settle(handover.seat, handover.task, now, now, None, error, result)
-        return self._settled(handover.task, following)
-
-    def _settled(self, task: Task, following: Task | None) -> Task | None:
-        """Note that a task was settled without having been away; return what its seat has to do next."""
-        if self._recovery.is_on_trial(task):
-            self._courier.post(partial(self._recovery.came_home, task))
-        return following
-
-    def _leave(self, handover: Handover) -> None:
-        """Give up a place in the window, and have those handed over that were held."""
-        handover.seat.number = 0
-        for held in self._window.leave(limited=handover.limited):
-            self._courier.post(partial(self._hand_held, held))
-
-    def _give_up_held(self) -> None:
-        if self._dispatcher.state is State.STOPPED:
-            for seat, task, _ in self._window.give_up():
-                self._work(seat, self._runner.give_back(seat, task, None))
-
-    def _hand_held(self, handover: Handover) -> None:
-        if self._dispatcher.state is State.STOPPED:
-            self.give_back(handover, None)
-        elif not handover.limited and self._recovery.holds(handover.task):
-            self._leave(handover)
-            self._recovery.strand(handover.seat, handover.task)
-        else:
-            self._work(handover.seat, self._hand(handover))
-
-    # Coming home, in the courier's thread.
-
-    def _welcome(self, handover: Handover, generation: int, lease: Future[Any]) -> None:
-        try:
-            error = lease.exception(0)
-        except CancelledError as cancelled:
-            error = cancelled
-        if error is None:
-            self._supply.succeeded(generation)
-            self.settle(handover, lease)
-        else:
-            self._decide(handover, generation, error)
-        # Not before: what its seat was given next must not run beside the next trial.
-        self._recovery.came_home(handover.task)
-
-    def _decide(self, handover: Handover, generation: int, error: BaseException) -> None:
-        """Settle a task that has no outcome, or keep it to be run again."""
-        seat, task, _ = handover
-        began = seat.began()
-        self._leave(handover)
-        if isinstance(error, BrokenExecutor | CancelledError):
-            seen = None if seat.mark is None else began is not None
-            kept = self._recovery.broken(seat, task, generation, error, began=seen)
-        elif isinstance(error, self._abilities.lost):
-            kept = self._recovery.suspect(seat, task)
-        else:  # the backend's own failure with this one task
-            now = self._now()
-            self._work(seat, self._runner.settle(seat, task, seat.since, now, None, error))
-            kept = True
-        if not kept:
-            self._settle_failed(handover, began, worker_lost(self._pool, task, error), Result.PANIC)
-
-    def _settle_failed(
-        self, handover: Handover, began: float | None, error: BaseException, result: Result
-    ) -> None:
-        seat, task, _ = handover
-        started = seat.since if began is None else began
-        self._work(seat, self._runner.settle(seat, task, started, self._now(), None, error, result))
-
-    # What `Limits` needs of us.
-
-    def submit(self, backend: Any, handover: Handover) -> Future[Any] | None:
-        """Hand a task over to ``backend``; None if it does not pickle and is settled by that."""
-        try:
-            call = self._transport.pack(handover.task)
-        except BaseException as error:  # noqa: BLE001  # as above
-            self._work(handover.seat, self._refuse(handover, error))
-            return None
-        return self._send(backend, handover, call)
-
-    def settle(self, handover: Handover, lease: Future[Any]) -> None:
-        """Settle a task by its outcome."""
-        seat, task, _ = handover
-        outcome: Outcome = lease.result(0)
-        self._leave(handover)
-        if outcome.expired:
-            self._work(seat, self._runner.expire(seat, task))
-            return
-        started, ended, value, failure = self._transport.read(seat, task, outcome)
-        self._work(seat, self._runner.settle(seat, task, started, ended, value, failure))
-
-    def fail(self, handover: Handover, error: BaseException, result: Result) -> None:
-        """Settle a task that has no outcome."""
-        began = handover.seat.began()
-        self._leave(handover)
-        self._settle_failed(handover, began, error, result)
-
-    def give_back(self, handover: Handover, error: BaseException | None) -> None:
-        """Settle a task that never began."""
-        self._leave(handover)
-        self._work(handover.seat, self._runner.give_back(handover.seat, handover.task, error))
-
-    def post(self, call: Callable[[], object]) -> None:
-        """Have a call made in the courier's thread."""
-        self._courier.post(call)
-
-    # The parts.
-
-    def _make_limits(self) -> Limits | None:
-        abilities = self._abilities
-        single, processes = abilities.single, abilities.processes
-        if single is None or processes is None:
-            return None
-        return Limits(
-            self._pool,
-            single=lambda: single(self._supply.backend),
-            processes=processes,
-            most_idle=self._dispatcher.workers,
-            hands_over=self,
-        )
-
-    def _due_in(self) -> float | None:
-        limits = None if self._limits is None else self._limits.due_in()
-        waits = [wait for wait in (self._supply.due_in(), limits) if wait is not None]
-        return min(waits, default=None)
-
-    def _on_due(self) -> None:
-        if self._supply.due_in() == 0.0:
-            self._recovery.rebuild()
-        if self._limits is not None:
-            self._limits.check()
-
-    def _limited_processes(self) -> list[Any]:
-        processes = self._abilities.processes
-        if processes is None or self._limits is None:
-            return []
-        return [process for backend in self._limits.backends() for process in processes(backend)]
-
-
-def _no_future(backend: Any, returned: Any) -> TypeError:
-    return TypeError(
-        f"backend={backend!r} returned {returned!r} from submit, which has no add_done_callback: wrap an "
-        "executor whose submit returns a future as concurrent.futures does"
-    )

@@ -25,7 +25,7 @@ LATEST_START = 30.0
 
 
 class HandsOver(Protocol):
-    """What of `HandoffWorkers` is needed here; all of it in the courier's thread."""
+    """What of `Exchange` is needed here; all of it in the courier's thread."""
 
     def submit(self, backend: Any, handover: Handover) -> Future[Any] | None:
         """Hand a task over to ``backend``; None if it is settled by that."""
