@@ -17,6 +17,7 @@ from tests.support import Logs, MakePool, child_processes, missing, still_there
 if TYPE_CHECKING:
     from prodpool import InstrumentedPool
 
+# A task that a test has left hanging is not waited for any longer.
 STOP_DEADLINE = 1.0
 
 

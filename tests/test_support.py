@@ -41,7 +41,7 @@ def test_a_running_child_is_seen_as_leaked() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert child_processes() - before == {child.pid}
         assert still_there(set(threading.enumerate()), before, grace=0.05) == ([], [child.pid])
-    assert child_processes() == before
+    assert child_processes() <= before
 
 
 def test_logs_can_be_waited_for() -> None:

@@ -36,7 +36,7 @@ def together(work: Callable[[int], None], threads: int = THREADS) -> None:
     errors: list[BaseException] = []
 
     def run(number: int) -> None:
-        start.wait(10)
+        start.wait(30)
         try:
             work(number)
         except BaseException as error:  # noqa: BLE001

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 # Seconds after which a test that forgot to open its gate fails instead of hanging.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class Gate:

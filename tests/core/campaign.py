@@ -26,7 +26,10 @@ from prodpool import (
 )
 from tests.core.rig import BoomError, check, check_counters, check_scrape, scrape
 
-LONG = 50.0
+# Seconds after which a campaign is stuck; on a busy machine it may well take half a minute.
+LONG = 100.0
+# Looks at the numbers that there are at least while all goes on.
+SCRAPES = 20
 
 
 @dataclass
@@ -113,7 +116,7 @@ class Tasks:
 class Submitter:
     """One thread of a campaign, with dice of its own."""
 
-    def __init__(self, number: int, tasks: Tasks, count: int, half: threading.Semaphore) -> None:
+    def __init__(self, number: int, tasks: Tasks, count: int, half: Callable[[], object]) -> None:
         self.dice = random.Random(number)  # noqa: S311
         self.tasks = tasks
         self.count = count
@@ -123,7 +126,7 @@ class Submitter:
     def run(self) -> None:
         for turn in range(self.count):
             if turn == self.count // 2:
-                self.half.release()
+                self.half()
             future = self.tasks.admit(self.way())
             if future is not None:
                 self.mine.append(future)
@@ -162,7 +165,7 @@ class AsyncSubmitter(Submitter):
         async def one_after_another() -> None:
             for turn in turns:
                 if turn == self.count // 2:
-                    self.half.release()
+                    self.half()
                 await (self.walk_away() if self.dice.random() < 0.1 else self.stay())
 
         async with asyncio.TaskGroup() as group:
@@ -214,6 +217,7 @@ class Campaign:
         self.over = threading.Event()
         self.trouble: deque[BaseException] = deque()
         self.scrapes = 0
+        self.scraped = threading.Event()
         self.reports: list[StopReport] = []
         self._last: dict[str, float] = {}
 
@@ -228,8 +232,11 @@ class Campaign:
 
     def scraper(self) -> None:
         """Check law, bounds and counters in every scrape and every snapshot, as long as it lasts."""
-        while not self.over.wait(0.003):
-            self.look()
+        try:
+            while not self.over.wait(0.003):
+                self.look()
+        finally:
+            self.scraped.set()  # nobody waits for one that has found something
 
     def look(self) -> None:
         samples = scrape(self.registry)
@@ -238,6 +245,13 @@ class Campaign:
         self._last = samples
         check(self.pool.stats())
         self.scrapes += 1
+        if self.scrapes >= SCRAPES:
+            self.scraped.set()
+
+    def half_done(self) -> None:
+        """Go on with the other half once it has been looked at often enough, which it is by now as a rule."""
+        self.half.release()
+        self.scraped.wait(LONG)
 
     def pauser(self) -> None:
         while not self.over.wait(0.02):
@@ -253,7 +267,7 @@ class Campaign:
     def run(self, *, submitters: int, each: int, stop: float | None) -> None:
         """Hammer away: a tenth of the submitters are event loops; ``stop`` is the deadline of a stop."""
         crew: list[Submitter] = [
-            (AsyncSubmitter if number % 10 == 9 else Submitter)(number, self.tasks, each, self.half)
+            (AsyncSubmitter if number % 10 == 9 else Submitter)(number, self.tasks, each, self.half_done)
             for number in range(submitters)
         ]
         jobs = [one.run for one in crew]

@@ -12,7 +12,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prodpool import InstrumentedPool, PoolFullError, PoolStats, Reason
 from prodpool.admission.gate import Line, Waiter
 
-PATIENCE = 10.0
+# Seconds after which a test that would hang fails. A machine that is busy takes a while for anything.
+PATIENCE = 30.0
+# Seconds beyond its deadline that a stop may take where something hangs for PATIENCE or for ever.
+LEEWAY = 10.0
 AFTER_ADMISSION = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
 
 

@@ -9,13 +9,14 @@ import itertools
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result, WorkerLostError
-from tests.core.rig import PATIENCE, BoomError, Hold, check, law_holds
-from tests.support import Logs, MakePool
+from tests.core.rig import LEEWAY, PATIENCE, BoomError, Hold, check, law_holds
+from tests.support import Logs, MakePool, child_processes, still_there
 
 
 def boom() -> None:
@@ -30,7 +31,7 @@ def test_normal_flow(make_pool: MakePool) -> None:
     pool = make_pool(4, queue_capacity=100)
     counter = itertools.count()
     futures = [pool.submit(next, counter) for _ in range(100)]
-    report = pool.stop(deadline=5.0)
+    report = pool.stop(PATIENCE)
     assert next(counter) == 100
     assert sorted(future.result(0) for future in futures) == list(range(100))
     assert (report.drained, report.dropped, report.abandoned) == (True, 0, ())
@@ -91,7 +92,7 @@ def test_raising_task(
     assert (entry["task"], entry["log_level"], entry["pool"]) == ("panicker", level, "test")
     assert "raise_it" in entry["stack"]
     assert "it broke" in entry["stack"]
-    pool.stop(5.0)
+    pool.stop(PATIENCE)
     stats = check(pool.stats())
     assert (stats.completed[result], stats.completed[Result.OK]) == (1, 1)
 
@@ -108,7 +109,7 @@ def test_stop_deadline(registry: CollectorRegistry, logs: Logs) -> None:
     began = time.monotonic()
     report = pool.stop(deadline=0.1)
     elapsed = time.monotonic() - began
-    assert elapsed < 1.0  # 200 ms on a quiet machine; this one may be anything but
+    assert elapsed < 0.1 + LEEWAY
     assert (report.drained, report.dropped, report.abandoned) == (False, 1, ("slow",))
     assert report.elapsed >= 0.1
     with pytest.raises(CancelledError):
@@ -131,9 +132,9 @@ def test_no_leaks(make_pool: MakePool) -> None:
     assert all(future.result(PATIENCE) == 0 for future in futures)
     names = {thread.name for thread in set(threading.enumerate()) - before}
     assert len(names - {"prodpool-watchdog"}) <= 8
-    pool.stop(5.0)
-    left = {thread.name for thread in set(threading.enumerate()) - before if thread.is_alive()}
-    assert left <= {"prodpool-watchdog"}
+    pool.stop(PATIENCE)
+    # Its report comes from the stop's own thread, which ends just after that.
+    assert still_there(before, child_processes()) == ([], [])
 
 
 def test_all_tasks_run(make_pool: MakePool) -> None:
@@ -141,7 +142,7 @@ def test_all_tasks_run(make_pool: MakePool) -> None:
     pool = make_pool(4, queue_capacity=2_000)
     for number in range(2_000):
         pool.submit(boom if number % 10 == 0 else int)
-    assert pool.stop(30.0).drained
+    assert pool.stop(PATIENCE).drained
     stats = check(pool.stats())
     assert stats.submitted == sum(stats.completed.values()) == 2_000
     assert stats.completed[Result.ERROR] == 200
@@ -176,7 +177,7 @@ def test_nothing_running_is_lost_on_stop(make_pool: MakePool, hold: Hold) -> Non
     hold.wait_started(2)
     pool.shutdown(wait=False)
     hold.let_go()
-    report = pool.stop(5.0)
+    report = pool.stop(PATIENCE)
     assert (report.drained, report.completed, report.dropped, report.abandoned) == (True, 2, 0, ())
     assert [future.result(0) for future in futures] == [0, 1]
 
@@ -210,8 +211,8 @@ def test_idempotent_shutdown(make_pool: MakePool) -> None:
     pool = make_pool(2)
     with pool:
         pool.submit(int)
-        first = pool.stop(5.0)
-    assert pool.stop(5.0) == first
+        first = pool.stop(PATIENCE)
+    assert pool.stop(PATIENCE) == first
     pool.shutdown()
     pool.shutdown(wait=False, cancel_futures=True)
     with pytest.raises(PoolClosedError):
@@ -236,7 +237,7 @@ def test_thread_safe_submit(make_pool: MakePool, switching: None) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert not wrong
     stats = check(pool.stats())
@@ -253,6 +254,8 @@ def test_isolation(make_pool: MakePool, hold: Hold, error: BaseException) -> Non
         raise error
 
     pool = make_pool(2, queue_capacity=100)
+    leased: Any = pool._engine.workers
+    leased._linger = PATIENCE  # or a worker that has nothing to do for a second goes
     other = pool.submit(hold, "unharmed")
     hold.wait_started()
     failing = [pool.submit(raise_it) for _ in range(20)]

@@ -144,7 +144,7 @@ def test_recovery(rig: Rig, logs: Logs) -> None:
 def test_closed_comes_before_open(rig: Rig) -> None:
     """A closed pool says that it is closed, whatever its breaker thinks."""
     rig.trip()
-    rig.pool.stop(1.0)
+    rig.pool.stop(PATIENCE)
     with pytest.raises(PoolClosedError):
         rig.pool.submit(int)
     stats = check(rig.pool.stats())

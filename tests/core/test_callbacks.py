@@ -62,6 +62,8 @@ def test_a_callback_does_not_get_past_the_line(make_pool: MakePool, hold: Hold) 
 def test_nothing_is_started_for_a_callback_of_a_paused_pool(make_pool: MakePool, hold: Hold) -> None:
     """What is submitted to a paused pool waits, also when a worker was in a callback at that time."""
     pool, callback = make_pool(1, queue_capacity=1), Callback()
+    leased: Any = pool._engine.workers
+    leased._linger = PATIENCE  # so that it is still parked when we come to look
     pool.submit(hold).add_done_callback(callback)
     hold.let_go()
     assert callback.inside.wait(PATIENCE)

@@ -10,11 +10,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import BreakerOpenError, BreakerPolicy, InstrumentedPool, PoolClosedError, Reason, Result
-from tests.core.campaign import Campaign
-from tests.core.rig import Hold, fill
+from tests.core.campaign import LONG, SCRAPES, Campaign
+from tests.core.rig import PATIENCE, Hold, fill
 from tests.support import MakePool
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 WORKERS, CAPACITY = 8, 40
 SUBMITTERS, EACH = 100, 2_000
@@ -27,7 +27,7 @@ def settle(pool: InstrumentedPool) -> None:
         if pool.stats().breaker in {None, "closed"}:
             return
         try:
-            pool.submit_wait(int).result(10)
+            pool.submit_wait(int).result(PATIENCE)
         except BreakerOpenError as error:
             # No longer than this: a permit that has leaked would be out for hung_after, a minute.
             tick.wait(min(error.retry_after or 0.0, 0.05))
@@ -44,7 +44,7 @@ def accepts_exactly_what_fits(pool: InstrumentedPool) -> None:
     capacity = stats.queue_capacity
     assert (len(accepted), stats.running, stats.queued) == (WORKERS + capacity, WORKERS, capacity)
     for future in accepted:
-        future.result(10)
+        future.result(PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_campaign(
     campaign = Campaign(pool, registry)
     campaign.run(submitters=SUBMITTERS, each=each, stop=stop)
     stats = campaign.balance()
-    assert campaign.scrapes > 20
+    assert campaign.scrapes > SCRAPES
     assert stats.completed[Result.OK] > 0
     assert stats.completed[Result.ERROR] > 0
     assert stats.completed[Result.PANIC] > 0
@@ -85,7 +85,7 @@ def test_campaign(
         assert stats.state == "open"
         settle(pool)
         accepts_exactly_what_fits(pool)
-        assert pool.stop(10.0).drained
+        assert pool.stop(PATIENCE).drained
     else:
         assert stats.state == "stopped"
         report = pool.stop()
@@ -121,13 +121,13 @@ def test_campaign_on_shared_threads(registry: CollectorRegistry) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(100)
+            thread.join(2 * LONG)
             assert not thread.is_alive()
         for campaign in campaigns:
             if campaign.trouble:
                 raise campaign.trouble[0]
             campaign.balance()
         for pool in pools:
-            assert pool.stop(10.0).drained
+            assert pool.stop(PATIENCE).drained
             pool.close_metrics()
-        assert backend.submit(lambda: 7).result(10) == 7
+        assert backend.submit(lambda: 7).result(PATIENCE) == 7

@@ -11,7 +11,7 @@ from contextvars import Context
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from prometheus_client import CollectorRegistry
@@ -25,6 +25,7 @@ from prodpool.telemetry.ledger import Ledger
 from prodpool.testing import ManualClock
 from prodpool.vocabulary import State
 from prodpool.worker import Worker
+from tests.api.gates import until
 from tests.core.rig import (
     AFTER_ADMISSION,
     PATIENCE,
@@ -362,6 +363,7 @@ DispatcherMachine.TestCase.settings = settings(
     max_examples=150,
     stateful_step_count=60,
     deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # which a stalled machine is
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),  # explaining takes minutes
 )
 TestDispatcherAgainstModel = DispatcherMachine.TestCase
@@ -397,7 +399,8 @@ def test_whoever_hears_of_a_task_finds_it_counted(
         _outcome(future)  # before the worker is let go, which would take it
     hold.let_go()
     _outcome(future)
-    pool.stop(PATIENCE)  # the callback has been made when the worker is back
+    until(lambda: seen)  # by the worker, or by whom the stop or the watchdog has make it
+    pool.stop(PATIENCE)
     (stats,) = seen
     if isinstance(fate, Result):
         assert (stats.completed[fate], stats.running, stats.queued) == (1, 0, 0)

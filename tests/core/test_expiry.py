@@ -56,7 +56,7 @@ def test_expired_before_its_worker_is_up(make_pool: MakePool, clock: ManualClock
     assert isinstance(future.exception(PATIENCE), TaskExpiredError)
     assert not ran
     assert check(pool.stats()).dropped[Reason.EXPIRED] == 1
-    pool.stop(1.0)
+    pool.stop(PATIENCE)
     backend.shutdown()
 
 
@@ -137,19 +137,22 @@ def test_cancelled_and_then_expired(make_pool: MakePool, hold: Hold, clock: Manu
     assert (stats.dropped[Reason.CANCELLED], stats.dropped[Reason.EXPIRED]) == (1, 0)
 
 
-def test_a_callback_that_hangs_ends_no_watch(make_pool: MakePool, hold: Hold) -> None:
+def test_a_callback_that_hangs_ends_no_watch(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
     """A done-callback of an expired task may hang: tasks go on expiring, in that pool and in others."""
-    pools = [make_pool(1, name=name, hung_after=0.1) for name in ("first", "second")]
+    pools = [make_pool(1, name=name, hung_after=0.1, clock=clock) for name in ("first", "second")]
     for pool in pools:
         occupy(pool, hold, 1)
     inside, leave = threading.Event(), threading.Event()
 
     def hang(_: object) -> None:
         inside.set()
-        leave.wait()
+        leave.wait(PATIENCE)
 
-    pools[0].options(deadline=0.01).submit(int).add_done_callback(hang)
+    pools[0].options(deadline=1.0).submit(int).add_done_callback(hang)
+    clock.advance(1.0)  # not before the callback is there, or it would be made here
     assert inside.wait(PATIENCE)
     for pool in pools:
-        assert isinstance(pool.options(deadline=0.01).submit(int).exception(PATIENCE), TaskExpiredError)
+        late = pool.options(deadline=1.0).submit(int)
+        clock.advance(1.0)
+        assert isinstance(late.exception(PATIENCE / 2), TaskExpiredError)
     leave.set()

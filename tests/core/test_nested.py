@@ -202,7 +202,7 @@ def test_two_pools_on_the_same_threads(registry: CollectorRegistry) -> None:
         def outer(pool: InstrumentedPool) -> int:
             meeting.wait(PATIENCE)
             # A loop is started for this one; it has no thread to come up on before this task has ended.
-            return pool.submit(lambda: 7).result(2.0)
+            return pool.submit(lambda: 7).result(PATIENCE / 2)
 
         futures = [pool.submit(outer, pool) for pool in pools]
         assert [future.result(PATIENCE) for future in futures] == [7, 7]
@@ -309,7 +309,7 @@ def test_caller_runs_helps_below(make_pool: MakePool) -> None:
 
     def outer() -> int:
         queued = pool.submit(lambda: 7)
-        return pool.submit(queued.result, 2.0).result(PATIENCE)
+        return pool.submit(queued.result, PATIENCE / 2).result(PATIENCE)
 
     assert pool.submit(outer).result(PATIENCE) == 7
     stats = check(pool.stats())
@@ -334,7 +334,7 @@ def test_stop_inside_a_task(make_pool: MakePool) -> None:
 
     def inner() -> None:
         with pytest.raises(RuntimeError, match="inside a task of pool 'test'"):
-            pool.stop(1.0)
+            pool.stop(PATIENCE)
         with pytest.raises(RuntimeError, match="inside a task of pool 'test'"):
             pool.shutdown()
 
@@ -355,7 +355,7 @@ def test_two_pools(make_pool: MakePool) -> None:
 
     def outer() -> int:
         queued = first.submit(lambda: 7)
-        return second.submit(queued.result, 2.0).result(0)
+        return second.submit(queued.result, PATIENCE / 2).result(0)
 
     try:
         assert first.submit(outer).result(PATIENCE) == 7
@@ -392,7 +392,7 @@ def test_endless_nesting(registry: CollectorRegistry) -> None:
 
     error = pool.submit(link).exception(PATIENCE)
     assert isinstance(error, RuntimeError)
-    report = pool.stop(deadline=1.0)
+    report = pool.stop(PATIENCE)
     stats = pool.stats()
     assert law_holds(stats)
     assert stats.in_flight == 0
@@ -434,5 +434,5 @@ def test_submitting_at_the_end_of_the_stack(make_pool: MakePool, policy: str) ->
     again = Hold()
     assert len(fill(pool, again)) == 3
     again.let_go()
-    assert pool.stop(deadline=1.0).drained
+    assert pool.stop(PATIENCE).drained
     assert check(pool.stats()).in_flight == 0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from prodpool import PoolClosedError, PoolFullError, Reason, Result, current_task
+from prodpool.testing import ManualClock
 from tests.core.rig import PATIENCE, BoomError, Crew, Hold, WatchedLine, check, fill, occupy
 from tests.support import MakePool
 
@@ -32,16 +33,16 @@ def test_reject_leaves_no_trace(make_pool: MakePool, hold: Hold) -> None:
 
 
 def test_retry_after_follows_the_mean_duration(make_pool: MakePool, hold: Hold) -> None:
-    """What a full pool says about a retry is positive, and small once quick tasks have been seen."""
-    pool = make_pool(1, queue_capacity=0)
+    """What a full pool says about a retry is the mean of the tasks that it has seen."""
+    clock = ManualClock()
+    pool = make_pool(1, queue_capacity=0, clock=clock)
     for _ in range(20):
-        pool.submit_wait(int).result(PATIENCE)
+        pool.submit_wait(clock.advance, 0.25).result(PATIENCE)
     pool.submit_wait(hold)
     hold.wait_started()
     with pytest.raises(PoolFullError) as caught:
         pool.submit(int)
-    assert caught.value.retry_after is not None
-    assert 0 < caught.value.retry_after < 1
+    assert caught.value.retry_after == 0.25
 
 
 # block
@@ -287,7 +288,7 @@ def test_a_callback_may_wait_for_the_next(make_pool: MakePool) -> None:
     done = threading.Event()
 
     def wait_for_the_next(_: Future[Any]) -> None:
-        results.append(pool.submit(lambda: 7).result(2.0))
+        results.append(pool.submit(lambda: 7).result(PATIENCE / 2))
         done.set()
 
     pool.submit(hold).add_done_callback(wait_for_the_next)
@@ -354,7 +355,7 @@ def test_waiters_are_refused_at_close(make_pool: MakePool, hold: Hold) -> None:
     assert (stats.state, stats.submitted, stats.dropped[Reason.CLOSED]) == ("draining", 2, 4)
     hold.let_go()
     crew.join()
-    assert pool.stop(5.0).drained
+    assert pool.stop(PATIENCE).drained
 
 
 def test_cancelling_frees_the_place_for_who_waits(make_pool: MakePool, hold: Hold) -> None:
@@ -407,7 +408,7 @@ def test_cancelled_task_gives_its_place_back(make_pool: MakePool, hold: Hold) ->
     stats = check(pool.stats())
     assert (stats.submitted, stats.queued, stats.dropped[Reason.CANCELLED]) == (251, 0, 250)
     hold.let_go()
-    assert pool.stop(5.0).drained
+    assert pool.stop(PATIENCE).drained
     assert not ran
 
 
@@ -426,7 +427,7 @@ def test_running_and_finished_tasks_cannot_be_cancelled(make_pool: MakePool, hol
 def test_closed_pool_refuses_every_way_in(make_pool: MakePool) -> None:
     """Once closed, each way of submitting raises PoolClosedError and counts one refusal."""
     pool = make_pool(1)
-    pool.stop(1.0)
+    pool.stop(PATIENCE)
     view = pool.options(wait=1.0, task="late")
 
     async def main() -> None:

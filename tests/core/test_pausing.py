@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolFullError, Reason, Result
+from tests.api.gates import until
 from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, fill, occupy
 from tests.support import Logs, MakePool
 
@@ -123,7 +124,7 @@ def test_paused_while_a_worker_comes_up(registry: CollectorRegistry) -> None:
     assert not futures[1].done()
     pool.resume()
     futures[1].result(PATIENCE)
-    pool.stop(5.0)
+    pool.stop(PATIENCE)
     pool.close_metrics()
 
 
@@ -182,7 +183,7 @@ def test_resize_never_interrupts(make_pool: MakePool) -> None:
     hold.let_go()
     assert [future.result(PATIENCE) for future in running] == [0, 1, 2]
     assert [future.result(PATIENCE) for future in queued] == list(range(5))
-    assert len(pool._engine.dispatcher.roster.workers) == 1
+    until(lambda: len(pool._engine.dispatcher.roster.workers) == 1)
     check(pool.stats())
 
 
@@ -217,7 +218,7 @@ def test_resize_while_workers_come_up(registry: CollectorRegistry) -> None:
     hold.let_go()
     assert [future.result(PATIENCE) for future in futures] == [0, 1, 2]
     check(pool.stats())
-    pool.stop(5.0)
+    pool.stop(PATIENCE)
     pool.close_metrics()
 
 

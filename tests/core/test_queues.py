@@ -6,7 +6,7 @@ import gc
 import weakref
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -100,7 +100,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert all(item.behind is None for item in self.gone)
 
 
-QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+# No clock is to decide: neither on an example, nor on how fast they are made.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QueueMachine.TestCase.settings = settings(UNTIMED, max_examples=60, stateful_step_count=40)
 TestQueueAgainstModel = QueueMachine.TestCase
 
 
@@ -132,6 +134,7 @@ def test_first_leaves_the_item() -> None:
     assert [queue.pop(), queue.pop(), queue.pop()] == [items[1], items[2], None]
 
 
+@UNTIMED
 @given(st.lists(st.booleans(), max_size=400))
 def test_discarding_keeps_the_order(discards: list[bool]) -> None:
     """Whichever items are discarded, the others come out in the order in which they went in."""

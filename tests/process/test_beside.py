@@ -13,7 +13,7 @@ from tests.process.children import TOO_LONG, Ended, run
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX"),
 ]
 

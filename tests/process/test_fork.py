@@ -9,7 +9,10 @@ import pytest
 
 from tests.process.children import PROGRAMS
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="waits with pidfd_open")
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="waits with pidfd_open"),
+    pytest.mark.timeout(180),
+]
 
 
 @pytest.mark.parametrize(
@@ -25,8 +28,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="wa
         pytest.param("to_the_end", id="ends-as-an-interpreter"),
         pytest.param("to_the_end_processes", id="ends-as-multiprocessing-does"),
         pytest.param("half_read", id="lets-go-of-a-map"),
-        pytest.param("hammered", id="200-forks", marks=[pytest.mark.slow, pytest.mark.timeout(180)]),
-        pytest.param("busy", id="200-forks-busy", marks=[pytest.mark.slow, pytest.mark.timeout(180)]),
+        pytest.param("hammered", id="200-forks", marks=pytest.mark.slow),
+        pytest.param("busy", id="200-forks-busy", marks=pytest.mark.slow),
     ],
 )
 def test_fork(way: str) -> None:

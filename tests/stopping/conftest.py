@@ -6,8 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.core.rig import Crew, Hold
+from prodpool import stopping
+from tests.core.rig import PATIENCE, Crew, Hold
 from tests.support import MakePool
+
+
+@pytest.fixture(autouse=True)
+def exact_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a stop wait for its own report, however late a busy machine lets that come."""
+    monkeypatch.setattr(stopping, "PATIENCE", PATIENCE)
 
 
 @pytest.fixture

@@ -12,12 +12,21 @@ from typing import Any
 import pytest
 import structlog
 
-from prodpool import InstrumentedPool, PoolClosedError, Reason, Result, WorkerLostError, current_task
+from prodpool import (
+    InstrumentedPool,
+    PoolClosedError,
+    Reason,
+    Result,
+    WorkerLostError,
+    current_task,
+    stopping,
+)
 from tests.api.gates import until
-from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, law_holds, occupy
+from tests.core.rig import LEEWAY, PATIENCE, Crew, Hold, WatchedLine, check, law_holds, occupy
 from tests.support import Logs, MakePool
 
-LEEWAY = 1.0
+# Seconds beyond the deadline that a stop waits for a sink or a callback, as it does outside of these tests.
+WAITS = stopping.PATIENCE
 
 
 @pytest.fixture
@@ -51,8 +60,11 @@ def test_done_callback_that_hangs(make_pool: MakePool, stuck: threading.Event) -
 
 
 @pytest.mark.parametrize("event", ["pool.draining", "pool.drain_deadline", "task.abandoned", "pool.stopped"])
-def test_log_sink_that_hangs(make_pool: MakePool, hold: Hold, stuck: threading.Event, event: str) -> None:
+def test_log_sink_that_hangs(
+    make_pool: MakePool, hold: Hold, stuck: threading.Event, event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sink that hangs in any line of the stop holds the caller for no more than a second."""
+    monkeypatch.setattr(stopping, "PATIENCE", WAITS)
 
     def sink(_logger: object, _method: str, entry: Any) -> Any:
         if entry["event"] == event:
@@ -72,9 +84,10 @@ def test_log_sink_that_hangs(make_pool: MakePool, hold: Hold, stuck: threading.E
 
 
 def test_done_callback_of_a_dropped_task_that_hangs(
-    make_pool: MakePool, hold: Hold, stuck: threading.Event
+    make_pool: MakePool, hold: Hold, stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report is exact all the same, the last line is written, and the other futures are settled."""
+    monkeypatch.setattr(stopping, "PATIENCE", WAITS)
     pool = make_pool(1)
     occupy(pool, hold, 1)
     dropped = [pool.submit(int) for _ in range(2)]

@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 
 from prodpool import PoolClosedError, Reason, StopReport
-from tests.core.rig import PATIENCE, Crew, Hold, check, law_holds, occupy
+from tests.core.rig import LEEWAY, PATIENCE, Crew, Hold, check, law_holds, occupy
 from tests.support import Logs, MakePool
-
-LEEWAY = 1.0
 
 
 def test_twice(make_pool: MakePool, hold: Hold, logs: Logs) -> None:
@@ -24,6 +22,7 @@ def test_twice(make_pool: MakePool, hold: Hold, logs: Logs) -> None:
     pool = make_pool(1)
     occupy(pool, hold, 1)
     first = pool.stop(0.05)
+    logs.wait_for("pool.stopped")
     seen = list(logs.events)
     assert pool.stop(0.05) is first
     assert pool.stop() is first

@@ -42,6 +42,7 @@ class FileExporter(SpanExporter):
 
 def build(backend: str, name: str = "test", workers: int = 2, **options: Any) -> InstrumentedPool:
     options.setdefault("drain_deadline", DEADLINE)
+    options.setdefault("slow_after", 60.0)  # no line about how busy the machine is
     if backend == "threads":
         return prodpool.threads(name=name, max_workers=workers, **options)
     return InstrumentedPool(ThreadPoolExecutor(workers), name=name, **options)
@@ -56,7 +57,7 @@ def hang(pool: InstrumentedPool, what: Callable[[], object] = FOREVER.wait) -> N
         what()
 
     pool.submit(hung_task)
-    assert begun.wait(10)
+    assert begun.wait(30)
 
 
 def say(line: str) -> None:
@@ -121,7 +122,7 @@ def unused(pool: InstrumentedPool) -> None:
 
 def idle(pool: InstrumentedPool) -> None:
     for future in [pool.submit(int) for _ in range(4)]:
-        future.result(10)
+        future.result(30)
     ending()
 
 
@@ -133,7 +134,7 @@ def unreferred(pool: InstrumentedPool) -> None:
 
 def paused(pool: InstrumentedPool) -> None:
     """Tasks wait and no thread has been started for them; on 3.12 none can be any more."""
-    fresh = build("executor", "fresh")
+    fresh = build("executor", "fresh", workers=1)
     KEPT.append(fresh)
     fresh.pause()
     for number in range(2):
@@ -149,7 +150,7 @@ def blocked_in_c(pool: InstrumentedPool) -> None:
 
 def several(pool: InstrumentedPool) -> None:
     for number in range(4):
-        another = build("executor", f"another_{number}", drain_deadline=0.7)
+        another = build("executor", f"another_{number}", drain_deadline=5.0)
         KEPT.append(another)
         hang(another)
     ending()
@@ -159,9 +160,15 @@ def own_thread(pool: InstrumentedPool) -> None:
     """The application has a non-daemon thread and an executor of its own, with work for a while."""
     hang(pool)
     other = ThreadPoolExecutor(1)
-    for number in range(5):
+    for number in range(4):
         other.submit(say_later, 0.1, f"OTHER {number}")
-    threading.Thread(target=say_later, args=(0.7, "OWN THREAD")).start()
+    last = other.submit(say_later, 0.1, "OTHER 4")
+
+    def after_the_last() -> None:
+        last.result()
+        say_later(0.2, "OWN THREAD")
+
+    threading.Thread(target=after_the_last).start()
     ending()
 
 
@@ -208,7 +215,7 @@ def holds_log_noticed(pool: InstrumentedPool) -> None:
 
     logging.getLogger("prodpool").addFilter(Noticed())
     holds_log(quick)
-    assert noticed.wait(10)
+    assert noticed.wait(30)
 
 
 def other_hook(pool: InstrumentedPool) -> None:
@@ -227,7 +234,7 @@ def born_late(pool: InstrumentedPool) -> None:
     def late() -> None:
         try:
             with build("executor", "late") as another:
-                say(f"LATE {another.submit(int).result(5)}")
+                say(f"LATE {another.submit(int).result(30)}")
         except RuntimeError as error:
             say(f"LATE {type(error).__name__}")
 
@@ -268,13 +275,17 @@ def main() -> None:
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(FileExporter(Path(folder, "spans"))))
     atexit.register(say, "ATEXIT")
-    WAYS[way](first_pool(backend, provider, keep=way != "unreferred"))
+    # Where nothing hangs the deadline is not what ends the drain.
+    deadline = 30.0 if way in {"unused", "idle"} else DEADLINE
+    WAYS[way](first_pool(backend, provider, keep=way != "unreferred", drain_deadline=deadline))
 
 
-def first_pool(backend: str, provider: TracerProvider, *, keep: bool) -> InstrumentedPool:
+def first_pool(
+    backend: str, provider: TracerProvider, *, keep: bool, drain_deadline: float
+) -> InstrumentedPool:
     """Return a pool that has run a task, whose span waits in the batch to be exported."""
-    pool = build(backend, tracer_provider=provider)
-    pool.options(task="hello").submit(int).result(10)
+    pool = build(backend, tracer_provider=provider, drain_deadline=drain_deadline)
+    pool.options(task="hello").submit(int).result(30)
     if keep:
         KEPT.append(pool)
     say("READY")

@@ -39,7 +39,7 @@ from prodpool.telemetry.watchdog import watchdog
 
 # Forking a process with threads is what this is about; 3.12 and later warn of it.
 warnings.simplefilter("ignore", DeprecationWarning)
-PATIENCE = 20.0
+PATIENCE = 40.0
 LOCKS = (type(threading.Lock()), type(threading.RLock()))
 BACKENDS = ("executor", "threads", "processes")
 CONTAINERS = (list, tuple, dict, set, frozenset, deque, types.MethodType, types.CellType, partial)

@@ -25,7 +25,7 @@ def child(status: int, folder: str) -> None:
     pool = InstrumentedPool(ThreadPoolExecutor(2), name="test", drain_deadline=0.2)
     begun = threading.Event()
     pool.submit(hang, begun)
-    begun.wait(10)
+    begun.wait(30)
     atexit.register(Path(folder, "atexit").touch)
     sys.stdout.write(f"ENDING {time.monotonic()}\n")
     if status:
@@ -37,10 +37,10 @@ def main() -> None:
     method, status, folder = sys.argv[1:]
     # A pool of the parent's own, which a forked child inherits and has to leave alone.
     with InstrumentedPool(ThreadPoolExecutor(1), name="parents") as pool:
-        pool.submit(int).result(10)
+        pool.submit(int).result(30)
         process = multiprocessing.get_context(method).Process(target=child, args=(int(status), folder))  # type: ignore[attr-defined]
         process.start()
-        process.join(15)
+        process.join(30)
     if process.is_alive():
         process.kill()
     sys.exit(process.exitcode)
