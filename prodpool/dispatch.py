@@ -59,6 +59,7 @@ class Dispatcher:
         self.lock = threading.Lock()
         self.ledger = ledger
         self.queue_capacity = queue_capacity
+        self._workers = workers
         # Tasks that a backend takes beyond what it can run. They wait there instead of in the queue.
         self.prefetch = min(prefetch, queue_capacity)
         self.queue: FifoQueue[Task] = FifoQueue()
@@ -232,11 +233,16 @@ class Dispatcher:
     def resize(self, workers: int, prefetch: int = 0) -> int:
         """Set how many tasks may run at once; returns how many loops are to be started."""
         with self.lock:
-            self.prefetch = min(prefetch, self.queue_capacity)
-            self.roster.max_workers = workers + self.prefetch
-            surplus = self.roster.dismiss_parked(self.roster.surplus())
-            woken, missing = self._put_to_work()
-        self.wake(surplus + woken)
+            woken, missing = self._resize(workers, prefetch)
+        self.wake(woken)
+        return missing
+
+    def look_ahead(self, prefetch: Callable[[int], int]) -> int:
+        """Set how many are taken beyond those, which it is told; returns how many loops are to be started."""
+        with self.lock:
+            workers = self.workers()
+            woken, missing = self._resize(workers, prefetch(workers))
+        self.wake(woken)
         return missing
 
     def close(self) -> int:
@@ -316,7 +322,7 @@ class Dispatcher:
 
     def workers(self) -> int:
         """Return how many tasks may run at once."""
-        return self.roster.max_workers - self.prefetch
+        return self._workers
 
     def occupancy(self) -> Occupancy:
         """Where the unfinished tasks are. The lock is held.
@@ -380,6 +386,13 @@ class Dispatcher:
             task = self.line.admit()
             if task is not None:
                 self._enqueue(task)
+
+    def _resize(self, workers: int, prefetch: int) -> tuple[list[Worker], int]:
+        self._workers, self.prefetch = workers, min(prefetch, self.queue_capacity)
+        self.roster.max_workers = workers + self.prefetch
+        surplus = self.roster.dismiss_parked(self.roster.surplus())
+        woken, missing = self._put_to_work()
+        return surplus + woken, missing
 
     def _put_to_work(self) -> tuple[list[Worker], int]:
         woken: list[Worker] = []

@@ -37,6 +37,7 @@ from prodpool.vocabulary import Reason, State
 from prodpool.workers.base import Capabilities, Workers, prefetch_for
 from prodpool.workers.beacon import Beacon
 from prodpool.workers.handoff import HandoffWorkers
+from prodpool.workers.pace import Pace
 from prodpool.workers.supply import Factory, Supply
 from prodpool.workers.threads import LeasedWorkers
 
@@ -83,7 +84,7 @@ class Engine:
             queue_capacity=settings.queue_capacity,
             ledger=Ledger(settings.buckets),
             now=now,
-            prefetch=self._prefetch(),
+            prefetch=prefetch_for(settings.max_workers, abilities.max_workers, self._pace().ahead),
         )
         self.breaker = None if breaker is None else self._make_breaker(breaker)
         self.runner = Runner(
@@ -248,10 +249,11 @@ class Engine:
 
     # What the parts report.
 
-    def _prefetch(self) -> int:
+    def _pace(self) -> Pace:
         wanted = self.settings.prefetch
-        wanted = self.abilities.prefetch if wanted is None else wanted
-        return prefetch_for(self.settings.max_workers, self.abilities.max_workers, wanted)
+        # A backend that nothing is known of may have workers to spare, which would run what is ahead.
+        fixed = wanted is not None or self.abilities.prefetch == 0
+        return Pace(self.abilities.prefetch if wanted is None else wanted, fixed=fixed)
 
     def _make_workers(self) -> Workers:
         settings, abilities = self.settings, self.abilities
@@ -277,7 +279,7 @@ class Engine:
                 processes=abilities.processes or (lambda _: []),
             ),
             own_backend=settings.own_backend,
-            prefetch=abilities.prefetch if settings.prefetch is None else settings.prefetch,
+            pace=self._pace(),
             abilities=abilities,
             log=self.log,
             trouble=self.trouble,

@@ -43,6 +43,7 @@ class Exchange:
         trouble: Told what goes wrong in the courier's thread.
         now: The pool's clock.
         on_sent: Called after each task that a backend has taken.
+        on_ran: Told how many seconds a task ran, in the courier's thread.
         on_broken: Told that nothing can be done about the backend any more.
     """
 
@@ -59,6 +60,7 @@ class Exchange:
         trouble: Trouble,
         now: Callable[[], float],
         on_sent: Callable[[], None],
+        on_ran: Callable[[float], None],
         on_broken: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
@@ -78,6 +80,7 @@ class Exchange:
         )
         self._now = now
         self._on_sent = on_sent
+        self._on_ran = on_ran
         self._window = Window(dispatcher.workers)
         self._recovery = Recovery(
             supply,
@@ -229,14 +232,12 @@ class Exchange:
 
     def _welcome(self, handover: Handover, generation: int, lease: Future[Any]) -> None:
         try:
-            error = lease.exception(0)
-        except CancelledError as cancelled:
-            error = cancelled
-        if error is None:
-            self._supply.succeeded(generation)
-            self.settle(handover, lease)
-        else:
+            outcome = lease.result(0)
+        except BaseException as error:  # noqa: BLE001  # whatever the backend found to raise instead
             self._decide(handover, generation, error)
+        else:
+            self._supply.succeeded(generation)
+            self._settle(handover, outcome)
         # Not before: what its seat was given next must not run beside the next trial.
         self._recovery.came_home(handover.task)
 
@@ -277,13 +278,16 @@ class Exchange:
 
     def settle(self, handover: Handover, lease: Future[Any]) -> None:
         """Settle a task by its outcome."""
+        self._settle(handover, lease.result(0))
+
+    def _settle(self, handover: Handover, outcome: Outcome) -> None:
         seat, task, _ = handover
-        outcome: Outcome = lease.result(0)
         self._leave(handover)
         if outcome.expired:
             self._work(seat, self._runner.expire(seat, task))
             return
         started, ended, value, failure = self._transport.read(seat, task, outcome)
+        self._on_ran(ended - started)
         self._work(seat, self._runner.settle(seat, task, started, ended, value, failure))
 
     def fail(self, handover: Handover, error: BaseException, result: Result) -> None:

@@ -17,6 +17,7 @@ from prodpool.vocabulary import State
 from prodpool.workers.base import Capabilities, kill, prefetch_for, too_many
 from prodpool.workers.beacon import Beacon
 from prodpool.workers.exchange import Exchange
+from prodpool.workers.pace import Pace
 from prodpool.workers.remote_stacks import RemoteStacks
 from prodpool.workers.seat import Seat
 from prodpool.workers.supply import Supply
@@ -31,7 +32,7 @@ class HandoffWorkers:
         pool: str,
         supply: Supply,
         abilities: Capabilities,
-        prefetch: int,
+        pace: Pace,
         context_vars: Sequence[str],
         beacon: Beacon | None,
         dispatcher: Dispatcher,
@@ -46,7 +47,7 @@ class HandoffWorkers:
         self._supply = supply
         self._own_backend = own_backend
         self._abilities = abilities
-        self._prefetch = prefetch
+        self._pace = pace
         self._beacon = beacon
         self._stacks = None if beacon is None else RemoteStacks(beacon.path, self.holding)
         self._dispatcher = dispatcher
@@ -64,6 +65,7 @@ class HandoffWorkers:
             trouble=trouble,
             now=now,
             on_sent=self._sent,
+            on_ran=self._keep_pace,
             on_broken=on_broken,
         )
 
@@ -92,8 +94,7 @@ class HandoffWorkers:
         if size is not None and workers > size and self._dispatcher.state is State.OPEN:
             if not self._supply.replace(workers):
                 raise too_many(workers, size)
-            size = self._supply.size
-        return prefetch_for(workers, size, self._prefetch)
+        return self._ahead(workers)
 
     def resized(self) -> None:
         """Hand over what was held for want of workers."""
@@ -166,6 +167,17 @@ class HandoffWorkers:
         """Hand over the task that the seat was given while it was free."""
         if not seat.dismissed:
             self._exchange.set_to_work(seat, seat.task)
+
+    def _keep_pace(self, seconds: float) -> None:
+        """Have more tasks handed over ahead, or fewer, now that another ran for so long."""
+        pace, dispatcher = self._pace, self._dispatcher
+        pace.note(seconds)
+        if pace.step(dispatcher.workers(), wanted=dispatcher.queue.length > 0):
+            for _ in range(dispatcher.look_ahead(self._ahead)):
+                self.start()
+
+    def _ahead(self, workers: int) -> int:
+        return prefetch_for(workers, self._supply.size, self._pace.ahead)
 
     def _sent(self) -> None:
         if self._killed:  # meanwhile, and the processes that were started for it were not there to be seen

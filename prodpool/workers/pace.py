@@ -1,0 +1,53 @@
+"""How many tasks a backend has beyond those it runs: the shorter they are, the more."""
+
+from __future__ import annotations
+
+# What waits in a backend is to be done within so many seconds: it cannot be called back from there.
+WAITS = 0.005
+# More for each worker gain nothing.
+MOST = 16
+# So many tasks have to be seen before the first step up.
+ENOUGH = 32
+
+
+class Pace:
+    """Sets how far ahead of its workers a backend is handed tasks, by how long they have run of late.
+
+    Handing one over takes a tenth of a millisecond and wakes three threads. A worker that is done sooner
+    waits for each of its tasks, and each wake-up is for a single one, unless several are there already.
+
+    Args:
+        least: How many it has in any case.
+        fixed: Whether it never has more.
+    """
+
+    def __init__(self, least: int, *, fixed: bool) -> None:
+        self.ahead = least
+        self._least = least
+        self._fixed = fixed
+        self._seen = 0
+        self._mean = 0.0
+
+    def note(self, seconds: float) -> None:
+        """Learn how long a task ran."""
+        self._seen += 1
+        difference = seconds - self._mean
+        # One that runs long counts at once; it takes many that do not to forget it.
+        self._mean += difference / 4 if difference > 0 and self._seen > 1 else difference / min(self._seen, 32)
+
+    def step(self, workers: int, *, wanted: bool) -> bool:
+        """Tell whether `ahead` has changed: it goes down at once, and up only when that is ``wanted``."""
+        if self._fixed:
+            return False
+        most = max(self._least, self._fit(workers))
+        if most < self.ahead:
+            self.ahead = most
+            return True
+        # In steps, so that tasks whose length varies a little change nothing.
+        if wanted and self._seen >= ENOUGH and most >= 2 * max(1, self.ahead):
+            self.ahead = most
+            return True
+        return False
+
+    def _fit(self, workers: int) -> int:
+        return workers * min(MOST, int(WAITS / self._mean)) if self._mean > 0.0 else self._least
