@@ -89,7 +89,7 @@ def prefetch_for(workers: int, size: int | None, prefetch: int) -> int:
     return 0 if size is not None and workers < size else prefetch
 
 
-def too_many(workers: int, most: int) -> ValueError:
+def too_many(workers: int, most: int | None) -> ValueError:
     """Return the error for more workers than a backend has."""
     return ValueError(
         f"max_workers={workers!r} is more than the {most} workers of the backend: pass at most {most}, or a "
@@ -129,7 +129,7 @@ class Capabilities:
         max_workers: Tasks it can run at once; None where it does not say.
         leased: Whether it lends its threads for long, rather than being handed one task at a time.
         holds_up_exit: Whether a task that never ends keeps the process from ending.
-        linger: Seconds that an idle loop keeps its thread before giving it back.
+        linger: Seconds that an idle worker is kept before it is given back; 0 where none is lent for long.
         prefetch: Tasks handed over beyond what it can run, so that no worker waits for the next.
         same_host: Whether its workers see this host's files and clock.
         dumps: How calls are pickled for it; None if it is left to carry them as it sees fit.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextvars
-import queue
+import selectors
+import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from prodpool.current import here
 from prodpool.worker import Worker
+
+# Seconds waited in one go: the system counts milliseconds, and not without end.
+_LONGEST = 3600.0
 
 
 class Courier:
@@ -42,7 +47,10 @@ class Courier:
         self._due_in = due_in
         self._on_due = on_due
         self._on_error = on_error
-        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        # None is the last that it hears.
+        self._calls: deque[Callable[[], object] | None] = deque()
+        self._bell = Bell()
+        self._sources: selectors.BaseSelector
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -50,38 +58,132 @@ class Courier:
         """Have the thread running.
 
         Raises:
-            RuntimeError: The system has no thread to give.
+            RuntimeError: The system has no thread to give, or no descriptor.
         """
         with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(
-                    target=self._run, name=f"prodpool-courier-{self._pool}", daemon=True
-                )
+            if self._thread is not None:
+                return
+            with ExitStack() as undo:
+                try:
+                    self._sources = selectors.DefaultSelector()
+                    undo.callback(self._sources.close)
+                    self._sources.register(self._bell.open(), selectors.EVENT_READ, self._bell.quieten)
+                    undo.callback(self._bell.close)
+                except OSError as error:
+                    raise RuntimeError(f"can't start the thread of pool {self._pool!r}: {error}") from error
+                name = f"prodpool-courier-{self._pool}"
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
                 # An empty context: the thread must not keep the span of whoever started it.
                 contextvars.Context().run(thread.start)
                 self._thread = thread
+                undo.pop_all()
 
     def post(self, call: Callable[[], object]) -> None:
         """Have ``call`` made by the courier; may be called under any lock."""
-        self._calls.put(call)
+        self._calls.append(call)
+        self._bell.ring()
+
+    def watch(self, source: socket.socket, on_ready: Callable[[], object]) -> None:
+        """Call ``on_ready`` whenever there is something to read; used by the courier alone."""
+        self._sources.register(source, selectors.EVENT_READ, on_ready)
+
+    def forget(self, source: socket.socket) -> None:
+        """Watch it no more; used by the courier alone."""
+        with suppress(KeyError, ValueError):
+            self._sources.unregister(source)
 
     def close(self) -> None:
         """Let the thread end when it has made the calls posted so far."""
-        self._calls.put(None)
+        self._calls.append(None)
+        self._bell.ring()
 
     def _run(self) -> None:
         here.settles = self._settles
+        try:
+            self._serve()
+        finally:
+            self._sources.close()
+            self._bell.close()
+
+    def _serve(self) -> None:
         while True:
             due = self._due_in()
-            call: Callable[[], object] | None = self._on_due
-            # What is due comes first, or a courier that is never idle would never get to it.
-            if due is None or due > 0.0:
-                with suppress(queue.Empty):
-                    call = self._calls.get(timeout=None if due is None else min(due, threading.TIMEOUT_MAX))
-            if call is None:
-                return
-            try:
-                call()
-            except BaseException as error:  # noqa: BLE001  # everything else in the pool waits for this thread
-                self._on_error(error)
-            del call  # it holds a task, and it may be a long time until the next
+            if due is not None and due <= 0.0:
+                # What is due comes first, or a courier that is never idle would never get to it.
+                self.make(self._on_due)
+                due = 0.0
+            for on_ready in self._wait(due):
+                self.make(on_ready)
+            for _ in range(len(self._calls)):
+                call = self._calls.popleft()
+                if call is None:
+                    return
+                self.make(call)
+                del call  # it holds a task, and it may be a long time until the next
+
+    def _wait(self, seconds: float | None) -> list[Callable[[], object]]:
+        """Wait until there is something to do; return what there is beside the calls."""
+        self._bell.listen()
+        if self._calls:  # posted before it would have rung
+            seconds = 0.0
+        if seconds is not None:
+            seconds = min(seconds, _LONGEST)
+        try:
+            return [key.data for key, _ in self._sources.select(seconds)]
+        finally:
+            self._bell.turn_away()
+
+    def make(self, call: Callable[[], object]) -> None:
+        """Make ``call`` now and tell what it raises; used by the courier alone."""
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001  # everything else in the pool waits for this thread
+            self._on_error(error)
+
+
+class Bell:
+    """Wakes a thread that waits for other things besides, and costs nothing while it does not wait."""
+
+    def __init__(self) -> None:
+        self._ends: tuple[socket.socket, ...] = ()
+        self._heard = False
+        # Nobody rings while the sockets are closed: their numbers may be other files' then. One that its
+        # own thread may take again, since a signal may come, or garbage be collected, in the midst of `ring`.
+        self._lock = threading.RLock()
+
+    def open(self) -> socket.socket:
+        """Return what becomes readable when it rings.
+
+        Raises:
+            OSError: There is no descriptor to be had.
+        """
+        self._ends = socket.socketpair()
+        for end in self._ends:
+            end.settimeout(0.0)
+        return self._ends[0]
+
+    def listen(self) -> None:
+        """Begin to wait: look afterwards whether there is anything to do already."""
+        self._heard = True
+
+    def turn_away(self) -> None:
+        """Wait no more."""
+        self._heard = False
+
+    def ring(self) -> None:
+        """Wake the thread, if it waits; from any thread and under any lock."""
+        if self._heard:
+            with self._lock, suppress(OSError):  # rung often enough, or closed
+                self._heard = False
+                self._ends[1].send(b"\0")
+
+    def quieten(self) -> None:
+        """Take note of having been woken."""
+        with suppress(BlockingIOError):
+            self._ends[0].recv(4096)
+
+    def close(self) -> None:
+        """Ring no more."""
+        with self._lock:
+            for end in self._ends:
+                end.close()

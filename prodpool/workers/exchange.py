@@ -19,9 +19,11 @@ from prodpool.telemetry.logs import PoolLog
 from prodpool.telemetry.trouble import Trouble
 from prodpool.vocabulary import Result, State
 from prodpool.workers.base import Capabilities
+from prodpool.workers.beacon import Beacon
 from prodpool.workers.courier import Courier
 from prodpool.workers.limits import Limits
 from prodpool.workers.recovery import Recovery, worker_lost
+from prodpool.workers.routes import NoFutureError, Routes
 from prodpool.workers.seat import Seat
 from prodpool.workers.shim import Outcome
 from prodpool.workers.supply import Supply
@@ -37,6 +39,7 @@ class Exchange:
         supply: The backend in use.
         abilities: What it can do.
         context_vars: Names of the context variables that travel too.
+        beacon: What its workers see of the pool; None where they see nothing.
         dispatcher: Who gives seats their tasks.
         runner: What settles a task.
         log: Where a new backend is announced.
@@ -54,6 +57,7 @@ class Exchange:
         supply: Supply,
         abilities: Capabilities,
         context_vars: Sequence[str],
+        beacon: Beacon | None,
         dispatcher: Dispatcher,
         runner: Runner,
         log: PoolLog,
@@ -81,6 +85,16 @@ class Exchange:
         self._now = now
         self._on_sent = on_sent
         self._on_ran = on_ran
+        self._routes = Routes(
+            self._transport,
+            supply=supply,
+            abilities=abilities,
+            beacon=beacon,
+            workers=dispatcher.workers,
+            courier=self._courier,
+            arrivals=self,
+            on_sent=on_sent,
+        )
         self._window = Window(dispatcher.workers)
         self._recovery = Recovery(
             supply,
@@ -103,6 +117,7 @@ class Exchange:
 
     def close(self) -> None:
         """Let the courier go; nothing more comes back."""
+        self._routes.close()
         self._courier.close()
 
     def set_to_work(self, seat: Seat, task: Task | None) -> None:
@@ -167,21 +182,15 @@ class Exchange:
             self._work(seat, following)
             raise
         try:
-            lease = self._send(self._supply.backend, handover, call)
+            self._routes.send(handover, generation, call)
         except BaseException as error:  # noqa: BLE001
             return self._turned_away(handover, generation, error)
-        try:
-            lease.add_done_callback(
-                lambda lease: self._courier.post(partial(self._welcome, handover, generation, lease))
-            )
-        except AttributeError:
-            return self._refuse(handover, _no_future(self._supply.backend, lease))
         return None
 
     def _turned_away(self, handover: Handover, generation: int, error: BaseException) -> Task | None:
         """Settle a task that the backend did not take, if the fault is not the backend's."""
         seat, task, _ = handover
-        if isinstance(error, UnpicklableError):
+        if isinstance(error, UnpicklableError | NoFutureError):
             return self._refuse(handover, error)
         if isinstance(error, OSError) and self._abilities.processes is not None:
             # No process or descriptor to be had for this one, which may be queued there all the same.
@@ -189,11 +198,6 @@ class Exchange:
         self._leave(handover)
         self._courier.post(partial(self._recovery.refused, seat, task, generation, error))
         return None
-
-    def _send(self, backend: Any, handover: Handover, call: tuple[Any, ...]) -> Future[Any]:
-        lease = self._transport.send(backend, handover.seat, handover.task, call)
-        self._on_sent()
-        return lease
 
     def _refuse(self, handover: Handover, error: BaseException, result: Result | None = None) -> Task | None:
         """Settle a task that cannot be handed over."""
@@ -230,16 +234,24 @@ class Exchange:
 
     # Coming home, in the courier's thread.
 
-    def _welcome(self, handover: Handover, generation: int, lease: Future[Any]) -> None:
-        try:
-            outcome = lease.result(0)
-        except BaseException as error:  # noqa: BLE001  # whatever the backend found to raise instead
-            self._decide(handover, generation, error)
-        else:
-            self._supply.succeeded(generation)
-            self._settle(handover, outcome)
+    def arrived(self, handover: Handover, generation: int, outcome: Outcome) -> None:
+        """Settle a task by its outcome."""
+        self._supply.succeeded(generation)
+        self._settle(handover, outcome)
         # Not before: what its seat was given next must not run beside the next trial.
         self._recovery.came_home(handover.task)
+
+    def lost(self, handover: Handover, generation: int, error: BaseException) -> None:
+        """Decide about a task that has no outcome, because of ``error``."""
+        self._decide(handover, generation, error)
+        self._recovery.came_home(handover.task)  # not before, likewise
+
+    def came_back(self, handover: Handover, generation: int, error: BaseException | None) -> None:
+        """Hand a task that never began over again, or decide about it if ``error`` keeps it from that."""
+        if error is None:
+            self._hand_held(handover)
+        else:
+            self._work(handover.seat, self._turned_away(handover, generation, error))
 
     def _decide(self, handover: Handover, generation: int, error: BaseException) -> None:
         """Settle a task that has no outcome, or keep it to be run again."""
@@ -274,7 +286,10 @@ class Exchange:
         except BaseException as error:  # noqa: BLE001  # as above
             self._work(handover.seat, self._refuse(handover, error))
             return None
-        return self._send(backend, handover, call)
+        seat, task, _ = handover
+        lease = self._transport.send(backend, task, self._transport.ticket(seat, task), call)
+        self._on_sent()
+        return lease
 
     def settle(self, handover: Handover, lease: Future[Any]) -> None:
         """Settle a task by its outcome."""
@@ -334,10 +349,3 @@ class Exchange:
             most_idle=self._dispatcher.workers,
             hands_over=self,
         )
-
-
-def _no_future(backend: Any, returned: Any) -> TypeError:
-    return TypeError(
-        f"backend={backend!r} returned {returned!r} from submit, which has no add_done_callback: wrap an "
-        "executor whose submit returns a future as concurrent.futures does"
-    )

@@ -59,6 +59,7 @@ class HandoffWorkers:
             supply=supply,
             abilities=abilities,
             context_vars=context_vars,
+            beacon=beacon,
             dispatcher=dispatcher,
             runner=runner,
             log=log,
@@ -91,9 +92,9 @@ class HandoffWorkers:
             ValueError: The backend has fewer and cannot be built anew.
         """
         size = self._supply.size
-        if size is not None and workers > size and self._dispatcher.state is State.OPEN:
-            if not self._supply.replace(workers):
-                raise too_many(workers, size)
+        too_small = size is not None and workers > size
+        if too_small and self._dispatcher.state is State.OPEN and not self._supply.replace(workers):
+            raise too_many(workers, size)
         return self._ahead(workers)
 
     def resized(self) -> None:

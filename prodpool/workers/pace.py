@@ -4,8 +4,9 @@ from __future__ import annotations
 
 # What waits in a backend is to be done within so many seconds: it cannot be called back from there.
 WAITS = 0.005
-# More for each worker gain nothing.
-MOST = 16
+# More for each worker gain nothing, and more in all only make whatever looks at each of them slower.
+MOST = 64
+MOST_IN_ALL = 512
 # So many tasks have to be seen before the first step up.
 ENOUGH = 32
 
@@ -33,7 +34,8 @@ class Pace:
         self._seen += 1
         difference = seconds - self._mean
         # One that runs long counts at once; it takes many that do not to forget it.
-        self._mean += difference / 4 if difference > 0 and self._seen > 1 else difference / min(self._seen, 32)
+        longer = difference > 0 and self._seen > 1
+        self._mean += difference / (4 if longer else min(self._seen, ENOUGH))
 
     def step(self, workers: int, *, wanted: bool) -> bool:
         """Tell whether `ahead` has changed: it goes down at once, and up only when that is ``wanted``."""
@@ -50,4 +52,5 @@ class Pace:
         return False
 
     def _fit(self, workers: int) -> int:
-        return workers * min(MOST, int(WAITS / self._mean)) if self._mean > 0.0 else self._least
+        each = MOST if self._mean * MOST <= WAITS else int(WAITS / self._mean)
+        return min(workers * each, MOST_IN_ALL)

@@ -18,6 +18,9 @@ from prodpool.workers.packing import standard_dumps
 # from 3.11 on until the releases of summer 2026, which have this method. Source: CPython issue 115634
 MENDED = hasattr(ProcessPoolExecutor, "_replace_dead_worker")
 
+# Seconds that an idle worker is kept from whoever else uses the backend.
+LINGER = 0.02
+
 
 def of_process_pool(backend: ProcessPoolExecutor) -> Capabilities:
     """Return what a ``concurrent.futures.ProcessPoolExecutor`` can do.
@@ -38,6 +41,8 @@ def of_process_pool(backend: ProcessPoolExecutor) -> Capabilities:
         max_workers=private._max_workers,  # noqa: SLF001
         leased=False,
         holds_up_exit=False,
+        # One that counts its workers' tasks is handed them one by one.
+        linger=LINGER if most_tasks is None else 0.0,
         prefetch=1,
         same_host=True,
         dumps=standard_dumps,
@@ -53,6 +58,7 @@ def of_loky(backend: Any) -> Capabilities:
         max_workers=backend._max_workers,  # noqa: SLF001
         leased=False,
         holds_up_exit=False,
+        linger=LINGER,
         prefetch=1,
         same_host=True,
         dumps=importlib.import_module("cloudpickle").dumps,  # loky itself needs it

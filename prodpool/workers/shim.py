@@ -118,7 +118,7 @@ def run_pickled(ticket: Ticket, call: bytes) -> Outcome:
         fn, args, kwargs, variables = pickle.loads(call)  # noqa: S301  # bytes of our own, from the pool's process
     except BaseException as error:  # noqa: BLE001  # a class's __setstate__ may raise anything
         lost = _unpicklable(ticket, "the call does not load in the worker process", error)
-        return _failed(ticket, started, lost, pickled=True)
+        return failed(ticket, started, lost, pickled=True)
     return _call(ticket, started, fn, args, kwargs, variables, pickled=True)
 
 
@@ -165,7 +165,7 @@ def _call(
                 around.enter_context(_traced(ticket.carrier))
             value = fn(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001  # SystemExit is the task's, not the worker's
-        return _failed(ticket, started, error, pickled=pickled)
+        return failed(ticket, started, error, pickled=pickled)
     finally:
         here.remote = outer
     ended = time.monotonic()
@@ -174,13 +174,14 @@ def _call(
             value = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         except BaseException as error:  # noqa: BLE001
             lost = _unpicklable(ticket, f"its result (a {type(value).__qualname__}) does not pickle", error)
-            return _failed(ticket, started, lost, pickled=True)
+            return failed(ticket, started, lost, pickled=True)
     else:
         pickled = False
     return Outcome(started, ended, this_host(), pickled, value)
 
 
-def _failed(ticket: Ticket, started: float, error: BaseException, *, pickled: bool) -> Outcome:
+def failed(ticket: Ticket, started: float, error: BaseException, *, pickled: bool) -> Outcome:
+    """Return the outcome of a call that raised ``error``, as bytes if ``pickled``."""
     ended = time.monotonic()
     BaseException.with_traceback(error, own_frames_dropped(error.__traceback__))
     stack = _render(error)

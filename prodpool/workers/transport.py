@@ -45,7 +45,7 @@ class Transport:
         now: Callable[[], float],
     ) -> None:
         self._pool = pool
-        self._submit = abilities.submit
+        self.submit = abilities.submit
         self._packing = Packing(abilities.dumps, context_vars)
         self._carrier = carrier
         self._now = now
@@ -60,15 +60,10 @@ class Transport:
         """
         return self._packing.pack(self._pool, task)
 
-    def send(self, backend: Any, seat: Seat, task: Task, call: tuple[Any, ...]) -> Future[Any]:
-        """Hand a packed call over to ``backend`` and return the future of its `Outcome`.
-
-        Raises:
-            UnpicklableError: The backend cannot carry the call; the message says what in it.
-            BaseException: What else its ``submit`` raises.
-        """
+    def ticket(self, seat: Seat, task: Task) -> Ticket:
+        """Begin a hand-over: return what is to travel with the call."""
         seat.number, seat.since = next(self._numbers), self._now()
-        ticket = Ticket(
+        return Ticket(
             self._pool,
             task.name,
             seat.number,
@@ -76,8 +71,16 @@ class Transport:
             self._carrier(task, seat.since),
             _terms(task, seat.since),
         )
+
+    def send(self, backend: Any, task: Task, ticket: Ticket, call: tuple[Any, ...]) -> Future[Any]:
+        """Hand a packed call over to ``backend`` and return the future of its `Outcome`.
+
+        Raises:
+            UnpicklableError: The backend cannot carry the call; the message says what in it.
+            BaseException: What else its ``submit`` raises.
+        """
         try:
-            return self._submit(backend, self._packing.shim, ticket, *call)
+            return self.submit(backend, self._packing.shim, ticket, *call)
         except Exception as error:
             blamed = self._packing.blamed(self._pool, task, error)
             if blamed is None:

@@ -147,6 +147,9 @@ class Held:
     def running(self) -> int:
         return sum(mark.exists() for mark in self._marks)
 
+    def pids(self) -> set[int]:
+        return {int(mark.read_text()) for mark in self._marks if mark.exists()}
+
     def most_at_once(self) -> int:
         """Return how many ran at the same time at most, of those that have ended."""
         ran = [path.read_text().split() for path in self._folder.glob("*.ran")]

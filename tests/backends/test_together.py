@@ -250,15 +250,19 @@ def test_many_pools_over_one_backend(make_pool: MakePool) -> None:
     """Neither this process nor a worker keeps files of pools open that are stopped."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(make_pool.kind)) as backend:
 
-        def use() -> tuple[int, int]:
+        def use() -> int:
             pool = make_pool(1, factory_of=lambda _: lambda _: backend, own_backend=False)
             worker = pool.submit(work.pid).result(PATIENCE)
             pool.stop(PATIENCE)
-            return _open_files(os.getpid()), _open_files(worker)
+            until(lambda: not any("courier" in thread.name for thread in threading.enumerate()))
+            return worker
 
         use()
-        before = use()
-        after = [use() for _ in range(10)][-1]
+        worker = use()
+        before = _open_files(os.getpid()), _open_files(worker)
+        for _ in range(10):
+            use()
+        after = _open_files(os.getpid()), _open_files(worker)
         # What earlier tests left open here may be closed meanwhile.
         assert all(after[n] <= before[n] for n in (0, 1)), (before, after)
 

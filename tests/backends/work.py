@@ -238,3 +238,10 @@ class PicklesOnce:
         if PicklesOnce._times > 1:
             raise pickle.PicklingError("not any more")
         return float, ("0.2",)
+
+
+def sign_with(path: str, number: int) -> int:
+    """Leave a line with ``number`` behind, and return it."""
+    with Path(path).open("a") as book:
+        book.write(f"{number}\n")
+    return number

@@ -1,0 +1,67 @@
+"""How far ahead of its workers a backend is handed tasks."""
+
+from __future__ import annotations
+
+import pytest
+
+from prodpool.workers.pace import ENOUGH, MOST, MOST_IN_ALL, WAITS, Pace
+
+
+def run(pace: Pace, seconds: float, times: int = 2 * ENOUGH, *, wanted: bool = True) -> int:
+    """Have tasks run for so long, and return how many are handed over ahead after that."""
+    for _ in range(times):
+        pace.note(seconds)
+        pace.step(2, wanted=wanted)
+    return pace.ahead
+
+
+def test_short_tasks_are_handed_over_ahead() -> None:
+    """As many as are done within a few milliseconds, up to a limit, for each worker."""
+    assert run(Pace(1, fixed=False), WAITS / 4) == 2 * 4
+    assert run(Pace(1, fixed=False), WAITS / 1000) == 2 * MOST
+    assert run(Pace(1, fixed=False), 0.0) == 2 * MOST
+
+
+@pytest.mark.parametrize("least", [1, 4])
+def test_long_tasks_are_not(least: int) -> None:
+    """One of them is enough to have no more than the least number waiting behind it."""
+    pace = Pace(least, fixed=False)
+    assert run(pace, 1.0) == least
+    assert run(pace, WAITS / 100, times=5000) == 2 * MOST
+    assert run(pace, 1.0, times=1) == least
+
+
+def test_not_before_it_is_known() -> None:
+    """A few short tasks say nothing about the next."""
+    assert run(Pace(1, fixed=False), 0.0, times=ENOUGH - 1) == 1
+
+
+def test_not_without_a_queue() -> None:
+    """Where nothing waits nothing is to be handed over ahead."""
+    assert run(Pace(1, fixed=False), 0.0, wanted=False) == 1
+
+
+def test_small_changes_change_nothing() -> None:
+    """Tasks that take a little longer, or less, do not have it count all the time."""
+    pace = Pace(1, fixed=False)
+    first = run(pace, WAITS / 8)
+    changes = 0
+    for number in range(100):
+        pace.note(WAITS / (7.2 if number % 2 else 8.8))
+        changes += pace.step(2, wanted=True)
+    assert first == 16
+    assert changes <= 2
+
+
+def test_a_number_that_was_asked_for() -> None:
+    """It stays."""
+    assert run(Pace(3, fixed=True), 0.0) == 3
+
+
+def test_many_workers() -> None:
+    """There is a limit to how many all of them together are handed ahead."""
+    pace = Pace(1, fixed=False)
+    for _ in range(2 * ENOUGH):
+        pace.note(0.0)
+        pace.step(100, wanted=True)
+    assert pace.ahead == MOST_IN_ALL
