@@ -7,6 +7,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 from distributed import Client, LocalCluster
 from prometheus_client import CollectorRegistry
 
-from prodpool import InstrumentedPool
+from prodpool import InstrumentedPool, stopping
 from tests.backends import work
 from tests.support import Logs
 
-PATIENCE = 20.0
+# Seconds after which a test that would hang fails. On a busy machine a worker process takes some to come up.
+PATIENCE = 30.0
 
 
 class Submitter:
@@ -129,6 +131,30 @@ def make_pool(kind: str, registry: CollectorRegistry, logs: Logs) -> Iterator[Ma
         pool.close_metrics()
 
 
+@pytest.fixture
+def exact_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a stop wait for its own report, however late a busy machine lets that come."""
+    monkeypatch.setattr(stopping, "PATIENCE", PATIENCE)
+
+
+@contextmanager
+def meanwhile(act: Callable[[], object], every: float) -> Iterator[None]:
+    """Have ``act`` called again and again beside what happens inside, ``every`` so many seconds."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(every):
+            act()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 class Held:
     """Tasks that run until they are let go, in whatever process."""
 
@@ -150,10 +176,15 @@ class Held:
     def pids(self) -> set[int]:
         return {int(mark.read_text()) for mark in self._marks if mark.exists()}
 
+    def ran(self) -> list[tuple[float, float]]:
+        """Return when each began and ended, of those that have, in seconds of this host's clock."""
+        books = [path.read_text().split() for path in self._folder.glob("*.ran")]
+        return [(float(began), float(ended)) for began, ended in books]
+
     def most_at_once(self) -> int:
         """Return how many ran at the same time at most, of those that have ended."""
-        ran = [path.read_text().split() for path in self._folder.glob("*.ran")]
-        steps = sorted([(float(began), 1) for began, _ in ran] + [(float(ended), -1) for _, ended in ran])
+        ran = self.ran()
+        steps = sorted([(began, 1) for began, _ in ran] + [(ended, -1) for _, ended in ran])
         return max(itertools.accumulate(step for _, step in steps))
 
     def wait_running(self, count: int) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import loky
 from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool
 from tests.backends import work
-from tests.backends.conftest import BACKENDS
 
 if __name__ == "__main__":
     kind, folder = sys.argv[1], Path(sys.argv[2])
     if kind == "loky":
-        pool = InstrumentedPool(BACKENDS[kind](1), name="orphans", registry=CollectorRegistry())
+        pool = InstrumentedPool(loky.ProcessPoolExecutor(1), name="orphans", registry=CollectorRegistry())
     else:
         pool = prodpool.processes(max_workers=2, start_method=kind, name="orphans")
     pool.options(timeout=60.0).submit(int).result()

@@ -27,8 +27,8 @@ from prodpool import (
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, PROCESSES, Held, MakePool, over_processes
-from tests.core.rig import check, check_scrape, scrape
-from tests.support import child_processes
+from tests.core.rig import LEEWAY, check, check_scrape, scrape
+from tests.support import runs
 from tests.telemetry.tracer import Spans, attributes_of, context_of, is_child
 
 pytestmark = [
@@ -197,18 +197,23 @@ def test_dwell_ends_when_the_task_begins(make_pool: MakePool, held: Held) -> Non
     """A task's dwell is the time until it really began, as it says itself."""
     pool = make_pool(1, queue_capacity=3)
     pool.submit(int).result(PATIENCE)  # the worker is up
+    before = pool._engine.dispatcher.ledger.dwell.read().total
+    came_first = time.monotonic()
     held.submit(pool)
     held.wait_running(1)
-    before = pool._engine.dispatcher.ledger.dwell.read().total
-    submitted = time.monotonic()
+    came = time.monotonic()
     future = pool.submit(work.began)
-    time.sleep(0.05)
+    admitted = time.monotonic()
+    time.sleep(0.3)
     held.let_go()
-    truth = future.result(PATIENCE) - submitted
+    began = future.result(PATIENCE)
     dwell = pool._engine.dispatcher.ledger.dwell.read().total - before
-    assert truth > 0.05
-    # The held task's own dwell is counted in between.
-    assert dwell == pytest.approx(truth, abs=0.03)
+    ((began_first, ended_first),) = held.ran()
+    # Both tasks' dwell is counted in between, and that of each was over when it ran.
+    assert dwell <= began - came + began_first - came_first + 1e-6
+    # It lasted for as long as the other ran. A tenth of that, because the worker's clock is set against the
+    # pool's by two looks, between which a busy machine may do something else.
+    assert dwell > (ended_first - admitted) / 10
 
 
 def test_stop_drains(make_pool: MakePool) -> None:
@@ -225,11 +230,15 @@ def test_stop_kills_what_does_not_leave(make_pool: MakePool) -> None:
     """An idle worker process that does not end by the deadline is killed, though all tasks have finished."""
     pool = make_pool(1)
     pid = pool.submit(work.linger).result(PATIENCE)
-    assert pool.stop(0.1).drained
-    assert pid not in child_processes()
+    until(pool._engine.dispatcher.is_quiet)  # who has the result may be ahead of the seat that ran it
+    pool.stop(0.1)
+    assert make_pool.logs.wait_for("pool.stopped")["drained"]
+    # By itself it would stay for twice as long as this waits.
+    until(lambda: not runs(pid), PATIENCE)
 
 
 @only_processes
+@pytest.mark.usefixtures("exact_reports")
 def test_stop_kills_what_hangs(make_pool: MakePool, tmp_path: Path) -> None:
     """At the deadline worker processes are killed, what they ran is named, and what waited is dropped."""
     pool = make_pool(2, queue_capacity=5)
@@ -238,7 +247,7 @@ def test_stop_kills_what_hangs(make_pool: MakePool, tmp_path: Path) -> None:
     until(lambda: all(mark.exists() for mark in marks))
     queued = [pool.submit(int) for _ in range(4)]
     report = pool.stop(0.1)
-    assert report.elapsed < 2.0
+    assert report.elapsed < 0.1 + LEEWAY
     assert (report.drained, report.dropped) == (False, 3)
     assert report.abandoned.count("hangs") == 2
     for future in hung:
@@ -252,11 +261,12 @@ def test_stop_kills_what_hangs(make_pool: MakePool, tmp_path: Path) -> None:
 def test_a_killed_worker(make_pool: MakePool, tmp_path: Path) -> None:
     """A worker that dies breaks the backend: the pool closes with a clear error, and nothing is forgotten."""
     pool = make_pool(2, queue_capacity=10)
-    mark = tmp_path / "hangs"
+    mark, go = tmp_path / "hangs", tmp_path / "go"
     hung = pool.submit(work.hang, str(mark))
     until(mark.exists)
-    deadly = pool.submit(work.die)
+    deadly = pool.submit(work.die_at, str(go))
     queued = [pool.submit(int) for _ in range(8)]
+    go.touch()  # not before all are in: a broken pool takes no more
     for future in (hung, deadly):
         with pytest.raises(WorkerLostError):
             future.result(PATIENCE)

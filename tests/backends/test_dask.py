@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
 import dask
 import pytest
-from distributed import Client, KilledWorker, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster, Status
 from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolBrokenError, Result, WorkerLostError
 from tests.api.gates import until
 from tests.backends import work
-from tests.backends.conftest import PATIENCE
+from tests.backends.conftest import PATIENCE, meanwhile
 from tests.core.rig import check
 from tests.support import Logs
 
@@ -58,9 +58,12 @@ def pool(cluster: LocalCluster, registry: CollectorRegistry, logs: Logs) -> Iter
 def kill_a_worker(cluster: Any) -> bool:
     """Kill the process of one worker, whose nanny then starts another; tell whether there was one to kill.
 
-    Not while another starts: a nanny whose worker dies before it is known to the scheduler gives up for good.
+    Not while another starts: a nanny whose worker dies before it is known to the scheduler, or before the
+    nanny has heard of that, gives up for good.
     """
     if len(cluster.scheduler.workers) < len(cluster.workers):
+        return False
+    if any(nanny.process.status is not Status.running for nanny in cluster.workers.values()):
         return False
     for nanny in cluster.workers.values():
         process = nanny.process.process
@@ -71,24 +74,25 @@ def kill_a_worker(cluster: Any) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_storm(cluster: LocalCluster, pool: InstrumentedPool) -> None:
     """Workers are killed all the while: every task that may be repeated completes, each counted once."""
-    count, over = 2_000, threading.Event()
     killed = 0
 
     def storm() -> None:
         nonlocal killed
-        while not over.wait(0.2):
-            killed += kill_a_worker(cluster)
+        killed += kill_a_worker(cluster)
 
     view = pool.options(idempotent=True)
-    thread = threading.Thread(target=storm)
-    thread.start()
-    futures = [view.submit(work.slowly, number) for number in range(count)]
-    over.set()
-    thread.join()
+    futures: list[Future[int]] = []
+    ends_at = time.monotonic() + 90.0
+    with meanwhile(storm, 0.2):
+        # For as long as it takes: on a busy machine a worker is seconds in coming back.
+        while len(futures) < 2_000 or (killed < 3 and time.monotonic() < ends_at):
+            futures.append(view.submit(work.slowly, len(futures)))
     assert not wait(futures, 60.0).not_done
     assert killed >= 3
+    count = len(futures)
     assert [future.result(0) for future in futures] == list(range(count))
     stats = check(pool.stats())
     assert (stats.completed[Result.OK], stats.in_flight, stats.state) == (count, 0, "open")
@@ -150,10 +154,13 @@ def test_lost_on_its_way_home(
     assert (stats.completed[Result.PANIC], stats.completed[Result.OK], stats.in_flight) == (1, 1, 0)
 
 
-def test_a_cluster_that_is_gone(cluster: LocalCluster, registry: CollectorRegistry) -> None:
+def test_a_cluster_that_is_gone(
+    cluster: LocalCluster, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the scheduler goes, the pool closes with a clear error instead of failing each task for ever."""
-    # So long it hopes that its scheduler will come back.
-    with Client(cluster.scheduler_address, timeout=2) as client:
+    with Client(cluster.scheduler_address) as client:
+        # So long it hopes that its scheduler will come back; the first time it may take longer to find it.
+        monkeypatch.setattr(client, "_timeout", 2)
         pool = InstrumentedPool(client.get_executor(), name="gone", registry=registry, queue_capacity=500)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
         cluster.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from concurrent.futures import CancelledError, ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import loky
@@ -17,6 +17,8 @@ from prodpool.workers.kinds import capabilities
 from prodpool.workers.processes import MENDED
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, dask
+
+pytestmark = pytest.mark.timeout(120)
 
 
 def name_after(letter: str) -> None:
@@ -52,17 +54,19 @@ def test_dask_says_how_many() -> None:
     assert (abilities.kind, abilities.max_workers) == ("dask", 2)
 
 
-def test_what_an_executor_of_dask_was_given_reaches_the_client() -> None:
+def test_what_an_executor_of_dask_was_given_reaches_the_client(tmp_path: Path) -> None:
     """Its options go along, a shutdown gives up what is out, and what comes after it is refused."""
+    mark, go = tmp_path / "runs", tmp_path / "go"
     executor: Any = dask(2)._client.get_executor(pure=False, retries=1)
     assert executor._kwargs == {"pure": False, "retries": 1}
     submit = capabilities(executor).submit
-    gone = submit(executor, time.sleep, 0.5)
+    gone = submit(executor, work.hold, str(mark), str(go))
     executor.shutdown(wait=False)
     with pytest.raises(CancelledError):
         gone.result(PATIENCE)
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         submit(executor, abs, -1)
+    go.touch()
 
 
 @pytest.mark.skipif(MENDED, reason="this Python replaces such workers as it should")

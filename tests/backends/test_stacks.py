@@ -30,7 +30,15 @@ def test_dump(make_pool: MakePool, tmp_path: Path) -> None:
     pool.options(task="limited", timeout=60.0).submit(work.hang, str(marks[1]))
     until(lambda: all(mark.exists() and mark.read_text() for mark in marks), PATIENCE)
     waits = pool.options(task="waits").submit(int)
-    text = pool.dump()
+    # Each says that it runs just before it hangs, and a busy machine may show what comes in between.
+    texts: list[str] = []
+
+    def both_hang() -> bool:
+        texts.append(pool.dump())
+        return texts[-1].count("    time.sleep(60.0)") == 2
+
+    until(both_hang, PATIENCE)
+    text = texts[-1]
     assert f"pool {pool.name!r} open: 2 of 2 workers busy, 1 of 3 waiting places taken" in text
     for mark, name in zip(marks, ("hangs", "limited"), strict=True):
         part = next(part for part in text.split("\n\n") if part.startswith(f"{name}, for "))
@@ -54,12 +62,11 @@ def test_the_watchdog_shows_it(make_pool: MakePool, tmp_path: Path) -> None:
     """A task that hangs in a worker process is logged with its stack while it runs."""
     pool = make_pool(1, hung_after=0.1)
     pool.options(task="hangs").submit(work.hang, str(tmp_path / "mark"))
-    # A worker process that is slow to come up is warned of as well, without a stack.
+    # It is warned of again and again: also while its worker process comes up, and loads what it is to call.
     line = make_pool.logs.wait_for(
-        "task.still_running", timeout=PATIENCE, where=lambda line: "not begun" not in line["stack"]
+        "task.still_running", timeout=PATIENCE, where=lambda line: ", in hang\n" in line["stack"]
     )
     assert line["task"] == "hangs"
-    assert ", in hang\n" in line["stack"]
 
 
 @one_kind
@@ -104,4 +111,4 @@ def test_nothing_is_left(make_pool: MakePool) -> None:
     beacon = Path(workers._beacon.path)  # type: ignore[attr-defined]
     assert list(beacon.parent.glob(f"{beacon.name}*"))
     pool.stop(PATIENCE)
-    assert not list(beacon.parent.glob(f"{beacon.name}*"))
+    until(lambda: not list(beacon.parent.glob(f"{beacon.name}*")), PATIENCE)

@@ -229,7 +229,9 @@ def _no_descriptor(*_: Any) -> Any:
 
 @pytest.mark.parametrize("wrong", [{"name": "taken"}, {"queue_capacity": -1}])
 @pytest.mark.parametrize("kind", ["fork", "loky"], indirect=True)
-def test_a_pool_that_is_refused(make_pool: MakePool, wrong: dict[str, Any]) -> None:
+def test_a_pool_that_is_refused(
+    make_pool: MakePool, wrong: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It leaves no file behind, and shuts down the backend that its factory has built by then."""
     make_pool(1, name="taken")
     built: list[Any] = []
@@ -237,10 +239,11 @@ def test_a_pool_that_is_refused(make_pool: MakePool, wrong: dict[str, Any]) -> N
     def factory_of(kind: str) -> Any:
         return lambda workers: built.append(BACKENDS[kind](workers)) or built[-1]  # type: ignore[func-returns-value]
 
-    files = set(Path(tempfile.gettempdir()).glob("prodpool-*"))
+    # A folder for temporary files that nobody else has: other suites may run on this machine.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ValueError, match=r"taken|queue_capacity"):
         make_pool(1, factory=True, factory_of=factory_of, **wrong)
-    assert set(Path(tempfile.gettempdir()).glob("prodpool-*")) <= files
+    assert not list(tmp_path.glob("prodpool-*"))
     with pytest.raises(RuntimeError, match="after shutdown"):
         built[0].submit(abs, -1)
 
@@ -258,13 +261,13 @@ def test_many_pools_over_one_backend(make_pool: MakePool) -> None:
             return worker
 
         use()
-        worker = use()
-        before = _open_files(os.getpid()), _open_files(worker)
-        for _ in range(10):
+        worker, pools = use(), 10
+        here, there = _open_files(os.getpid()), _open_files(worker)
+        for _ in range(pools):
             use()
-        after = _open_files(os.getpid()), _open_files(worker)
-        # What earlier tests left open here may be closed meanwhile.
-        assert all(after[n] <= before[n] for n in (0, 1)), (before, after)
+        # What other threads of this process open meanwhile is no more than a few files.
+        assert _open_files(worker) < there + pools
+        until(lambda: _open_files(os.getpid()) < here + pools)
 
 
 def _open_files(pid: int) -> int:

@@ -114,7 +114,7 @@ def test_the_trace_as_it_arrives(kind: str, registry: CollectorRegistry) -> None
         ):
             submit_inside(provider.get_tracer("web"), pool, work.nested)
         provider.shutdown()
-        got = receiver.wait_for(REQUEST, QUEUE, TASK, NESTED)
+        got = receiver.wait_for(REQUEST, QUEUE, TASK, NESTED, timeout=PATIENCE)
     assert len({span.trace for span in got.values()}) == 1
     assert {name: span.parent for name, span in got.items()} == {
         REQUEST: "",

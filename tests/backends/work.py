@@ -104,6 +104,13 @@ def die() -> NoReturn:
     os._exit(9)
 
 
+def die_at(go: str) -> NoReturn:
+    """End the process as soon as there is a file ``go``."""
+    while not Path(go).exists():
+        time.sleep(0.002)
+    os._exit(9)
+
+
 def give(what: str) -> object:
     kinds: dict[str, Callable[[], object]] = {
         "lock": threading.Lock,
@@ -123,6 +130,13 @@ def began() -> float:
     return time.monotonic()
 
 
+def say(path: str) -> None:
+    """Make a file with this process's pid in it, which nobody ever sees without."""
+    unfinished = Path(f"{path}.new")
+    unfinished.write_text(str(os.getpid()))
+    unfinished.replace(path)
+
+
 def record(path: str, number: int) -> None:
     """Write down that the task begins, and that it ends."""
     with Path(path).open("a", buffering=1) as book:
@@ -137,10 +151,10 @@ def sign(path: str) -> None:
         book.write(f"{os.getpid()}\n")
 
 
-def hold(path: str, go: str, seconds: float = 20.0) -> int:
+def hold(path: str, go: str, seconds: float = 60.0) -> int:
     """Say that it runs by making ``path``, run until there is a file ``go``, and return the pid."""
     mark, began = Path(path), time.monotonic()
-    mark.write_text(str(os.getpid()))
+    say(path)
     while not Path(go).exists() and time.monotonic() < began + seconds:
         time.sleep(0.002)
     time.sleep(0.005)  # so that one too many would be seen beside it
@@ -157,7 +171,7 @@ def linger() -> int:
 
 def hang(path: str) -> NoReturn:
     """Say that it runs by making ``path``, and never end."""
-    Path(path).write_text(str(os.getpid()))
+    say(path)
     while True:
         time.sleep(60.0)
 
@@ -183,13 +197,13 @@ def late() -> tuple[str, str, int, float | None]:
     """Wait until it should end, and return what it may know of itself."""
     task = current_task()
     assert task is not None
-    task.cancelled.wait(20.0)
+    assert task.cancelled.wait(20.0)
     return task.name, task.pool, task.attempt, task.remaining
 
 
 def until_asked(path: str) -> bool:
     """Say that it runs by making ``path``, and end when asked to."""
-    Path(path).write_text(str(os.getpid()))
+    say(path)
     task = current_task()
     assert task is not None
     while not task.cancelled.is_set():
