@@ -93,8 +93,8 @@ class Channel:
                 return False
             lacks = self._lacks(len(self._out) + 1)
             self._leases += lacks
-        if lacks:
-            self._hire()
+        if lacks and not self._hire() and not self._leases:
+            return False
         with self._lock:
             if self._closed:
                 return False
@@ -146,15 +146,32 @@ class Channel:
         """Tell whether another worker would have something to do. The lock is held."""
         return self._leases < min(self._workers(), calls)
 
-    def _hire(self) -> None:
-        """Borrow a worker, which is counted already."""
+    def _hire(self) -> bool:
+        """Borrow a worker, which is counted already; False if there is no process to be had just now.
+
+        Raises:
+            BaseException: What the backend's ``submit`` raises.
+        """
         try:
-            lease = self._lend(serve, self.address)
-        except BaseException:
+            lease = self._borrow()
+        except BaseException as error:
             with self._lock:
                 self._leases -= 1
+                last = self._closed and not self._leases
+            if last:
+                self._courier.post(self._finish)
+            if isinstance(error, OSError):
+                return False
             raise
         lease.add_done_callback(lambda lease: self._courier.post(partial(self._given_back, lease)))
+        return True
+
+    def _borrow(self) -> Future[Any]:
+        try:
+            return self._lend(serve, self.address)
+        except OSError:
+            # A pool that breaks this moment fails at pipes that are closed already. Now it says what it is.
+            return self._lend(serve, self.address)
 
     def _fill(self) -> None:
         """Borrow the workers that are missing."""
@@ -164,10 +181,7 @@ class Channel:
                 if self._closed or not self._lacks(len(self._out)):
                     return
                 self._leases += 1
-            try:
-                self._hire()
-            except BaseException as error:  # noqa: BLE001  # a backend may raise anything
-                self._fail(error)
+            if not self._hire_or_fail():
                 return
 
     def _nudge(self) -> None:
@@ -180,10 +194,19 @@ class Channel:
             if self._closed:
                 return
             self._leases += 1
+        self._hire_or_fail()
+
+    def _hire_or_fail(self) -> bool:
+        error = None
         try:
-            self._hire()
-        except BaseException as error:  # noqa: BLE001  # a backend may raise anything
+            if self._hire():
+                return True
+        except BaseException as raised:  # noqa: BLE001  # a backend may raise anything
+            error = raised
+        # Those that are lent already will do, if there are any.
+        if error is not None or not self._leases:
             self._fail(error)
+        return False
 
     def _given_back(self, lease: Future[bool]) -> None:
         with self._lock:

@@ -192,12 +192,17 @@ class Exchange:
         seat, task, _ = handover
         if isinstance(error, UnpicklableError | NoFutureError):
             return self._refuse(handover, error)
-        if isinstance(error, OSError) and self._abilities.processes is not None:
+        if self._is_short(error):
             # No process or descriptor to be had for this one, which may be queued there all the same.
-            return self._refuse(handover, worker_lost(self._pool, task, error), Result.PANIC)
+            self._courier.post(partial(self.lost, handover, generation, error))
+            return None
         self._leave(handover)
         self._courier.post(partial(self._recovery.refused, seat, task, generation, error))
         return None
+
+    def _is_short(self, error: BaseException) -> bool:
+        """Tell whether ``error`` is that of a process pool which gets nothing more from the system."""
+        return isinstance(error, OSError) and self._abilities.processes is not None
 
     def _refuse(self, handover: Handover, error: BaseException, result: Result | None = None) -> Task | None:
         """Settle a task that cannot be handed over."""
@@ -261,7 +266,7 @@ class Exchange:
         if isinstance(error, BrokenExecutor | CancelledError):
             seen = None if seat.mark is None else began is not None
             kept = self._recovery.broken(seat, task, generation, error, began=seen)
-        elif isinstance(error, self._abilities.lost):
+        elif isinstance(error, self._abilities.lost) or self._is_short(error):
             kept = self._recovery.suspect(seat, task)
         else:  # the backend's own failure with this one task
             now = self._now()

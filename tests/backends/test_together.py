@@ -223,6 +223,27 @@ def test_a_backend_short_of_processes(make_pool: MakePool, monkeypatch: pytest.M
     check(pool.stats())
 
 
+@pytest.mark.parametrize(("times", "idempotent"), [(1, False), (4, True)])
+@pytest.mark.parametrize("kind", ["fork", "loky"], indirect=True)
+def test_a_backend_that_stumbles(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, times: int, idempotent: bool
+) -> None:
+    """One that breaks fails at its own closed pipes first: a task that may be repeated survives that."""
+    pool = make_pool(1, queue_capacity=5)
+    backend: Any = pool._engine.backend
+    submit, faults = backend.submit, [OSError("handle is closed")] * times
+
+    def stumble(*args: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return submit(*args)
+
+    monkeypatch.setattr(backend, "submit", stumble)
+    assert pool.options(idempotent=idempotent).submit(abs, -1).result(PATIENCE) == 1
+    assert not faults
+    check(pool.stats())
+
+
 def _no_descriptor(*_: Any) -> Any:
     raise OSError(24, "Too many open files")
 
