@@ -72,7 +72,8 @@ class InstrumentedPool(Executor):
             them, as the stdlib does.
         clock: Where the time is read; for tests.
         prefetch: Tasks that a backend other than threads is handed beyond those it runs, so that no worker
-            has to wait for the next; None for one, with dask for two to each of its threads.
+            has to wait for the next; None for as many as are done within 5 ms, and one at least (with dask
+            two to each of its threads).
         context_vars: Names of context variables, each as ``"module:variable"``, that a backend other than
             threads sets for each task to what they were at submit. Threads see them all anyway.
 

@@ -45,7 +45,9 @@ def row(name: str, can: Capabilities) -> tuple[str, ...]:
         reach, functions = "it lends its threads", "any"
     else:
         ahead = "none ahead" if not can.prefetch else "two ahead" if can.lost else "one ahead for all"
-        reach = f"one for each worker, {ahead}"
+        lent = ", which it lends" if can.linger else ""
+        more = ", more if short" if can.prefetch else ""
+        reach = f"one for each worker{lent}; {ahead}{more}"
         by_name = can.dumps is standard_dumps
         functions = "what it carries itself" if can.dumps is None else "of a module" if by_name else "any"
     if can.processes is not None:
