@@ -97,6 +97,14 @@ def too_many(workers: int, most: int | None) -> ValueError:
     )
 
 
+class NotTakenError(Exception):
+    """What the future of a call raises that was not handed over after all, because of ``error``."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(repr(error))
+        self.error = error
+
+
 def submit_plainly(backend: Submits, fn: Callable[..., Any], *args: Any) -> Future[Any]:
     """Hand a call over as any executor takes it."""
     lease: Future[Any] = backend.submit(fn, *args)

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 from distributed import Client, KilledWorker, SchedulerPlugin
 from distributed.cfexecutor import ClientExecutor
 
-from prodpool.workers.base import Capabilities
+from prodpool.workers.base import Capabilities, NotTakenError
 
 # What the keys of our tasks begin with; the plugin knows them by it.
 KEY = "prodpool-"
+# Seconds that calls are collected while others are under way, and bytes from which on they are not. dask
+# waits as long before it sends them, and complains about graphs of 10 MB.
+_TOGETHER = 0.002
+_LARGEST = 1 << 20
 
 
 def of_dask(backend: Any) -> Capabilities:
@@ -38,7 +43,7 @@ def of_dask(backend: Any) -> Capabilities:
         # A round trip through the scheduler takes milliseconds; a worker should have something to do in them.
         prefetch=2 * threads if threads else 1,
         dumps=cloudpickle.dumps,
-        submit=_submit,
+        submit=Mailing().submit,
         lost=(KilledWorker,),
     )
 
@@ -74,35 +79,118 @@ def connect(target: Any) -> OwnExecutor:
     return OwnExecutor(OwnClient(target))  # type: ignore[no-untyped-call]
 
 
-def _submit(backend: Any, fn: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Hand a call over as the executor's own ``submit`` does, with a future that always gets an outcome.
+class _Call(NamedTuple):
+    backend: Any
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    lease: Future[Any]
 
-    What cascades the outcome there lets one exception of its own go astray: a worker that dies with a result
-    nobody has fetched yet ends the task in the midst of the fetching, and the future waits for ever (D16).
+    def size(self) -> int:
+        return sum(len(arg) for arg in self.args if isinstance(arg, bytes))
+
+
+class Mailing:
+    """Hands calls over as the executor's own ``submit`` does, but several at a time, as tasks of one graph.
+
+    Each graph costs the scheduler's loop about as much as a task in it. And what cascades the outcome in the
+    executor lets one exception of its own go astray: a worker that dies with a result nobody has fetched yet
+    ends the task in the midst of the fetching, and the future waits for ever (D16).
     """
-    if backend._shutdown:  # noqa: SLF001  # these three: D15; guarded by tests/backends/test_private_names.py
+
+    def __init__(self) -> None:
+        self._calls: deque[_Call] = deque()
+        # The executor in whose client's loop they are collected at the moment.
+        self._collecting: Any = None
+
+    def submit(self, backend: Any, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Hand a call over to an executor, and return a future that always gets an outcome.
+
+        Raises:
+            RuntimeError: The executor, or its client, is closed.
+        """
+        _check_open(backend)
+        call = _Call(backend, fn, args, Future())
+        self._calls.append(call)
+        # For each of them, so that none is forgotten when an interrupt comes between these two.
+        backend._client.loop.add_callback(self._collect, backend)  # noqa: SLF001  # these: D15, guarded by
+        return call.lease  # tests/backends/test_private_names.py
+
+    # In the loop of the client.
+
+    def _collect(self, backend: Any) -> Awaitable[None] | None:
+        return self._send(backend) if self._calls and self._collecting is not backend else None
+
+    async def _send(self, backend: Any) -> None:
+        if self._collecting is backend:
+            return
+        self._collecting = backend
+        try:
+            if backend._futures:  # noqa: SLF001  # its workers have something to do meanwhile
+                await asyncio.sleep(_TOGETHER)
+        except BaseException:  # GeneratorExit: the loop has ended
+            _give_up(self._take_all(), RuntimeError("the client's loop has ended"))
+            raise
+        finally:
+            self._collecting = None
+        calls = self._take_all()
+        while calls:
+            first, size = calls[0], 0
+            batch: list[_Call] = []
+            while calls and calls[0].backend is first.backend and calls[0].fn is first.fn and size < _LARGEST:
+                size += calls[0].size()
+                batch.append(calls.popleft())
+            _hand_over(first.backend, batch)
+
+    def _take_all(self) -> deque[_Call]:
+        calls: deque[_Call] = deque()
+        with suppress(IndexError):
+            while True:
+                calls.append(self._calls.popleft())
+        return calls
+
+
+def _check_open(executor: Any) -> None:
+    if executor._shutdown or executor._client.status in {"closing", "closed"}:  # noqa: SLF001
         raise RuntimeError("cannot schedule new futures after shutdown")
-    client: Any = backend._client  # noqa: SLF001
-    # A key of its own: equal calls are one to dask otherwise.
-    future = client.submit(fn, *args, **{**backend._kwargs, "key": f"{KEY}{uuid.uuid4().hex}"})  # noqa: SLF001
-    backend._futures.add(future)  # noqa: SLF001  # what a shutdown gives up
-    lease: Future[Any] = Future()
-    client.loop.add_callback(_bring_home, future, lease)
-    return lease
+
+
+def _hand_over(executor: Any, calls: Sequence[_Call]) -> None:
+    """Hand calls of one function over."""
+    # Keys of their own: equal calls are one to dask otherwise.
+    named = {**executor._kwargs, "key": [f"{KEY}{uuid.uuid4().hex}" for _ in calls]}  # noqa: SLF001
+    try:
+        _check_open(executor)
+        client = executor._client  # noqa: SLF001
+        futures = client.map(calls[0].fn, *zip(*(call.args for call in calls), strict=True), **named)
+    except Exception as error:  # noqa: BLE001  # closed meanwhile
+        _give_up(calls, error)
+        return
+    executor._futures.update(futures)  # noqa: SLF001  # what a shutdown gives up
+    for future, call in zip(futures, calls, strict=True):
+        future.client.loop.add_callback(_bring_home, future, call.lease)
+
+
+def _give_up(calls: Iterable[_Call], error: BaseException) -> None:
+    for call in calls:
+        call.lease.set_exception(NotTakenError(error))
 
 
 async def _bring_home(future: Any, lease: Future[Any]) -> None:
     try:
         value = await future.client.gather(future, asynchronous=True)
     except (CancelledError, asyncio.CancelledError, GeneratorExit) as error:  # the last: its loop has ended
-        lease.cancel()
-        lease.set_running_or_notify_cancel()
+        _cancel(lease)
         if isinstance(error, GeneratorExit):
             raise
     except BaseException as error:  # noqa: BLE001  # it belongs to whoever handed the call over
         lease.set_exception(error)
     else:
         lease.set_result(value)
+
+
+def _cancel(lease: Future[Any]) -> None:
+    lease.cancel()
+    lease.set_running_or_notify_cancel()
 
 
 def _plugin(key: str) -> SchedulerPlugin:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from prodpool.workers.base import Capabilities
+from prodpool.workers.base import Capabilities, NotTakenError
 from prodpool.workers.beacon import Beacon
 from prodpool.workers.channel import Channel
 from prodpool.workers.courier import Courier
@@ -105,6 +105,8 @@ class Routes:
     def _come_home(self, handover: Handover, generation: int, lease: Future[Any]) -> None:
         try:
             outcome = lease.result(0)
+        except NotTakenError as late:
+            self._arrivals.came_back(handover, generation, late.error)
         except BaseException as error:  # noqa: BLE001  # whatever the backend found to raise instead
             self._arrivals.lost(handover, generation, error)
         else:

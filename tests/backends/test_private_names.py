@@ -13,8 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
+from prodpool.workers.base import NotTakenError
 from prodpool.workers.kinds import capabilities
 from prodpool.workers.processes import MENDED
+from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, dask
 
@@ -61,9 +63,15 @@ def test_what_an_executor_of_dask_was_given_reaches_the_client(tmp_path: Path) -
     assert executor._kwargs == {"pure": False, "retries": 1}
     submit = capabilities(executor).submit
     gone = submit(executor, work.hold, str(mark), str(go))
+    until(mark.exists, PATIENCE)
+    # It runs, so that these wait for each other for a moment before they go.
+    late = [submit(executor, abs, -number) for number in range(3)]
     executor.shutdown(wait=False)
     with pytest.raises(CancelledError):
         gone.result(PATIENCE)
+    for future in late:
+        with pytest.raises((CancelledError, NotTakenError)):
+            future.result(PATIENCE)
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         submit(executor, abs, -1)
     go.touch()
