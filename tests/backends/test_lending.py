@@ -10,15 +10,18 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from prodpool import Result
+from prodpool.workers import beacon
 from prodpool.workers.ends import POSSIBLE
 from tests.api.gates import until
 from tests.backends import work
@@ -30,15 +33,24 @@ only_fork = pytest.mark.parametrize("kind", ["fork"], indirect=True)
 only_where_lent = pytest.mark.skipif(not POSSIBLE, reason="no worker is lent on this system")
 
 
-def _addresses() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("prodpool-*.calls"))
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The files of pools go to a folder that no other suite of this machine uses, with a short path."""
+    with tempfile.TemporaryDirectory(prefix="prodpool-") as name:
+        with monkeypatch.context() as patch:
+            # Not that of the whole process: multiprocessing would keep its own files there for good.
+            patch.setattr(beacon, "tempfile", SimpleNamespace(mkstemp=partial(tempfile.mkstemp, dir=name)))
+            yield Path(name)
+
+
+def _addresses(folder: Path) -> list[Path]:
+    return list(folder.glob("prodpool-*.calls"))
 
 
 @lends
 @only_where_lent
-def test_workers_are_lent(make_pool: MakePool) -> None:
+def test_workers_are_lent(folder: Path, make_pool: MakePool) -> None:
     """The backend sees far fewer calls than there are tasks, and no file stays behind."""
-    before = _addresses()
     seen: list[Any] = []
     backend = BACKENDS[make_pool.kind](2)
     submit = backend.submit
@@ -51,9 +63,9 @@ def test_workers_are_lent(make_pool: MakePool) -> None:
     pool = make_pool(2, factory_of=lambda _: lambda _: backend, own_backend=True, queue_capacity=500)
     assert [future.result(PATIENCE) for future in [pool.submit(abs, -n) for n in range(500)]] == [*range(500)]
     assert len(seen) < 250
-    assert len(_addresses() - before) == 1
+    assert len(_addresses(folder)) == 1
     pool.stop(PATIENCE)
-    until(lambda: not _addresses() - before)
+    until(lambda: not _addresses(folder))
 
 
 @lends
@@ -134,13 +146,12 @@ def test_no_path_of_our_own(make_pool: MakePool, tmp_path: Path, monkeypatch: py
 
 @lends
 @only_where_lent
-def test_a_path_that_is_gone(make_pool: MakePool, held: Held) -> None:
+def test_a_path_that_is_gone(folder: Path, make_pool: MakePool, held: Held) -> None:
     """A worker that does not find its way, since somebody has cleaned up, is handed tasks by the backend."""
-    before = _addresses()
     pool = make_pool(2, queue_capacity=50)
     first = held.submit(pool)
     held.wait_running(1)
-    for address in _addresses() - before:
+    for address in _addresses(folder):
         address.unlink()
     second = held.submit(pool)
     held.wait_running(2)
