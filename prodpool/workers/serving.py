@@ -122,7 +122,8 @@ def _connect(address: str) -> _Lines:
     try:
         outcomes.settimeout(_WELCOME)
         outcomes.connect(address)
-        _, (calls,), _, _ = socket.recv_fds(outcomes, 1, 1)
+        # What a task starts is not to inherit it.
+        _, (calls,), _, _ = socket.recv_fds(outcomes, 1, 1, socket.MSG_CMSG_CLOEXEC)
         outcomes.settimeout(None)
     except ValueError:
         outcomes.close()

@@ -36,11 +36,10 @@ only_where_lent = pytest.mark.skipif(not POSSIBLE, reason="no worker is lent on 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The files of pools go to a folder that no other suite of this machine uses, with a short path."""
-    with tempfile.TemporaryDirectory(prefix="prodpool-") as name:
-        with monkeypatch.context() as patch:
-            # Not that of the whole process: multiprocessing would keep its own files there for good.
-            patch.setattr(beacon, "tempfile", SimpleNamespace(mkstemp=partial(tempfile.mkstemp, dir=name)))
-            yield Path(name)
+    with tempfile.TemporaryDirectory(prefix="prodpool-") as name, monkeypatch.context() as patch:
+        # Not that of the whole process: multiprocessing would keep its own files there for good.
+        patch.setattr(beacon, "tempfile", SimpleNamespace(mkstemp=partial(tempfile.mkstemp, dir=name)))
+        yield Path(name)
 
 
 def _addresses(folder: Path) -> list[Path]:
