@@ -21,7 +21,7 @@ from typing import Any
 
 from prodpool.workers.courier import Courier
 from prodpool.workers.ends import Ends
-from prodpool.workers.serving import LARGEST, LENGTH, RETURN, serve
+from prodpool.workers.serving import GOODBYE, LARGEST, LENGTH, RETURN, serve
 from prodpool.workers.shim import Outcome, Ticket
 from prodpool.workers.window import Handover
 
@@ -75,6 +75,8 @@ class Channel:
         self._fault: BaseException | None = None
         self._ends = Ends(address, linger)
         self._received: dict[socket.socket, bytearray] = {}
+        # Whose workers end of their own accord: loky's do after a while without a call.
+        self._leaving: set[socket.socket] = set()
         self._hears = False
         courier.post(self._open)
 
@@ -124,6 +126,7 @@ class Channel:
                 self._courier.forget(source)
             self._ends.close()
             self._received.clear()
+            self._leaving.clear()
 
     # Sending.
 
@@ -191,7 +194,7 @@ class Channel:
         and forkserver, learns of that worker's death with the next call only.
         """
         with self._lock:
-            if self._closed:
+            if self._closed or not self._leases:
                 return
             self._leases += 1
         self._hire_or_fail()
@@ -290,7 +293,9 @@ class Channel:
             self._received.pop(line, None)
             self._ends.lines.discard(line)
             line.close()
-            self._nudge()
+            if line not in self._leaving:
+                self._nudge()
+            self._leaving.discard(line)
             return False
         received = self._received[line]
         received += data
@@ -303,6 +308,8 @@ class Channel:
             at = end
         del received[:at]
         for number, fields in answers:
+            if number == GOODBYE:
+                self._leaving.add(line)
             self._courier.make(partial(self._deliver, number, fields))
         return True
 

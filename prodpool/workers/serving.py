@@ -6,11 +6,13 @@ takes the next. Outcomes go back by a connection of each process's own.
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import socket
 import struct
 import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,8 @@ _WELCOME = 5.0
 LARGEST = 1 << 16
 # Has the worker that takes it end its lease. No pickle begins like this.
 RETURN = b"\x01"
+# The number of no call, by which a worker says that it ends of its own accord.
+GOODBYE = 0
 # What comes before each outcome: how many bytes it has.
 LENGTH = struct.Struct("<Q")
 
@@ -131,8 +135,20 @@ def _connect(address: str) -> _Lines:
     except BaseException:
         outcomes.close()
         raise
+    _promise_goodbye()
     _lines[address] = _Lines(calls, outcomes)
     return _lines[address]
+
+
+@functools.cache
+def _promise_goodbye() -> None:
+    # Worker processes leave without atexit callbacks; these are called all the same.
+    Finalize(None, _say_goodbye, exitpriority=0)
+
+
+def _say_goodbye() -> None:
+    for lines in _lines.values():
+        _bring_home(lines.outcomes, pickle.dumps((GOODBYE, None)))
 
 
 def _forget_closed() -> None:
@@ -143,6 +159,7 @@ def _forget_closed() -> None:
 
 def _after_fork() -> None:
     # What a task forks is no worker, and must not hold the lines of one open.
+    _promise_goodbye.cache_clear()
     while _lines:
         _lines.popitem()[1].close()
 

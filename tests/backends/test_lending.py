@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import loky
 import pytest
 
 from prodpool import Result
@@ -65,6 +66,38 @@ def test_workers_are_lent(folder: Path, make_pool: MakePool) -> None:
     assert len(_addresses(folder)) == 1
     pool.stop(PATIENCE)
     until(lambda: not _addresses(folder))
+
+
+@pytest.mark.parametrize("kind", ["loky"], indirect=True)
+def test_idle_workers_may_end(make_pool: MakePool, held: Held, tmp_path: Path) -> None:
+    """Executors of loky let idle workers go after a while; none is started because of that."""
+    backend: Any = loky.ProcessPoolExecutor(2, timeout=0.2)
+    seen: list[Any] = []
+    submit = backend.submit
+
+    def count(fn: Any, *args: Any) -> Any:
+        seen.append(fn)
+        return submit(fn, *args)
+
+    backend.submit = count
+    pool = make_pool(2, factory_of=lambda _: lambda _: backend, queue_capacity=100)
+    (tmp_path / "first").mkdir()
+    first = Held(tmp_path / "first")
+    both = first.submit(pool), first.submit(pool)
+    first.wait_running(2)
+    first.let_go()
+    assert not wait(both, PATIENCE).not_done
+    one = held.submit(pool)
+    held.wait_running(1)
+    calls = len(seen)
+    until(lambda: len(backend._processes) == 1, PATIENCE)
+    assert len(seen) == calls
+    held.let_go()
+    assert one.exception(PATIENCE) is None
+    calls = len(seen)
+    until(lambda: not backend._processes, PATIENCE)
+    assert len(seen) == calls
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
 @lends
