@@ -160,9 +160,9 @@ class Channel:
         except BaseException as error:
             with self._lock:
                 self._leases -= 1
-                last = self._closed and not self._leases
-            if last:
-                self._courier.post(self._finish)
+                last = not self._leases
+            if last:  # another thread may have relied on this one for its own call
+                self._courier.post(self._go_on)
             if isinstance(error, OSError):
                 return False
             raise
@@ -223,6 +223,10 @@ class Channel:
             self._fail(None)
         except BaseException:  # noqa: BLE001, S110  # interrupted; there are others
             pass
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Borrow the workers that are missing, or end with the last."""
         if not self._closed:
             self._open()
             self._fill()

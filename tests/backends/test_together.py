@@ -244,6 +244,35 @@ def test_a_backend_that_stumbles(
     check(pool.stats())
 
 
+@pytest.mark.parametrize("kind", ["fork", "loky"], indirect=True)
+def test_two_calls_for_one_worker(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that was handed over while another had a worker come is made even if that one never came."""
+    pool = make_pool(1, queue_capacity=5)
+    backend: Any = pool._engine.backend
+    submit, faults = backend.submit, 3
+    asked, go = threading.Event(), threading.Event()
+
+    def stumble(*args: Any) -> Any:
+        nonlocal faults
+        if not faults:
+            return submit(*args)
+        asked.set()
+        assert go.wait(PATIENCE)
+        faults -= 1
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(backend, "submit", stumble)
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(pool.submit, abs, -1)
+        assert asked.wait(PATIENCE)
+        second = pool.submit(abs, -2)
+        go.set()
+        assert second.result(PATIENCE) == 2
+        # Whether that one got through in the end depends on who asked last.
+        assert isinstance(first.result(PATIENCE).exception(PATIENCE), WorkerLostError | None)
+    check(pool.stats())
+
+
 def _no_descriptor(*_: Any) -> Any:
     raise OSError(24, "Too many open files")
 
