@@ -92,9 +92,9 @@ class _Call(NamedTuple):
 class Mailing:
     """Hands calls over as the executor's own ``submit`` does, but several at a time, as tasks of one graph.
 
-    Each graph costs the scheduler's loop about as much as a task in it. And what cascades the outcome in the
-    executor lets one exception of its own go astray: a worker that dies with a result nobody has fetched yet
-    ends the task in the midst of the fetching, and the future waits for ever (D16).
+    Each graph costs the scheduler's loop time of its own. And what cascades the outcome in the executor lets
+    one exception of its own go astray: a worker that dies with a result nobody has fetched yet ends the task
+    in the midst of the fetching, and the future waits for ever (D16).
     """
 
     def __init__(self) -> None:
