@@ -247,7 +247,7 @@
             },
             "annotations": {
               "summary": "Tasks of pool {{ $labels.pool }} hang",
-              "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: {{ $value | humanize }} tasks have run longer than hung_after.",
+              "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: {{ $value | humanize }} tasks or done-callbacks have run longer than hung_after.",
               "runbook_url": "runbook.md#poolhungtasks",
               "dashboard_url": "/d/prodpool-overview?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=63"
             }
@@ -294,8 +294,8 @@
               "severity": "warning"
             },
             "annotations": {
-              "summary": "The backend of pool {{ $labels.pool }} breaks again and again",
-              "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: the backend was built anew {{ $value | humanize }} times in 15 minutes.",
+              "summary": "Worker processes of pool {{ $labels.pool }} die again and again",
+              "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: they were replaced {{ $value | humanize }} times in 15 minutes.",
               "runbook_url": "runbook.md#poolbackendrebuilding",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=63"
             }

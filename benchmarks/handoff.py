@@ -48,7 +48,7 @@ class Backend:
 
     title: str
     build: Callable[[int], Executor]
-    target: float = 1.25
+    target: float = 0.40
     share: float = 1.0
 
 
@@ -78,7 +78,7 @@ class _DaskExecutor(ClientExecutor):
 
 BACKENDS = [
     *map(_process_pool, ("fork", "forkserver")),
-    Backend("loky", loky.ProcessPoolExecutor),
+    Backend("loky", loky.ProcessPoolExecutor, target=0.20),
     Backend("dask", _DaskExecutor, target=1.05, share=0.1),
 ]
 

@@ -17,8 +17,8 @@ def _now() -> list[Panel]:
             Text(
                 15,
                 "Hung tasks",
-                "Tasks that have run longer than hung_after, in all instances. Each keeps a worker: the log "
-                "event task.still_running has the stack it hangs in.",
+                "Tasks and done-callbacks that have run longer than hung_after, in all instances. Each keeps "
+                "a worker: the log event task.still_running has the stack it hangs in.",
             ),
             Query(promql.summed(promql.series("hung_tasks")), now=True),
             "short",

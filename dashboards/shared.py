@@ -252,8 +252,8 @@ def hung(panel_id: int, by: str) -> timeseries.Panel:
         Text(
             panel_id,
             "Hung tasks",
-            "Tasks that have run longer than hung_after, each of which keeps a worker. The log event "
-            "task.still_running has the stack they hang in.",
+            "Tasks and done-callbacks that have run longer than hung_after, each of which keeps a worker. "
+            "The log event task.still_running has the stack they hang in.",
         ),
         [Query(promql.summed(promql.series("hung_tasks"), by=by), f"{{{{{by}}}}}")],
         "short",
@@ -279,8 +279,8 @@ def rebuilds(panel_id: int, by: str) -> timeseries.Panel:
     return events(
         panel_id,
         "Backend rebuilds",
-        "How often a backend broke and was built anew. A worker process was killed: look for the kernel's "
-        "memory killer, then for a task that crashes (pool.backend_broken in the log).",
+        "How often a worker process died and was replaced, or a backend broke and was built anew. How it "
+        "died is in the log (pool.backend_rebuilt): SIGKILL is mostly the kernel's, for want of memory.",
         "backend_rebuilds_total",
         by,
     )

@@ -1,63 +1,70 @@
-"""Calls made aside, by a thread of their own: log lines of a stop, done-callbacks of what was dropped.
+"""Done-callbacks of tasks that were dropped or given up, called by threads that nobody waits for.
 
-A log sink or a callback may hang, or may want a lock that is held by the very frame on top of which
-a signal handler called `stop`. The drain, its deadline and the watchdog must not wait for it.
+A callback is the application's own and may hang, or may want a lock that is held by the very frame on top of
+which a signal handler called `stop`. The drain, its deadline and the watchdog must not wait for it.
 """
 
 from __future__ import annotations
 
-import contextvars
 import queue
-import threading
+import sys
+import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from prodpool.latch import Latch
-from prodpool.telemetry.watchdog import watchdog
+from prodpool.telemetry.sink_thread import Calls, SinkThread
+
+# Seconds for which a call may last before another thread is started for those that wait behind it.
+STUCK_AFTER = 0.2
+# So many threads of one pool may hang in calls; then the others have to wait.
+MOST_THREADS = 8
 
 
 class Aside:
-    """Makes calls in order, in one daemon thread; in the watchdog's where none can be started.
+    """Makes calls in daemon threads: in one while all goes well, in another when that one hangs.
 
-    The thread is started for the first call. Used by one thread at a time.
+    The queue has no bound: whatever waits for a task in asyncio is told by such a call.
+
+    Args:
+        name: The name of the threads.
+        failed: Called with what a call raised.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, failed: Callable[[BaseException], None]) -> None:
         self._name = name
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._used = False
-        self._thread: threading.Thread | None = None
+        self._failed = failed
+        self._calls: Calls = queue.SimpleQueue()
+        self._thread = self._another()
+        # Those that hung when they were last looked at.
+        self._hung: list[SinkThread] = []
 
-    def say(self, call: Callable[[], None]) -> None:
-        """Have ``call`` made; it must not raise."""
-        if not self._used:
-            self._used = True
-            self._start()
-        if self._thread is None:
-            watchdog().soon(call)
-        else:
-            self._calls.put(call)
+    def say(self, call: Callable[[], object]) -> None:
+        """Have ``call`` made. Never blocks and never raises."""
+        self._thread.post(call)
+
+    def look(self) -> None:
+        """Start another thread if calls wait and all that there are hang. For the watchdog and `finish`."""
+        if self._calls.empty():
+            return
+        self._hung = [each for each in self._hung if each.busy_for() >= STUCK_AFTER]
+        if self._thread.busy_for() >= STUCK_AFTER and len(self._hung) + 1 < MOST_THREADS:
+            self._hung.append(self._thread)
+            self._thread = self._another()
+        self._thread.look()
 
     def finish(self, timeout: float) -> None:
-        """Wait until all calls are made, ``timeout`` seconds at most, and let the thread go."""
-        if not self._used:
+        """Wait until every call is made or hangs, ``timeout`` seconds at most."""
+        if self._calls.empty() and not any(each.busy_for() for each in (self._thread, *self._hung)):
             return
-        if self._thread is None:
-            made = Latch()
-            watchdog().soon(made.open)
-            made.wait(timeout)
-        else:
-            self._calls.put(None)
-            self._thread.join(timeout)
-            self._thread = None  # a thread object that is kept looks like a thread that leaked
+        ends, done = time.monotonic() + timeout, Latch()
+        self.say(done.open)
+        while not done.wait(min(STUCK_AFTER, left := max(0.0, ends - time.monotonic()))) and left:
+            self.look()
 
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        # The interpreter may be shutting down (3.12 on); an empty context, or a span would be kept alive.
-        with suppress(RuntimeError):
-            contextvars.Context().run(thread.start)
-            self._thread = thread
+    def _another(self) -> SinkThread:
+        return SinkThread(
+            self._name, capacity=sys.maxsize, failed=self._failed, lost=self._lose, calls=self._calls
+        )
 
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
+    def _lose(self) -> None:
+        self._failed(MemoryError("there was no memory for a call that was due"))

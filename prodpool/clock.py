@@ -32,7 +32,7 @@ class ManualClock:
     def __init__(self, start: float = 0.0) -> None:
         """Stand at ``start`` seconds."""
         self._now = start  # guarded by _lock for writing
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         """Show where the clock stands."""

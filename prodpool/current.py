@@ -64,6 +64,9 @@ class Here(threading.local):
     worker: Worker | None = None
     # The workers whose tasks this thread settles, which run elsewhere.
     settles: Collection[Worker] | None = None
+    # Whether it is just submitting a loop to a backend, or handing a task over to one.
+    submitting: bool = False
+    handing_over: bool = False
     # In a worker process: makes what its task may know of itself.
     remote: Callable[[], CurrentTask] | None = None
 
@@ -88,7 +91,8 @@ def inside(workers: Collection[Worker]) -> bool:
 
 def _after_fork() -> None:
     # Only the forking thread lives on, and whatever pool it worked for stayed in the parent.
-    here.worker = None
+    here.worker = here.settles = None
+    here.submitting = here.handing_over = False
     here.remote = None
 
 

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 from prodpool.admission.gate import AsyncWaiter, ThreadWaiter, Waiter
 from prodpool.current import inside
 from prodpool.dispatch import Offer
-from prodpool.errors import BreakerOpenError, PoolBrokenError, PoolClosedError, PoolFullError
+from prodpool.errors import (
+    BreakerOpenError,
+    PoolBrokenError,
+    PoolClosedError,
+    PoolFullError,
+    TaskExpiredError,
+)
 from prodpool.execution import headroom
 from prodpool.futures import PoolFuture
 from prodpool.task import Task, TaskOptions
 from prodpool.telemetry.watchdog import watchdog
+from prodpool.text import said, shown
 from prodpool.vocabulary import Reason, State
 
 if TYPE_CHECKING:
@@ -40,25 +47,24 @@ class Door:
         self._overload = engine.settings.overload
         self._pool = engine.settings.name
 
+    def carries(self) -> bool:
+        """Tell whether calls are carried to another process, so that it pays to carry several at once."""
+        return not self._engine.abilities.leased
+
     def submit(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> PoolFuture[Any]:
         """Admit a call as the pool's overload policy says."""
         task = self._task(options, fn, args, kwargs)
-        offer = self._offer(task, None)
-        if offer is Offer.ADMITTED:
-            return task.future
-        if offer is Offer.CLOSED:
-            raise self._closed(task)
-        if options.wait is not None:
-            return self._stand_in_line(task, options.wait)
-        if self._overload == "block":
-            return self._stand_in_line(task, math.inf)
-        if self._overload == "caller_runs":
-            if _on_event_loop():
-                raise self._would_block(task)
-            return self._run_by_caller(task)
-        raise self._full(task)
+        try:
+            offer = self._offer(task, None)
+            if offer is Offer.ADMITTED:
+                return task.future
+            self._refuse_if_closed(offer)
+            return self._by_policy(task)
+        except BaseException:
+            self._give_back(task)
+            raise
 
     def submit_wait(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -68,23 +74,29 @@ class Door:
             # Also when there is a slot: an error that shows up only under load would be found too late.
             raise RuntimeError(_blocks_loop(self._pool))
         task = self._task(options, fn, args, kwargs)
-        offer = self._offer(task, None)
-        if offer is Offer.ADMITTED:
-            return task.future
-        if offer is Offer.CLOSED:
-            raise self._closed(task)
-        return self._stand_in_line(task, math.inf if options.wait is None else options.wait)
+        try:
+            offer = self._offer(task, None)
+            if offer is Offer.ADMITTED:
+                return task.future
+            self._refuse_if_closed(offer)
+            return self._stand_in_line(task, math.inf if options.wait is None else options.wait)
+        except BaseException:
+            self._give_back(task)
+            raise
 
     def try_submit(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...]
     ) -> PoolFuture[Any] | None:
         """Admit a call if there is a slot; None, and nothing counted, if not."""
         task = self._task(options, fn, args, {})
-        offer = self._offer(task, None)
-        if offer is Offer.ADMITTED:
-            return task.future
-        if offer is Offer.CLOSED:
-            raise self._closed(task)
+        try:
+            offer = self._offer(task, None)
+            if offer is Offer.ADMITTED:
+                return task.future
+            self._refuse_if_closed(offer)
+        except BaseException:
+            self._give_back(task)
+            raise
         self._give_back(task)
         return None
 
@@ -97,28 +109,36 @@ class Door:
     ) -> PoolFuture[Any]:
         """Admit a call, suspending the coroutine while there is no slot."""
         task = self._task(options, fn, args, kwargs)
-        offer = self._offer(task, None)
-        if offer is Offer.ADMITTED:
-            return task.future
-        if offer is Offer.CLOSED:
-            raise self._closed(task)
-        self._refuse_nested(task)
-        waiter = AsyncWaiter(task)
-        offer = self._offer(task, waiter)
-        if offer is Offer.WAITING:
-            try:
-                async with asyncio.timeout(self._patience(task, options.wait)):
+        try:
+            offer = self._offer(task, None)
+            if offer is Offer.ADMITTED:
+                return task.future
+            self._refuse_if_closed(offer)
+            self._refuse_nested()
+            return await self._suspend(AsyncWaiter(task), task, options.wait)
+        except GeneratorExit:
+            raise  # it may stand in line still, see `_suspend`
+        except BaseException:
+            self._give_back(task)
+            raise
+
+    async def _suspend(self, waiter: AsyncWaiter, task: Task, wait: float | None) -> PoolFuture[Any]:
+        try:
+            offer = self._offer(task, waiter)
+            if offer is Offer.WAITING:
+                async with asyncio.timeout(self._patience(task, wait)):
                     await waiter.future
-            except TimeoutError:
-                if self._dispatcher.step_out(waiter):
-                    raise self._full(task) from None
-            except GeneratorExit:
-                # Its event loop is garbage, and this may be the collector, at work in a thread of ours.
-                watchdog().soon(lambda: self._walk_away(task, waiter))
-                raise
-            except BaseException:
-                self._walk_away(task, waiter)
-                raise
+        except TimeoutError:
+            if self._dispatcher.step_out(waiter):
+                raise self._out_of_time(task, wait) from None
+            offer = Offer.WAITING
+        except GeneratorExit:
+            # Its event loop is garbage, and this may be the collector, at work in a thread of ours.
+            watchdog().soon(lambda: self._walk_away(task, waiter))
+            raise
+        except BaseException:
+            self._walk_away(task, waiter)
+            raise
         return self._outcome(task, offer, waiter)
 
     # Steps.
@@ -128,17 +148,19 @@ class Door:
     ) -> Task:
         """Make the task and take its permit. From here on it is either admitted or given back."""
         if not callable(fn):
-            raise TypeError(f"fn={fn!r} cannot be called: pass the function and then its arguments")
+            raise TypeError(f"fn={shown(fn)} cannot be called: pass the function and then its arguments")
         task = Task(fn, args, kwargs, copy_context(), self._now(), options)
         task.future = PoolFuture(self._runner, task)
         if options.deadline is not None:
             task.expires_at = task.admitted_at + options.deadline
         if self._breaker is not None:
             if self._dispatcher.state is not State.OPEN:
-                raise self._closed(task)
+                self._give_back(task)
+                raise self._closed()
             try:
                 task.permit = self._breaker.acquire()
             except BreakerOpenError:
+                self._give_back(task)
                 self._dispatcher.refuse(Reason.BREAKER_OPEN)
                 raise
         return task
@@ -149,49 +171,53 @@ class Door:
             offer = self._dispatcher.offer(task, waiter)
             if offer is not Offer.NEEDS_WORKER:
                 return offer
+            # Its being short of stack must not be taken for the system's being short of threads.
+            headroom()
             try:
                 self._engine.workers.start()
             except RuntimeError as error:
                 # The system may be out of threads; loops that are there get to the task in their turn.
                 offer = self._dispatcher.offer(task, waiter, may_start=False)
                 if offer is Offer.NEEDS_WORKER:
-                    raise self._unusable(task, error) from error
+                    raise self._unusable(error) from error
                 return offer
 
-    def _stand_in_line(self, task: Task, wait: float) -> PoolFuture[Any]:
-        self._refuse_nested(task)
+    def _by_policy(self, task: Task) -> PoolFuture[Any]:
+        """Do with a task for which there is no slot what its options or the pool's policy say."""
+        if task.options.wait is not None:
+            return self._stand_in_line(task, task.options.wait)
+        if self._overload == "block":
+            return self._stand_in_line(task, math.inf)
+        if self._overload == "reject":
+            raise self._full()
         if _on_event_loop():
-            raise self._would_block(task)
-        waiter = ThreadWaiter(task)
-        offer = self._offer(task, waiter)
-        if offer is Offer.WAITING:
-            try:
-                told = waiter.wait(self._patience(task, wait))
-            except BaseException:
-                self._walk_away(task, waiter)
-                raise
-            if not told:
-                if self._dispatcher.step_out(waiter):
-                    raise self._full(task)
-                waiter.wait(None)  # it is being told this very moment
-        return self._outcome(task, offer, waiter)
-
-    def _run_by_caller(self, task: Task) -> PoolFuture[Any]:
-        try:
-            headroom()
-        except RecursionError:
-            self._give_back(task)
-            raise
+            raise self._would_block()
+        headroom()
         self._runner.run_by_caller(task)
         return task.future
 
+    def _stand_in_line(self, task: Task, wait: float) -> PoolFuture[Any]:
+        self._refuse_nested()
+        if _on_event_loop():
+            raise self._would_block()
+        waiter = ThreadWaiter(task)
+        try:
+            offer = self._offer(task, waiter)
+            told = offer is not Offer.WAITING or waiter.wait(self._patience(task, wait))
+        except BaseException:
+            self._walk_away(task, waiter)
+            raise
+        if not told:
+            if self._dispatcher.step_out(waiter):
+                raise self._out_of_time(task, wait)
+            waiter.wait(None)  # it is being told this very moment
+        return self._outcome(task, offer, waiter)
+
     def _outcome(self, task: Task, offer: Offer, waiter: Waiter) -> PoolFuture[Any]:
-        if offer is Offer.CLOSED:
-            raise self._closed(task)
+        self._refuse_if_closed(offer)
         if offer is Offer.WAITING and not waiter.admitted:
             # The pool closed and has counted the refusal itself.
-            self._give_back(task)
-            raise PoolClosedError(pool=self._pool)
+            raise self._engine.refusal()
         return task.future
 
     def _walk_away(self, task: Task, waiter: Waiter) -> None:
@@ -209,23 +235,40 @@ class Door:
         return min(finite, default=None)
 
     def _give_back(self, task: Task) -> None:
+        """Return the permit of a task that was not admitted; one that was has it until it is settled."""
+        admitted = task.queued is not None or task.future.running() or task.future.done()
+        if admitted:
+            return
+        # They refer to each other, and would keep the call's arguments until the garbage collector comes by.
+        task.future._task = None  # noqa: SLF001
         if task.permit is not None and self._breaker is not None:
             self._breaker.release(task.permit)
 
     # Refusals.
 
-    def _would_block(self, task: Task) -> RuntimeError:
-        self._give_back(task)
+    def _refuse_if_closed(self, offer: Offer) -> None:
+        if offer is Offer.CLOSED:
+            raise self._closed()
+
+    def _would_block(self) -> RuntimeError:
         self._dispatcher.refuse(Reason.FULL)
         return RuntimeError(_blocks_loop(self._pool))
 
-    def _refuse_nested(self, task: Task) -> None:
+    def _refuse_nested(self) -> None:
         """Refuse to wait inside a worker of a full pool: that is how a pool deadlocks itself."""
         if inside(self._dispatcher.roster.workers):
-            raise self._full(task, _NESTED)
+            raise self._full(_NESTED)
 
-    def _full(self, task: Task, detail: str | None = None) -> PoolFullError:
-        self._give_back(task)
+    def _out_of_time(self, task: Task, wait: float | None) -> PoolFullError | TaskExpiredError:
+        """Return why a wait for a slot has ended: as long as it was to last, or with the task's deadline."""
+        deadline = task.options.deadline
+        if deadline is None or (wait is not None and wait < deadline):
+            return self._full()
+        self._dispatcher.expire_unadmitted()
+        dwell = self._now() - task.admitted_at
+        return TaskExpiredError(pool=self._pool, task=task.name, deadline=deadline, dwell=dwell)
+
+    def _full(self, detail: str | None = None) -> PoolFullError:
         self._dispatcher.refuse(Reason.FULL)
         with self._dispatcher.lock:
             queued = self._dispatcher.occupancy().queued
@@ -237,26 +280,19 @@ class Door:
             detail=detail,
         )
 
-    def _closed(self, task: Task) -> PoolClosedError:
-        self._give_back(task)
+    def _closed(self) -> PoolClosedError:
         self._dispatcher.refuse(Reason.CLOSED)
-        broken = self._engine.broken
-        return PoolClosedError(pool=self._pool) if broken is None else self._broken(broken)
+        return self._engine.refusal()
 
-    def _unusable(self, task: Task, error: RuntimeError) -> PoolClosedError:
+    def _unusable(self, error: RuntimeError) -> PoolClosedError:
         """Refuse because the backend takes no more loops, which somebody else has shut down or broken."""
-        self._give_back(task)
         self._dispatcher.refuse(Reason.CLOSED)
         if isinstance(error, BrokenExecutor):
-            return self._broken(error)
-        return PoolClosedError(
-            pool=self._pool,
-            detail=f"the wrapped executor takes no more work: {error}; stop this pool and build a new one "
-            "around a new executor",
+            return PoolBrokenError(pool=self._pool, cause=error)
+        return self._engine.refusal(
+            f"the wrapped executor takes no more work: {said(error)}; stop this pool and build a new one "
+            "around a new executor"
         )
-
-    def _broken(self, cause: BaseException) -> PoolBrokenError:
-        return PoolBrokenError(pool=self._pool, cause=cause)
 
 
 def _on_event_loop() -> bool:

@@ -7,6 +7,7 @@ from concurrent.futures import BrokenExecutor
 from pickle import PicklingError
 from typing import Any, Self
 
+from prodpool.text import said, shown, type_name
 from prodpool.vocabulary import Reason
 
 __all__ = [
@@ -117,7 +118,8 @@ class PoolBrokenError(PoolClosedError, BrokenExecutor):
     def __init__(self, *, pool: str, cause: BaseException) -> None:
         super().__init__(
             pool=pool,
-            detail=f"the wrapped executor broke: {cause!r}; build a new executor and a new pool around it",
+            detail=f"the wrapped executor broke: {shown(cause)}; build a new executor and a new pool around "
+            "it",
         )
 
 
@@ -239,8 +241,8 @@ class UnpicklableError(_PoolError, PicklingError):
         self, *, pool: str, task: str, what: str, error: BaseException, retry_after: float | None = None
     ) -> None:
         super().__init__(
-            f"task {task!r} of pool {pool!r}: {what}: {type(error).__name__}: {error}. Pass functions of an "
-            "importable module and plain data, or use a pool of threads",
+            f"task {task!r} of pool {pool!r}: {what}: {type_name(error)}: {said(error)}. Pass functions of "
+            "an importable module and plain data, or use a pool of threads",
             pool=pool,
             retry_after=retry_after,
         )
@@ -251,7 +253,15 @@ class UnpicklableError(_PoolError, PicklingError):
 class RemoteTaskError(_PoolError):
     """Raised when a task raised an exception that does not pickle; its stack is the cause, as text."""
 
-    def __init__(self, *, pool: str, task: str, error: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        pool: str,
+        task: str,
+        error: str,
+        retry_after: float | None = None,
+        kinds: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(
             f"task {task!r} of pool {pool!r} raised {error} in its worker process, which does not pickle; "
             "its stack is given below the cause",
@@ -260,3 +270,5 @@ class RemoteTaskError(_PoolError):
         )
         self.task = task
         self.error = error
+        # The full names of its class and of that one's bases, by which a breaker judges it.
+        self.kinds = kinds

@@ -23,9 +23,13 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from prodpool.joining import do_not_join
+from prodpool.telemetry import sink_thread
 from prodpool.telemetry.prometheus import forget_after_fork
+from prodpool.telemetry.sink_thread import any_hangs, exit_begins
 
-# Seconds that the rest of finalization may take where a task hangs; then the process is ended hard.
+# Seconds beyond the drain deadline that the rest of finalization may take where a task or an observer hangs,
+# and the most that it may take in all; then the process is ended hard.
+GRACE = 1.0
 LAST_RESORT_AFTER = 5.0
 
 
@@ -34,6 +38,10 @@ class Stoppable(Protocol):
 
     def close(self) -> None:
         """Begin to drain."""
+
+    def drain_deadline(self) -> float:
+        """Return the seconds that the pool may take to drain."""
+        ...
 
     def stop_at_exit(self, began: float, *, at_once: bool) -> None:
         """Stop within the drain deadline, counted from ``began``, in this thread; or break off at once."""
@@ -92,32 +100,41 @@ class ExitDesk:
     def _before_join(self) -> None:
         pools = list(self._alive)
         began = time.monotonic()
+        exit_begins()
         # All begin before the first is waited for, so that the deadlines run side by side.
+        interrupt: BaseException | None = None
         for pool in pools:
-            pool.close()
-        interrupt: KeyboardInterrupt | None = None
+            try:
+                pool.close()
+            except BaseException as error:  # noqa: BLE001  # Ctrl-C, or what a handler of SIGTERM raised
+                interrupt = error
         for pool in pools:
             try:
                 pool.stop_at_exit(began, at_once=interrupt is not None)
-            except KeyboardInterrupt as error:
+            except BaseException as error:  # noqa: BLE001  # likewise
                 interrupt = error
         in_the_way = [pool for pool in self._left_behind if pool.holds_up_exit()]
         do_not_join({ident for pool in in_the_way for ident in pool.hung_threads()})
+        ends = began + max((pool.drain_deadline() for pool in pools), default=0.0)
         if multiprocessing.parent_process() is not None:
             # Such a child may end without atexit, but not without flushing its streams.
-            self._limit()
+            self._limit(ends)
         else:
             # Registered last and hence called first, right after the join.
-            atexit.register(self._limit)
+            atexit.register(self._limit, ends)
         if interrupt is not None:
             raise interrupt
 
-    def _limit(self) -> None:
-        """Set a limit to finalization where a task hangs: it may hold a lock that logging wants."""
-        if any(list(pool.hung_threads()) for pool in self._left_behind):
+    def _limit(self, ends: float) -> None:
+        """Set a limit to finalization where something hangs that may hold a lock which logging wants.
+
+        That is a task, or a log sink, an exporter or a callback in a thread of ours.
+        """
+        if any_hangs() or any(list(pool.hung_threads()) for pool in self._left_behind):
+            left = min(LAST_RESORT_AFTER, max(0.0, ends - time.monotonic()) + GRACE)
             # A timer in C, since no Python thread can be counted on by now. It also says who hangs.
             with contextlib.suppress(Exception):
-                faulthandler.dump_traceback_later(LAST_RESORT_AFTER, exit=True, file=_stream())
+                faulthandler.dump_traceback_later(left, exit=True, file=_stream())
 
 
 def _stream() -> Any:
@@ -138,6 +155,7 @@ exit_desk = ExitDesk()
 
 def _after_fork() -> None:
     forget_after_fork()
+    sink_thread.forget_after_fork()
     exit_desk.forked()
 
 

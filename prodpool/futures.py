@@ -10,9 +10,14 @@ prodpool stands on private names (docs/decisions.md, D2; guarded by tests/cpytho
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from prodpool.reentry import in_main_thread, meant_for_thread
+from prodpool.telemetry.watchdog import watchdog
+from prodpool.text import type_name
 
 T = TypeVar("T")
 # Has a call made by another thread.
@@ -26,12 +31,17 @@ FINISHED = "FINISHED"
 # A plain cancel() of the stdlib leaves CANCELLED, on which ``wait`` and ``as_completed`` hang until
 # some worker comes by. Ours has no such state: a cancelled task is notified at once.
 _OVER = frozenset({CANCELLED, FINISHED})
+# Seconds that a future's condition is waited for; it is held for microseconds, see `PoolFuture.set_outcome`.
+CONDITION_TIMEOUT = 2.0
 
 
 class Home(Protocol):
     """What a future needs of the pool it came from. The task is the pool's affair; here it is opaque."""
 
-    lock: threading.Lock
+    @property
+    def lock(self) -> AbstractContextManager[object, bool | None]:
+        """What guards the state of its futures; reentrant."""
+        ...
 
     def cancel(self, task: Any) -> bool:
         """Take a queued task out of the pool for good; False when it is too late."""
@@ -48,19 +58,27 @@ class PoolFuture(Future[T]):
     """The result to come of one task. Use it like any ``concurrent.futures.Future``.
 
     ``home.lock`` guards ``_state``, ``_result``, ``_exception``, ``_parked``, ``_callbacks`` and the
-    making of ``_cond``; once ``_cond`` exists, ``_state`` changes under it as well, because
+    making of ``_cond``; once ``_cond`` exists, ``_state`` changes under its lock as well, because
     ``concurrent.futures.wait`` reads it twice under that lock and counts on the two being equal.
+
+    It is settled in two steps: `resolve` sets the result, the first to come, and `announce` tells whoever
+    waits. The second may be interrupted anywhere and called again: it goes on where it was.
     """
 
     __slots__ = (
         "_callbacks",
+        "_calling",
         "_cond",
+        "_cond_lock",
+        "_condition",
         "_exception",
         "_home",
         "_parked",
         "_result",
         "_state",
         "_task",
+        "_told",
+        "_untold",
         "_waiters",
     )
 
@@ -71,27 +89,44 @@ class PoolFuture(Future[T]):
         self._state: str = PENDING
         self._result: Any = None
         self._exception: BaseException | None = None
+        # None until `_condition` was asked for.
         self._cond: threading.Condition | None = None
         self._parked: list[threading.Lock] | None = None
         self._callbacks: list[Callable[[Future[T]], object]] | None = None
 
     # What concurrent.futures and asyncio look at.
 
+    _waiters: list[Any]
+    _told: bool
+    _untold: list[Any]
+    _calling: Iterator[Callable[[Future[T]], object]]
     if TYPE_CHECKING:
-        # To a type checker it is the attribute that the base class has, and as_completed asks for.
+        _cond_lock: threading.RLock
         _condition: threading.Condition
     else:
 
-        @property
-        def _condition(self) -> threading.Condition:
-            cond = self._cond
-            if cond is None:
-                with self._home.lock:
-                    cond = self._cond
-                    if cond is None:
-                        self._waiters = []
-                        cond = self._cond = threading.Condition()
-            return cond
+        def __getattr__(self, name: str) -> Any:
+            """Make what ``wait`` and ``as_completed`` ask for, the first time that they do.
+
+            From then on it is a plain attribute: a property would be code of ours in the midst of their
+            ``with`` blocks, and a signal handler that raises there leaves the lock taken for ever.
+            """
+            if name != "_condition":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            with self._home.lock:
+                if self._cond is None:
+                    self._waiters = []
+                    # Whether `announce` has told them.
+                    self._told = False
+                    # Those that waited when the result was set. Who came later saw that it was, and is not
+                    # to be told: `wait` would count it twice.
+                    self._untold = []
+                    # Taken as it is, never through the Condition: that takes it in Python code, with the
+                    # same danger.
+                    self._cond_lock = threading.RLock()
+                    self._condition = threading.Condition(self._cond_lock)
+                    self._cond = self._condition
+            return self._cond
 
     @property
     def _done_callbacks(self) -> list[Callable[[Future[T]], object]]:
@@ -154,7 +189,10 @@ class PoolFuture(Future[T]):
         with self._home.lock:
             if self._state not in _OVER:
                 if self._callbacks is None:
-                    self._callbacks = []
+                    callbacks: list[Callable[[Future[T]], object]] = []
+                    self._callbacks = callbacks
+                    # What `announce` has not called of them; several threads may be at it.
+                    self._calling = iter(callbacks)
                 self._callbacks.append(fn)
                 return
         try:
@@ -177,24 +215,10 @@ class PoolFuture(Future[T]):
     def __repr__(self) -> str:
         state = {CANCELLED: "cancelled", PENDING: "queued"}.get(self._state, self._state.lower())
         if self._exception is not None:
-            state += f" raised {type(self._exception).__name__}"
+            state += f" raised {type_name(self._exception)}"
         return f"<{type(self).__name__} at {id(self):#x} {state}>"
 
     # What the pool calls.
-
-    def begin(self) -> None:
-        """Mark the task as running. The pool's lock is held."""
-        self._state = RUNNING
-
-    def finish_quietly(self, result: Any) -> bool:
-        """Set the result if nobody but a parked thread waits for it; False if there is more to do.
-
-        The pool's lock is held; call `wake` once it is released, or `resolve` when this said False.
-        """
-        if self._cond is not None or self._callbacks is not None:
-            return False
-        self._take(FINISHED, result, None)
-        return True
 
     def resolve(
         self, state: str, result: Any, exception: BaseException | None, aside: Elsewhere | None = None
@@ -204,42 +228,84 @@ class PoolFuture(Future[T]):
         Never called with the pool's lock held. False when the future was settled before. A thread that
         callbacks must not hold up passes ``aside``, who makes them.
         """
+        first = self.set_outcome(state, result, exception)
+        if first:
+            self.announce(aside)
+        return first
+
+    def set_outcome(self, state: str, result: Any, exception: BaseException | None) -> bool:
+        """Set the result; False when another was set before. `announce` is to be called then."""
         with self._home.lock:
             cond = self._cond
-            if cond is None and not self._take(state, result, exception):
-                return False
-        if cond is not None:
-            with cond:
-                with self._home.lock:
-                    if not self._take(state, result, exception):
-                        return False
-                for waiter in self._waiters:
-                    waiter.add_cancelled(self) if state == CANCELLED else self._tell(waiter)
-                cond.notify_all()
+            if cond is None:
+                return self._take(state, result, exception)
+        if in_main_thread():
+            with self._cond_lock, self._home.lock:
+                return self._take(state, result, exception)
+        # A signal handler that raised in the midst of ``wait`` may have left the lock taken for ever (in code
+        # of the stdlib's, which its own futures suffer from too). A worker is not to hang for that.
+        taken = self._cond_lock.acquire(timeout=CONDITION_TIMEOUT)
+        try:
+            with self._home.lock:
+                return self._take(state, result, exception)
+        finally:
+            if taken:
+                self._cond_lock.release()
+
+    def announce(self, aside: Elsewhere | None = None) -> None:
+        """Wake who waits and run the callbacks, or what is left of that. The result is set by now.
+
+        Raises:
+            BaseException: What a signal handler raised while a callback was being made, once all were.
+        """
+        if self._cond is not None and not self._told:
+            # In the main thread a signal handler may raise in the midst of it: somebody else does it then.
+            by_another = in_main_thread() and watchdog().soon(self._tell_waiters)
+            if not by_another:
+                self._tell_waiters()
         self.wake()
         if self._callbacks:
             aside(self._call_back) if aside is not None else self._call_back()
-        return True
 
     def wake(self) -> None:
         """Let every thread that is parked in `result` go on. The future is settled by now."""
-        if self._parked is not None:
-            parked, self._parked = self._parked, None
-            for lock in parked:
+        # None is taken off: two threads may be at it, and once more does no harm to a lock that is used once.
+        for lock in self._parked or ():
+            with suppress(RuntimeError):
                 lock.release()
 
     def _take(self, state: str, result: Any, exception: BaseException | None) -> bool:
         if self._state in _OVER:
             return False
+        if self._cond is not None:
+            self._untold = list(self._waiters)
         self._result = result
         self._exception = exception
-        self._task = None
+        self._task = None  # whoever settles it holds the task
         # The state last: readers look at it first and without a lock.
         self._state = state
         return True
 
+    def _tell_waiters(self) -> None:
+        """Tell those who wait through ``wait`` or ``as_completed``; not called where a signal may raise."""
+        taken = self._cond_lock.acquire(timeout=CONDITION_TIMEOUT)
+        try:
+            if self._told:
+                return
+            while self._untold:
+                self._tell(self._untold[-1])
+                self._untold.pop()
+            if taken and self._cond is not None:
+                self._cond.notify_all()
+            self._told = True
+        finally:
+            if taken:
+                self._cond_lock.release()
+
     def _tell(self, waiter: Any) -> None:
-        if self._exception is not None:
+        if self._state == CANCELLED:
+            waiter.add_cancelled(self)
+        elif self._exception is not None:
             waiter.add_exception(self)
         else:
             waiter.add_result(self)
@@ -265,15 +331,23 @@ class PoolFuture(Future[T]):
         raise TimeoutError
 
     def _call_back(self) -> None:
-        callbacks, self._callbacks = self._callbacks, None
-        for fn in callbacks or ():
-            self._call(fn)
-
-    def _call(self, fn: Callable[[Future[T]], object]) -> None:
-        try:
-            fn(self)
-        except BaseException as error:  # noqa: BLE001  # a raise here would kill the worker for ever
-            self._home.callback_failed(fn, error)
+        interrupt: BaseException | None = None
+        # The iterator is shared: each callback is handed out once, whichever thread asks, and nothing can
+        # come between that and the call.
+        for fn in self._calling:
+            try:
+                fn(self)
+            except BaseException as error:  # noqa: BLE001  # a raise here would kill a worker for ever
+                if meant_for_thread(error):
+                    interrupt = error
+                else:
+                    self._home.callback_failed(fn, error)
+        self._callbacks = None
+        if interrupt is not None:
+            try:
+                raise interrupt
+            finally:
+                del interrupt  # this frame is in its traceback
 
 
 def _bounded(timeout: float) -> float:

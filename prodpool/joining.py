@@ -32,8 +32,9 @@ def do_not_join(idents: Collection[int]) -> None:
 
 def _join_others(hung: list[threading.Thread]) -> None:
     while True:
-        others = [thread for thread in threading.enumerate() if not thread.daemon and thread not in hung]
-        waited_for = [thread for thread in others if thread is not threading.main_thread()]
+        # One without an ident is only just being started and cannot be joined; who starts it is waited for.
+        others = [one for one in threading.enumerate() if not one.daemon and one.ident is not None]
+        waited_for = [one for one in others if one not in hung and one is not threading.main_thread()]
         if not waited_for:
             return
         for thread in waited_for:

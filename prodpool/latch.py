@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
+from contextlib import suppress
+
+# Seconds that a wait lasts in one go. A signal that comes just before it begins does not end it, and its
+# handler would be called only when all of it is over.
+LOOK_EVERY = 0.5
 
 
 class Latch:
@@ -22,10 +28,12 @@ class Latch:
         """Let everybody through, now and later."""
         self._open = True
         while self._waiting:
-            try:
-                self._waiting.pop().release()
-            except IndexError:  # another opener was quicker
-                return
+            # Released before it is taken off: whoever is interrupted in between, or opens as well, does both
+            # once more, and nobody is left waiting.
+            with suppress(IndexError, RuntimeError):
+                self._waiting[-1].release()
+            with suppress(IndexError):
+                self._waiting.pop()
 
     def _is_open(self) -> bool:
         return self._open
@@ -40,4 +48,8 @@ class Latch:
         # Opened between the two lines above: `open` may have seen the list without this lock.
         if self._is_open():
             return True
-        return lock.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+        ends = time.monotonic() + timeout
+        while not lock.acquire(timeout=max(0.0, min(ends - time.monotonic(), LOOK_EVERY))):
+            if time.monotonic() >= ends:
+                return False
+        return True

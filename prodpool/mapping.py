@@ -7,13 +7,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from prodpool.errors import PoolFullError, RejectedError
 from prodpool.futures import PoolFuture
 from prodpool.settings import check_count, check_seconds
-from prodpool.task import TaskOptions
+from prodpool.task import TaskOptions, callable_name
 from prodpool.telemetry.watchdog import watchdog
+from prodpool.workers.in_worker.call import call_each
 
 if TYPE_CHECKING:
     from prodpool.door import Door
@@ -34,13 +37,23 @@ def lazy_map(
     buffersize: int | None,
 ) -> Iterator[Any]:
     """Check the arguments of a `map` call, submit what fits and return its results' iterator."""
-    check_count("chunksize", chunksize, least=1)
+    size = check_count("chunksize", chunksize, least=1)
     if timeout is not None:
         check_seconds("timeout", max(timeout, 0.0) if isinstance(timeout, int | float) else timeout)
     ahead = door.places()
     if buffersize is not None:
         ahead = min(ahead, check_count("buffersize", buffersize, least=1))
-    return MapIterator(LazyMap(owner, door, options, fn, iterables, timeout=timeout, ahead=ahead))
+    if size == 1 or not door.carries():
+        return MapIterator(LazyMap(owner, door, options, fn, iterables, timeout=timeout, ahead=ahead))
+    named = replace(options, task=options.task or callable_name(fn))
+    chunks = _chunks(zip(*iterables, strict=False), size)
+    calls = LazyMap(owner, door, named, partial(call_each, fn), (chunks,), timeout=timeout, ahead=ahead)
+    return ChunkedIterator(MapIterator(calls))
+
+
+def _chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    while chunk := list(islice(calls, size)):
+        yield chunk
 
 
 class MapIterator(Iterator[Any]):
@@ -52,9 +65,11 @@ class MapIterator(Iterator[Any]):
     that holds the pool's lock.
     """
 
+    # Here and not in the constructor, which may be broken off before it gets to it.
+    _begun = False
+
     def __init__(self, calls: LazyMap) -> None:
         self._calls = calls
-        self._begun = False
 
     def __next__(self) -> Any:
         self._begun = True
@@ -71,6 +86,24 @@ class MapIterator(Iterator[Any]):
     def __del__(self) -> None:
         if self._begun and not self._calls.over:
             watchdog().soon(self._calls.cancel)
+
+
+class ChunkedIterator(Iterator[Any]):
+    """The results of one `map` call whose tasks make several calls each."""
+
+    def __init__(self, chunks: MapIterator) -> None:
+        self._chunks = chunks
+        self._results: Iterator[Any] = iter(())
+
+    def __next__(self) -> Any:
+        while (result := next(self._results, _END)) is _END:
+            self._results = iter(next(self._chunks))
+        return result
+
+    def close(self) -> None:
+        """Cancel what has not begun; there are no more results."""
+        self._results = iter(())
+        self._chunks.close()
 
 
 class LazyMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from prodpool.aside import Aside
 from prodpool.dispatch import Dispatcher
@@ -31,6 +32,9 @@ class Monitor:
         now: Callable[[], float],
         start_loops: Callable[[int], None],
         look: Callable[[], None],
+        look_after: Callable[[], None],
+        repair_workers: Callable[[Callable[[Callable[[], None]], object]], None],
+        aside: Aside,
         on_over: Callable[[], None],
     ) -> None:
         self.interval = min(1.0, max(0.02, hung_after / 10))
@@ -42,6 +46,9 @@ class Monitor:
         self._now = now
         self._start_loops = start_loops
         self._look = look
+        self._look_after = look_after
+        self._repair_workers = repair_workers
+        self._aside = aside
         self._on_over = on_over
         self._summarised = dict.fromkeys(dispatcher.ledger.dropped, 0)
         self._summary_at = float("-inf")
@@ -52,9 +59,11 @@ class Monitor:
         """Look once. Never raises."""
         try:
             self._look()
+            self._look_after()
             self._warn_of_hung()
-            self._drop_expired()
-            self._start_loops(self._dispatcher.missing())
+            # Their callbacks are called aside: one that hangs must not end the watch over every pool.
+            self._runner.drop_expired(self._aside.say)
+            self.repair()
             self.summarise_drops()
             self._log.flush_suppressed()
             self._remember()
@@ -62,6 +71,12 @@ class Monitor:
                 self._on_over()
         except Exception as error:  # noqa: BLE001  # the watchdog must outlive its own faults
             self._trouble.report("watchdog", error)
+
+    def repair(self) -> None:
+        """Finish what interrupts and failed allocations have left undone; at each tick, or when asked."""
+        self._repair_workers(self._aside.say)
+        self._start_loops(self._dispatcher.repair())
+        self._runner.settle_left_over()
 
     def summarise_drops(self, *, final: bool = False) -> None:
         """Write ``pool.dropping`` if anything was dropped since the last time, at most every 10 s."""
@@ -95,26 +110,22 @@ class Monitor:
         with self._dispatcher.lock:
             there = self._dispatcher.occupancy()
             state = self._dispatcher.state
-            workers = [worker for worker in self._dispatcher.roster.workers if worker.started is not None]
+            workers = [one for one in self._dispatcher.roster.workers if one.busy_since() is not None]
         head = (
             f"pool {self._runner.pool!r} {state.value}: {there.running} of {self._dispatcher.workers()} "
             f"workers busy, {there.queued} of {self._dispatcher.queue_capacity} waiting places taken"
         )
-        workers.sort(key=lambda worker: worker.started or now)
+        workers.sort(key=lambda worker: worker.busy_since() or now)
         return "\n\n".join([head, *(self._describe(worker, now) for worker in workers)])
 
     def _describe(self, worker: Worker, now: float) -> str:
         # The task may end meanwhile: then the next one's name goes with its stack, or none with it.
-        stack, tasks, started = worker.stack(), worker.tasks(), worker.started
-        names = " which waits for ".join(task.name for task in tasks) or "(just ended)"
-        elapsed = 0.0 if started is None else max(0.0, now - started)
-        return f"{names}, for {elapsed:.3g} s in {worker.place()}\n{stack}"
-
-    def _drop_expired(self) -> None:
-        # The callbacks are made aside: one that hangs must not end the watch over every pool.
-        callbacks = Aside("prodpool-expired-callbacks")
-        self._runner.drop_expired(callbacks.say)
-        callbacks.finish(0)
+        activity = worker.activity()
+        if activity is None:
+            return f"(just ended) in {worker.place()}"
+        names = " which waits for ".join(activity.names) or "(just ended)"
+        elapsed = max(0.0, now - activity.since)
+        return f"{names}, for {elapsed:.3g} s in {activity.place}\n{activity.stack}"
 
     def _remember(self) -> None:
         now = self._now()
@@ -127,17 +138,21 @@ class Monitor:
     def _warn_of_hung(self) -> None:
         now = self._now()
         for worker in list(self._dispatcher.roster.workers):
-            started = worker.started
-            if started is None or now - started < self._hung_after:
+            since = worker.busy_since()
+            if since is None or now - since < self._hung_after:
                 worker.next_warning = None
-            elif now - started >= (worker.next_warning or self._hung_after):
-                worker.next_warning = 2 * max(now - started, self._hung_after)
-                self._warn(worker, now - started)
+            elif now - since >= (worker.next_warning or self._hung_after):
+                worker.next_warning = 2 * max(now - since, self._hung_after)
+                if worker.remote:
+                    # Its process is asked for its stack, and waited for if it does not answer.
+                    self._aside.say(partial(self._warn, worker, since, now - since))
+                else:
+                    self._warn(worker, since, now - since)
 
-    def _warn(self, worker: Worker, elapsed: float) -> None:
-        tasks, began = worker.tasks(), worker.started
-        stack = worker.stack()
+    def _warn(self, worker: Worker, since: float, elapsed: float) -> None:
+        activity = worker.activity()
         # Without a lock the task may have ended meanwhile, and the stack be another's.
-        if not tasks or worker.started != began:
+        if activity is None or not activity.tasks or worker.busy_since() != since:
             return
-        self._log.warning("task.still_running", **about(tasks[-1]), elapsed=elapsed, stack=stack)
+        fields = {**about(activity.tasks[-1]), "task": activity.names[-1]}
+        self._log.warning("task.still_running", **fields, elapsed=elapsed, stack=activity.stack)

@@ -27,6 +27,7 @@ from prodpool.settings import (
 from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
 from prodpool.task import DEFAULT_OPTIONS
+from prodpool.text import shown
 from prodpool.views import PoolView
 from prodpool.workers.base import Submits, shut_down
 from prodpool.workers.kinds import capabilities
@@ -47,8 +48,9 @@ class InstrumentedPool(Executor):
     """Wraps an executor in a bounded queue, numbers, traces, logs, a breaker and a stop that ends.
 
     The pool owns the queue. It leases the threads of a ``ThreadPoolExecutor``, which then run long-lived
-    loops that take tasks from that queue; any other backend is handed one task at a time for each worker,
-    and as many ahead as ``prefetch`` says. It is itself an `Executor`.
+    loops that take tasks from that queue. A ``ProcessPoolExecutor`` or loky executor is the recipe for worker
+    processes of the pool's own, and stays unstarted. Any other backend is handed one task at a time for each
+    worker, and as many ahead as ``prefetch`` says. It is itself an `Executor`.
 
     Args:
         backend: A ``ThreadPoolExecutor``, a ``ProcessPoolExecutor``, an executor of loky or dask, whatever
@@ -108,15 +110,16 @@ class InstrumentedPool(Executor):
         context_vars: Sequence[str] = (),
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView):
-            raise TypeError(f"backend={backend!r} is a pool already: pass the executor that it wraps")
+            raise TypeError(f"backend={shown(backend)} is a pool already: pass the executor that it wraps")
         with ExitStack() as undo:
+            undo.callback(self._discard)
             factory: Factory | None = None
             if is_factory(backend, max_workers):
                 factory = backend
                 backend = factory(check_count("max_workers", max_workers, least=1))
                 # A pool that is refused leaves nothing behind that nobody else knows.
                 undo.callback(shut_down, backend)
-            abilities = capabilities(backend)
+            abilities = capabilities(backend, own=own_backend is True)
             settings = check_settings(
                 name=name,
                 max_workers=max_workers,
@@ -147,10 +150,11 @@ class InstrumentedPool(Executor):
                 logger=logger,
                 now=(SystemClock() if clock is None else clock).monotonic,
             )
+            self._engine.open()
+            self._door = Door(self._engine)
+            self._finalizer = weakref.finalize(self, self._engine.owner_gone)
+            self._finalizer.atexit = False
             undo.pop_all()
-        self._door = Door(self._engine)
-        self._finalizer = weakref.finalize(self, self._engine.owner_gone)
-        self._finalizer.atexit = False
 
     @property
     def name(self) -> str:
@@ -187,6 +191,8 @@ class InstrumentedPool(Executor):
 
         Raises:
             PoolFullError: The wait was bounded and is over.
+            TaskExpiredError: The task's own ``deadline`` passed first.
+            PoolBrokenError: The backend broke meanwhile.
             BreakerOpenError, PoolClosedError: At once, as by `submit`: a wait does not outlast these.
             RuntimeError: The calling thread runs an event loop, which this would block.
         """
@@ -217,7 +223,7 @@ class InstrumentedPool(Executor):
         Args:
             task: Name in logs and spans; None for the function's own.
             deadline: Seconds from submit after which the task is dropped unrun and its future raises
-                TaskExpiredError. A wait for a slot lasts no longer either, and ends in PoolFullError.
+                TaskExpiredError. A wait for a slot lasts no longer either; ``submit`` itself raises it then.
             wait: Seconds that ``submit`` waits for a slot, whatever the overload policy.
             idempotent: Whether a task whose worker process was lost may be run again, at most twice.
             timeout: Seconds it may run. Over process pools and loky its worker process is killed then, and
@@ -245,9 +251,9 @@ class InstrumentedPool(Executor):
             fn: Called with one item of each iterable.
             *iterables: Read as the calls are submitted; the shortest ends it.
             timeout: Seconds from now after which reading a result raises TimeoutError.
-            chunksize: Accepted and without effect, as for threads in the stdlib.
-            buffersize: Submitted calls whose results have not been read, at most; None for as many as the
-                pool holds.
+            chunksize: Calls that one task makes, over worker processes and other backends than threads: they
+                count, wait, fail and run into a limit as one. Without effect over threads, as in the stdlib.
+            buffersize: Tasks whose results have not been read, at most; None for as many as the pool holds.
 
         Raises:
             BreakerOpenError, PoolClosedError: From here or while results are read, as by `submit`.
@@ -259,7 +265,7 @@ class InstrumentedPool(Executor):
 
     def pause(self) -> None:
         """Start no more tasks until `resume`; running ones go on, and the queue fills up to its bound."""
-        self._engine.dispatcher.pause()
+        self._engine.pause()
 
     def resume(self) -> None:
         """Start tasks again."""
@@ -320,7 +326,7 @@ class InstrumentedPool(Executor):
 
     def close_metrics(self) -> None:
         """Export this pool no more. Until then a stopped pool's metrics stay readable."""
-        self._engine.collector.remove(self.name, self._engine)
+        self._engine.close_metrics()
 
     def __repr__(self) -> str:
         dispatcher = self._engine.dispatcher
@@ -329,6 +335,12 @@ class InstrumentedPool(Executor):
             f"{min(dispatcher.roster.running, dispatcher.workers())}/{dispatcher.workers()} running, "
             f"{dispatcher.queue.length}/{dispatcher.queue_capacity} queued>"
         )
+
+    def _discard(self) -> None:
+        """Leave nothing of a pool whose construction was broken off."""
+        engine: Engine | None = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.discard()
 
     def _drain_deadline(self) -> float:
         return self._engine.settings.drain_deadline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 
@@ -16,45 +17,55 @@ T = TypeVar("T", bound=Queueable)
 
 
 class FifoQueue(Generic[T]):
-    """First in, first out; every operation O(1) but for `drain` and `snapshot`.
+    """First in, first out; every operation O(1) but for `snapshot`.
 
     The items are linked to each other: ``queued`` is who stands ahead (the queue itself, for the first),
     ``behind`` who comes next. So a discarded item leaves nothing behind that could keep it alive or be
     freed here, where a lock is held that a destructor of the application's may want; and a push makes
     nothing that could set off the garbage collector. ``length`` is the number of items waiting; a plain
-    attribute, since ``len()`` costs a call on the hot path.
+    attribute, since ``len()`` costs a call on the hot path. ``last`` is the last item, the queue itself
+    when there is none.
+
+    Each change is a run of stores without a call in between, and what may want memory comes before the
+    first: a signal handler or a failing allocation finds it either not begun or done. The dispatcher
+    writes some of these runs out, where they are part of a longer one.
     """
 
-    __slots__ = ("behind", "length", "_last")
+    __slots__ = ("behind", "last", "length")
 
     def __init__(self) -> None:
         # The first item: the queue stands ahead of it as an item does.
         self.behind: Any = None
-        self._last: Any = self
+        self.last: Any = self
         self.length = 0
 
     def __len__(self) -> int:
         return self.length
 
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.snapshot())
+
     def push(self, item: T) -> None:
         """Add ``item`` at the end."""
-        last = item.queued = self._last
-        last.behind = self._last = item
-        self.length += 1
+        length = self.length + 1
+        last = item.queued = self.last
+        last.behind = self.last = item
+        self.length = length
 
     def pop(self) -> T | None:
         """Remove and return the first item; None when there is none."""
         item: T | None = self.behind
         if item is None:
             return None
+        length = self.length - 1
         after = self.behind = item.behind
         if after is None:
-            self._last = self
+            self.last = self
         else:
             after.queued = self
             item.behind = None
         item.queued = None
-        self.length -= 1
+        self.length = length
         return item
 
     def discard(self, item: T) -> bool:
@@ -62,28 +73,21 @@ class FifoQueue(Generic[T]):
         ahead = item.queued
         if ahead is None:
             return False
+        length = self.length - 1
         after = ahead.behind = item.behind
         if after is None:
-            self._last = ahead
+            self.last = ahead
         else:
             after.queued = ahead
             item.behind = None
         item.queued = None
-        self.length -= 1
+        self.length = length
         return True
 
     def first(self) -> T | None:
         """Return the first item and leave it there; None when there is none."""
         first: T | None = self.behind
         return first
-
-    def drain(self) -> list[T]:
-        """Remove and return all items in order."""
-        drained = self.snapshot()
-        for item in drained:
-            item.queued = item.behind = None
-        self.behind, self._last, self.length = None, self, 0
-        return drained
 
     def snapshot(self) -> list[T]:
         """Return all items in order and leave them there."""

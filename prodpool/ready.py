@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
+import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from prodpool.clock import Clock
 from prodpool.pool import InstrumentedPool
+from prodpool.processors import usable_processors
 from prodpool.settings import Overload, check_choice, check_name, pool_size_from
-from prodpool.workers.child import end_with_parent
 from prodpool.workers.daemon import DaemonThreadExecutor
 from prodpool.workers.kinds import capabilities
 
@@ -75,8 +77,9 @@ def processes(
 
     Args:
         name: As for `InstrumentedPool`.
-        max_workers: None for as many as the machine has processors.
-        start_method: One of multiprocessing's; None for ``"forkserver"``, or ``"spawn"`` where there is none.
+        max_workers: None for as many processors as this process may use, by its affinity and its cgroup.
+        start_method: One of multiprocessing's; None for ``"forkserver"``, or ``"spawn"`` where there is none,
+            or no folder for temporary files in which it could listen.
             ``"fork"`` copies a process that has threads, which may deadlock in the copy.
         initializer: Called in each worker process before its first task.
         initargs: Its arguments.
@@ -87,15 +90,24 @@ def processes(
     """
     methods = multiprocessing.get_all_start_methods()
     if start_method is None:
-        start_method = "forkserver" if "forkserver" in methods else "spawn"
+        start_method = "forkserver" if "forkserver" in methods and _can_listen() else "spawn"
     context = multiprocessing.get_context(check_choice("start_method", start_method, tuple(methods)))
 
     def build(workers: int) -> ProcessPoolExecutor:
-        first = (initializer, *initargs)
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent, initargs=first)
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=initargs)
 
-    size = max_workers if max_workers is not None else os.cpu_count() or 1
+    size = max_workers if max_workers is not None else usable_processors()
     return InstrumentedPool(build, name=name, max_workers=size, **options)
+
+
+def _can_listen() -> bool:
+    """Tell whether there is a folder for temporary files in which a fork server could bind its socket."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="pymp-") as folder, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(Path(folder, "listener-12345678")))
+    except OSError:
+        return False
+    return True
 
 
 def _known(size: int | None, target: object) -> int:

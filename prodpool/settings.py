@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from prodpool.telemetry.ledger import DEFAULT_BUCKETS
 from prodpool.workers.base import too_many
-from prodpool.workers.carried import check_names
+from prodpool.workers.in_worker.context_vars import check_names
 
 Overload = Literal["reject", "block", "caller_runs"]
 OnHangExit = Literal["exit", "wait"]

@@ -26,7 +26,7 @@ class PoolStats:
         completed: Tasks finished, by result.
         dropped: Tasks that never ran, by reason.
         oldest_queued, longest_running: Seconds; 0 when there is none.
-        hung: Running tasks past ``hung_after``.
+        hung: Running tasks and done-callbacks past ``hung_after``; both are in ``longest_running`` too.
         breaker: "closed", "open" or "half_open"; None without a breaker.
     """
 

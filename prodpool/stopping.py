@@ -8,10 +8,8 @@ the pool's lock.
 
 from __future__ import annotations
 
-import contextvars
 import math
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,22 +19,30 @@ from typing import TYPE_CHECKING
 
 from prodpool.aside import Aside
 from prodpool.latch import Latch
+from prodpool.reentry import held_here, start_thread
 from prodpool.telemetry.logs import about
-from prodpool.vocabulary import Reason
+from prodpool.vocabulary import Reason, State
 from prodpool.workers.base import kill
 
 if TYPE_CHECKING:
     from prodpool.dispatch import Dispatcher
     from prodpool.execution import Runner
     from prodpool.telemetry.logs import PoolLog
+    from prodpool.telemetry.trouble import Trouble
     from prodpool.worker import Worker
     from prodpool.workers.base import Joinable, Workers
 
+# Why the outcome of a task is not waited for any longer.
+RUNNING = "it still ran when the pool's stop deadline passed"
+UNREAD = "its outcome had not been read when the pool's stop deadline passed"
 # Seconds that running tasks get after the deadline to notice that they are cancelled.
 GRACE = 0.05
 # Seconds beyond deadline and grace after which a caller no longer waits for the report.
 PATIENCE = 0.5
-# Seconds, within the deadline, that idle worker processes may take to end before they are killed.
+# Seconds that a log and a tracer get in any case to take what waits for them.
+LEAST_PATIENCE = 0.1
+# Seconds, within the deadline, that idle worker processes may take to end before they are killed, and that
+# a log and a tracer which get on may take.
 LAST_WORDS = 10.0
 PROGRESS_EVERY = 5.0
 
@@ -72,7 +78,10 @@ class Stopper:
         workers: Workers,
         start_loops: Callable[[int], None],
         log: PoolLog,
+        aside: Aside,
+        trouble: Trouble,
         before_last_word: Callable[[], None],
+        flush_telemetry: Callable[[float, float], object],
         on_stopped: Callable[[], None],
     ) -> None:
         self._pool = pool
@@ -81,36 +90,49 @@ class Stopper:
         self._workers = workers
         self._start_loops = start_loops
         self._log = log
+        # For the callbacks of what is dropped or given up. They may hang, and so may the log and the spans.
+        self._aside = aside
+        self._trouble = trouble
         self._before_last_word = before_last_word
+        self._flush_telemetry = flush_telemetry
         self._on_stopped = on_stopped
-        # A lock taken once and never given back: the first to take it does the stopping.
-        self._claim = threading.Lock()
+        # Who does the stopping: the one whose token is in here. A dict, since `setdefault` is atomic.
+        self._claim: dict[str, object] = {}
+        self._ended = False
         self._cancel_queued = False
-        self._began = 0.0
-        self._deadline_at = float("inf")
+        # When the stop was first asked for: infinity until then (seconds of time.monotonic).
+        self._began = math.inf
+        self._deadline_at = math.inf
         self._closed = Latch()
         self._known = Latch()
         self._done = Latch()
         self._report: StopReport | None = None
-        self._aside = Aside(f"prodpool-stop-log-{pool}")
-        # Of what is dropped or given up. They may hang, and the log is still to be written.
-        self._callbacks = Aside(f"prodpool-stop-callbacks-{pool}")
+        # At interpreter exit a stop with nothing to drain is not worth a line: the streams may be closed.
+        self._at_exit = self._silent = self._spoke = False
         # How far the stop has got with what it does after the deadline: tasks dropped, workers given up.
         self._steps = 0
 
     def stop(self, deadline: float, *, wait: bool, cancel_queued: bool = False) -> StopReport:
-        """Stop within ``deadline`` seconds; see `InstrumentedPool.stop`. Safe to call again."""
-        now = time.monotonic()
+        """Stop within ``deadline`` seconds; see `InstrumentedPool.stop`. Safe to call again.
+
+        An exception that a signal handler raises in here, at whatever point, leaves a stop that is under
+        way or one that `retry` begins.
+        """
+        now, closed = time.monotonic(), self._closed
         self._cancel_queued |= cancel_queued
         # A later call may shorten the deadline of the first, never prolong it.
         self._deadline_at = min(self._deadline_at, now + deadline)
-        if self._claim.acquire(blocking=False):
-            self._began = now
-            self._launch()
-        else:
+        self._began = min(self._began, now)
+        if self._claim or self._launch():
             self._dispatcher.stirred.put(None)  # have it look at the new deadline
-        if self._begun() and wait:
-            self._await_report()
+            if self._begun(closed) and wait:
+                self._await_report()
+        elif not held_here(self._dispatcher.lock):
+            # No thread is to be had. Whoever does not wait may be the watchdog: `retry` is for them.
+            if wait:
+                self._stop_in_this_thread()
+            else:
+                self._close()
         return self._report or self._provisional(now)
 
     def stop_here(self, deadline: float, now: float) -> StopReport:
@@ -119,44 +141,44 @@ class Stopper:
         The deadline counts from ``now`` (seconds of time.monotonic), at which all pools began to drain.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C has cut the drain short; what was left is dropped or given up by now.
+            BaseException: A signal handler's, such as KeyboardInterrupt. It has cut the drain short; what was
+                left is dropped or given up by now.
         """
+        self._began = min(self._began, now)
         self._deadline_at = min(self._deadline_at, now + deadline)
-        if self._claim.acquire(blocking=False):
-            self._began = now
-            try:
-                self._run()
-            except KeyboardInterrupt:
-                self._deadline_at = now
-                self._run()
-                raise
-        else:
-            self._dispatcher.stirred.put(None)
-            self._await_report()
+        self._at_exit = True
+        try:
+            self._stop_in_this_thread()
+        except BaseException:
+            self._cut_short(now)
+            raise
         return self._report or self._provisional(now)
+
+    def retry(self) -> None:
+        """Begin a stop that was asked for and that nobody does.
+
+        No thread was to be had for it, or an exception came between. Called at each tick; takes no lock.
+        """
+        if self._began < math.inf and not self._claim:
+            self._launch()
 
     def forked(self) -> None:
         """Be done with it: in a forked child there is nothing of this pool left to stop."""
-        self._claim, self._closed, self._known, self._done = threading.Lock(), Latch(), Latch(), Latch()
-        self._claim.acquire()
+        self._claim, self._ended = {"by": object()}, True
+        self._closed, self._known, self._done = Latch(), Latch(), Latch()
         for latch in (self._closed, self._known, self._done):
             latch.open()
         self._report = StopReport(drained=True, completed=0, dropped=0, abandoned=(), elapsed=0.0)
 
-    def _begun(self) -> bool:
+    def _begun(self, closed: Latch) -> bool:
         """Wait until new tasks are refused; False if the caller is in the way of that.
 
-        That is a signal handler on top of a frame of ours which holds the pool's lock, held for
-        microseconds otherwise. It has to return for that frame to go on.
+        That is a signal handler, or a destructor, on top of a frame which holds the pool's lock. It has to
+        return for that frame to go on.
         """
-        if not _on_top_of_ours():
-            return self._closed.wait(math.inf)
-        lock = self._dispatcher.lock
-        while not self._closed.wait(0.1):
-            if not lock.acquire(timeout=0.1):
-                return False
-            lock.release()
-        return True
+        if closed.wait(0.0):
+            return True
+        return not held_here(self._dispatcher.lock) and closed.wait(math.inf)
 
     def _await_report(self) -> None:
         """Wait for the report until the deadline, and beyond it as long as the stop gets on."""
@@ -164,50 +186,103 @@ class Stopper:
         while not self._known.wait(wait) and self._steps != seen:
             wait, seen = PATIENCE, self._steps
         # The report is known; the backend's own end may be held up, by the caller for one.
-        self._done.wait(max(0.0, min(self._deadline_at - time.monotonic(), LAST_WORDS)) + PATIENCE)
+        self._done.wait(self._last_words() + PATIENCE)
 
-    def _launch(self) -> None:
-        thread = threading.Thread(target=self._run_late, name=f"prodpool-stop-{self._pool}", daemon=True)
+    def _launch(self) -> bool:
+        """Have a thread of its own do the stopping; False when none is to be had."""
+        name = f"prodpool-stop-{self._pool}"
+        thread = threading.Thread(target=self._stop_in_own_thread, name=name, daemon=True)
         try:
-            # An empty context: the thread must not keep the caller's span alive.
-            contextvars.Context().run(thread.start)
+            start_thread(thread)
         except RuntimeError:
-            self._run()
+            return False
+        return True
 
-    def _run_late(self) -> None:
-        self._start_loops(self._dispatcher.close())
+    def _stop_in_own_thread(self) -> None:
+        with self._trouble.guard("internal"):
+            self._attempt(may_be_late=True)
+
+    def _stop_in_this_thread(self) -> None:
+        if not self._attempt(may_be_late=False):
+            self._dispatcher.stirred.put(None)
+            self._await_report()
+
+    def _cut_short(self, now: float) -> None:
+        """Finish at once. Further interrupts cannot keep tasks from being settled; the rest they can."""
+        self._deadline_at = now
+        while True:
+            with suppress(KeyboardInterrupt):
+                self._stop_in_this_thread()
+                return
+            if self._dispatcher.state is State.STOPPED:
+                return
+
+    def _attempt(self, *, may_be_late: bool) -> bool:
+        """Do the stopping, unless somebody else does: False then. After an exception anybody may try again.
+
+        Whoever does the stopping takes the claim, not whoever asks for it: a thread of ours is never
+        interrupted by a signal handler. Where it is the caller's thread, it may be between any two steps.
+        """
+        token = object()
+        try:
+            if self._claim.setdefault("by", token) is not token:
+                return False
+            self._run(may_be_late=may_be_late)
+        finally:
+            # Not a note of who has the claim but the claim itself: such a note may have come to nothing.
+            if not self._ended and self._claim.get("by") is token:
+                self._give_up()
+        return True
+
+    def _give_up(self) -> None:
+        """Leave the rest to another attempt. Nobody may wait for this one."""
+        latches = self._closed, self._known, self._done
+        self._closed, self._known, self._done = Latch(), Latch(), Latch()
+        self._claim.clear()
+        for latch in latches:
+            latch.open()
+
+    def _run(self, *, may_be_late: bool) -> None:
+        """Stop the pool. Each step may be done again, in an attempt after one that came to nothing."""
+        self._close(may_be_late=may_be_late)
+        held = self._workers.holding()
+        if self._report is None:
+            busy = self._finish(self._drain() or self._break_off())
+        else:
+            busy = bool(self._dispatcher.finish())
+        self._known.open()
+        try:
+            self._end_backend(held, busy=busy)
+        except Exception as error:  # noqa: BLE001  # a backend's own; the pool has stopped all the same
+            self._trouble.report("internal", error)
+        self._aside.finish(self._patience())
+        self._flush_telemetry(self._patience(), self._last_words())
+        # Not before the last line is written: at exit it may be the watchdog that writes it.
+        self._on_stopped()
+        self._done.open()
+        self._ended = True
+
+    def _close(self, *, may_be_late: bool = False) -> None:
+        """Refuse new tasks from now on, and tell whoever waits for that before any loop is started."""
+        draining = self._dispatcher.state is not State.OPEN
+        missing = self._dispatcher.close()
         late = time.monotonic() - self._began
-        if late > GRACE:
+        if may_be_late and late > GRACE and not draining:
             # Held up by a caller that was in the way: the tasks shall have their time all the same.
             self._deadline_at += late
-        self._run()
-
-    def _run(self) -> None:
-        try:
-            self._start_loops(self._dispatcher.close())
-            self._closed.open()
-            held = self._workers.holding()
-            drained = self._drain() or self._break_off()
-            busy = self._finish(drained)
-            self._known.open()
-            self._end_backend(held, busy=busy)
-            self._callbacks.finish(PATIENCE)
-            self._aside.finish(PATIENCE)
-            # Not before the last line is written: at exit it is the watchdog that writes it.
-            self._on_stopped()
-        finally:
-            # Whatever went wrong, nobody may wait for it.
-            for latch in (self._closed, self._known, self._done):
-                latch.open()
+        self._closed.open()
+        self._start_loops(missing)
 
     def _finish(self, drained: bool) -> bool:
         """Let the workers go and make the report; True if some are still busy."""
         dispatcher = self._dispatcher
         busy = dispatcher.finish()
+        # A worker that was lost at the last moment has put back what it had not begun.
+        self._drop_queued()
         with dispatcher.lock:
             completed_before, dropped_before = dispatcher.at_close
             completed, dropped = dispatcher.ledger.ended()
-        abandoned = tuple(name for worker in busy if (name := self._abandon(worker)) is not None)
+        abandoned = tuple(name for worker in busy for name in self._abandon(worker))
         self._report = StopReport(
             drained=drained and dropped == dropped_before,
             completed=completed - completed_before,
@@ -215,7 +290,7 @@ class Stopper:
             abandoned=abandoned,
             elapsed=time.monotonic() - self._began,
         )
-        self._aside.say(self._before_last_word)
+        self._before_last_word()
         self._say(self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)})
         return bool(busy)
 
@@ -238,15 +313,21 @@ class Stopper:
         for each in held:
             each.join(max(0.0, ends - time.monotonic()))
         # By now the backend itself no longer knows its processes.
-        for each in [each for each in held if kills and each.is_alive()]:
+        left = [each for each in [*held, *workers.holding()] if kills and each.is_alive()]
+        for each in left:
             kill(each)
-            each.join(PATIENCE)
+        ends = time.monotonic() + PATIENCE
+        for each in left:
+            each.join(max(0.0, ends - time.monotonic()))
 
     def _drain(self) -> bool:
         """Wait until nothing is queued or running; False at the deadline."""
         dispatcher = self._dispatcher
         with dispatcher.lock:
             there = dispatcher.occupancy()
+            unchanged = dispatcher.ledger.ended() == dispatcher.at_close
+        idle = unchanged and there.queued == there.running == 0
+        self._silent = self._at_exit and idle and not self._spoke
         self._say(self._log.info, "pool.draining", queue_depth=there.queued, running=there.running)
         next_progress = self._began + PROGRESS_EVERY
         while True:
@@ -291,22 +372,26 @@ class Stopper:
 
     def _drop_queued(self) -> None:
         for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
-            self._runner.dropped(task, Reason.SHUTDOWN, self._callbacks.say)
+            self._runner.dropped(task, self._aside.say)
             self._steps += 1
 
-    def _abandon(self, worker: Worker) -> str | None:
-        """Give up on a worker: name it, and let nobody wait for its task any longer.
+    def _abandon(self, worker: Worker) -> list[str]:
+        """Give up on a worker: name what it has, and let nobody wait for its tasks any longer.
 
-        None when it turns out to have finished at the last moment.
+        Not what turns out to have finished at the last moment.
         """
-        task, started, tasks = worker.task, worker.started, worker.tasks()
+        with self._dispatcher.lock:  # its own thread may go on at any moment
+            task, started, tasks = worker.task, worker.started, worker.tasks()
+            ahead = list(worker.ahead or ())
+        unread = [each for each in ahead if self._runner.abandon(each, self._aside.say, UNREAD)]
+        names = [each.name for each in unread]
         self._steps += 1
         lost = False
         # Innermost first: each of them waits for the one inside it.
         for each in reversed(tasks):
-            lost |= self._runner.abandon(each, self._callbacks.say)
+            lost |= self._runner.abandon(each, self._aside.say, RUNNING)
         if task is None or not (lost or worker in self._dispatcher.roster.workers):
-            return None
+            return names
         # Not lost, but not back either: it hangs in a done-callback of a task that has finished.
         name = task.name if lost else f"a done-callback of {task.name}"
         elapsed = 0.0 if started is None else worker.now() - started
@@ -315,10 +400,21 @@ class Stopper:
             "task.abandoned",
             **{**about(task), "task": name, "elapsed": elapsed, "stack": worker.stack()},
         )
-        return name
+        return [name, *names]
 
     def _say(self, write: Callable[..., None], event: str, **fields: object) -> None:
-        self._aside.say(lambda: write(event, **fields))
+        if not self._silent:
+            self._spoke = True
+            write(event, **fields)
+
+    def _last_words(self) -> float:
+        """Return the seconds left for what has yet to be done when the report is known."""
+        return max(0.0, min(self._deadline_at - time.monotonic(), LAST_WORDS))
+
+    def _patience(self) -> float:
+        """Return the seconds to wait for what may hang: no longer than the caller of `stop` waits."""
+        left = self._deadline_at + GRACE + PATIENCE - time.monotonic()
+        return max(LEAST_PATIENCE, min(PATIENCE, left))
 
     def _remaining(self) -> int:
         with self._dispatcher.lock:
@@ -335,16 +431,3 @@ class Stopper:
             abandoned=tuple(task.name for task in running if task is not None),
             elapsed=time.monotonic() - began,
         )
-
-
-def _on_top_of_ours() -> bool:
-    """Tell whether the caller of `stop` interrupted a frame of this package, as a signal handler may."""
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    frame = sys._getframe()  # noqa: SLF001  # documented, and the only way to see what was interrupted
-    names = []
-    while frame is not None:
-        names.append(str(frame.f_globals.get("__name__", "")).startswith("prodpool."))
-        frame = frame.f_back  # type: ignore[assignment]
-    # Innermost first: the frames of this very call, the caller's, and then any of ours below it.
-    return True in names[names.index(False) :] if False in names else False

@@ -9,7 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prodpool.futures import PoolFuture
+from prodpool.text import short_name, type_name
 from prodpool.token import Token
+from prodpool.vocabulary import Reason
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -52,11 +54,15 @@ class Task:
         "behind",
         "cancel_requested",
         "context",
+        "counted",
+        "dropped",
         "expires_at",
         "fn",
         "future",
         "kwargs",
         "options",
+        "outcome",
+        "packed",
         "permit",
         "queued",
         "recorded",
@@ -85,8 +91,16 @@ class Task:
         self.recorded = False
         self.queued: Any = None
         self.behind: Any = None
+        # Why it was dropped, from when that is counted.
+        self.dropped: Reason | None = None
+        # Whether it is counted as completed, and what its future is to be given then: value and error.
+        self.counted = False
+        self.outcome: tuple[Any, BaseException | None] | None = None
         self.cancel_requested = False
         self.attempt = 1
+        # How it travels to a worker process that it was meant for and has not begun in, or why it cannot: to
+        # pickle it again would hand over what it holds open again, which stays open.
+        self.packed: bytes | BaseException | None = None
         # When it began, for one that has no worker of its own to say so (see `CurrentTask`).
         self.began_at: float | None = None
         self.token: Token | None = None
@@ -110,6 +124,7 @@ class Task:
         self.fn = _nothing
         self.args = ()
         self.kwargs = {}
+        self.packed = None
 
 
 def _nothing() -> None:
@@ -121,6 +136,6 @@ def callable_name(fn: Callable[..., Any]) -> str:
     while isinstance(fn, partial):
         fn = fn.func
     try:
-        return str(fn.__qualname__)
+        return short_name(str(fn.__qualname__))
     except Exception:  # noqa: BLE001  # an instance: without the attribute, or with a __getattr__ that raises
-        return type(fn).__qualname__
+        return type_name(fn)

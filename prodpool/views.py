@@ -12,14 +12,13 @@ from prodpool.futures import PoolFuture
 from prodpool.mapping import lazy_map
 from prodpool.settings import check_flag, check_seconds
 from prodpool.task import DEFAULT_OPTIONS, TaskOptions
+from prodpool.text import LONGEST_NAME, shown
 
 if TYPE_CHECKING:
     from prodpool.door import Door
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-LONGEST_NAME = 200
 
 
 def check_options(
@@ -38,11 +37,12 @@ def check_options(
     """
     if task is not None:
         if not isinstance(task, str):
-            raise TypeError(f"task={task!r} is no name: pass a short string, such as 'resize'")
+            raise TypeError(f"task={shown(task)} is no name: pass a short string, such as 'resize'")
         # It goes into log lines as it is: a line break in it would forge one.
         if not task or len(task) > LONGEST_NAME or not task.isprintable():
             raise ValueError(
-                f"task={task!r} is no name: pass 1 to {LONGEST_NAME} printable characters, such as 'resize'"
+                f"task={shown(task)} is no name: pass 1 to {LONGEST_NAME} printable characters, such as "
+                "'resize'"
             )
         options = replace(options, task=task)
     if deadline is not None:

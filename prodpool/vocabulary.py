@@ -27,6 +27,10 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"
     SHUTDOWN = "shutdown"
 
+    # The string's own, written in C. `Enum` has one in Python, and a count that is kept by reason would
+    # call it between two stores: there a signal handler could raise, with half of a step done.
+    __hash__ = str.__hash__
+
 
 class Result(StrEnum):
     """How a task that ran came to its end."""
@@ -38,3 +42,5 @@ class Result(StrEnum):
     """The task raised a bare `BaseException`, such as `SystemExit`, or took its worker down."""
     TIMEOUT = "timeout"
     """The task was killed for its run-time limit."""
+
+    __hash__ = str.__hash__  # as that of `Reason`

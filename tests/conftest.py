@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,10 @@ from tests.support import Logs, MakePool, child_processes, missing, still_there
 
 if TYPE_CHECKING:
     from prodpool import InstrumentedPool
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is under nohup, in a shell's background and on many CI runners, and would be in every child.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A task that a test has left hanging is not waited for any longer.
 STOP_DEADLINE = 1.0

@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from prodpool.workers.base import Capabilities
 from prodpool.workers.daemon import DaemonThreadExecutor
 from prodpool.workers.kinds import capabilities
-from prodpool.workers.packing import standard_dumps
+from prodpool.workers.processes.recipes import dumps
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- backends: made by tools/backends_table.py -->\n", "<!-- end of backends -->\n"
@@ -45,20 +45,21 @@ def row(name: str, can: Capabilities) -> tuple[str, ...]:
         reach, functions = "it lends its threads", "any"
     else:
         ahead = "none ahead" if not can.prefetch else "two ahead" if can.lost else "one ahead for all"
-        lent = ", which it lends" if can.linger else ""
         more = ", more if short" if can.prefetch else ""
-        reach = f"one for each worker{lent}; {ahead}{more}"
-        by_name = can.dumps is standard_dumps
+        reach = f"one for each worker; {ahead}{more}"
+        if can.recipe is not None:
+            reach = "one for each worker; more if short, which are taken back from behind a long one"
+        by_name = can.dumps is dumps
         functions = "what it carries itself" if can.dumps is None else "of a module" if by_name else "any"
-    if can.processes is not None:
-        dies, still = "a factory builds another", "killed"
+    if can.recipe is not None:
+        dies, still = "only its task is lost", "killed"
     elif can.lost:
         dies, still = "only its tasks are lost", "left to the cluster"
     else:
         dies = "-" if can.leased else "as it says itself"
         still = "left behind" if can.leased else "left to it"
-    limit = "told" if can.single is None else "killed"
-    exact = can.leased or can.same_host
+    limit = "told" if can.recipe is None else "killed"
+    exact = can.leased or can.recipe is not None
     times = (
         "exact" if exact else "exact on this host, else from the length" if can.lost else "exact on this host"
     )

@@ -23,6 +23,8 @@ import pybreaker
 from prodpool.admission.circuits import AdoptedCircuit, Circuit, Ear, OwnCircuit, feed
 from prodpool.admission.policy import BreakerPolicy
 from prodpool.errors import BreakerOpenError
+from prodpool.reentry import meant_for_thread
+from prodpool.text import shown, type_name
 
 __all__ = ["Breaker", "BreakerState", "Permit", "Probe"]
 
@@ -86,6 +88,8 @@ class Breaker:
         self._on_change = on_change
         self._on_error = on_error
         self._circuit = self._circuit_for(spec)
+        # Whether somebody else may hold pybreaker's lock, or listens, for as long as it pleases.
+        self.shared = self._circuit.shared
         # Private, but the only way to check the generation and feed pybreaker in one step. A lock of our own
         # around its lock would deadlock with a listener that submits to this pool.
         own: AbstractContextManager[object] = threading.RLock()
@@ -103,7 +107,7 @@ class Breaker:
         # besides, a success would change nothing.
         self._closed: int | None = None
         self._quiet: int | None = None
-        self._announcing = threading.Lock()  # never waited for
+        self._announcing = threading.RLock()  # never waited for; one that who does not hold it cannot release
 
         with self._driving:
             self._state: BreakerState = _STATES[self._circuit.breaker.current_state]
@@ -117,7 +121,7 @@ class Breaker:
             return OwnCircuit(spec, pool=self._pool)
         if isinstance(spec, pybreaker.CircuitBreaker):
             return AdoptedCircuit(spec, report=self._report)
-        raise TypeError(f"breaker={spec!r}: pass a BreakerPolicy, a pybreaker.CircuitBreaker or None")
+        raise TypeError(f"breaker={shown(spec)}: pass a BreakerPolicy, a pybreaker.CircuitBreaker or None")
 
     def __repr__(self) -> str:
         """Show the state and what is out."""
@@ -146,6 +150,10 @@ class Breaker:
         if isinstance(permit, Probe):
             with self._lock:
                 self._probes.pop(permit, None)
+
+    def success_may_hang(self, permit: Permit) -> bool:
+        """Tell whether `record` of a success may have to wait for the application."""
+        return self.shared and (isinstance(permit, Probe) or self._circuit.wants(None))
 
     def record(self, permit: Permit, exception: BaseException | None, duration: float) -> None:
         """Take in how the task of ``permit`` ended; what is too late is ignored.
@@ -201,16 +209,25 @@ class Breaker:
         if self._due():
             self._half_open()
         self._publish()
-        with self._lock:
-            if self._state == "closed":
-                return self._generation
-            now = self._monotonic()
-            if self._state == "half_open" and self._permit_free(now):
-                probe = Probe()
-                self._probes[probe] = now
-                return probe
-            refusal = self._refusal(now)
-        raise refusal
+        probe = Probe()
+        try:
+            with self._lock:
+                if self._state == "closed":
+                    return self._generation
+                now = self._monotonic()
+                if self._state == "half_open" and self._permit_free(now):
+                    self._probes[probe] = now
+                    return probe
+                refusal = self._refusal(now)
+        except BaseException:
+            # What a signal handler raised, say: nobody would ever return this one.
+            self.release(probe)
+            raise
+        try:
+            raise refusal
+        finally:
+            # This frame is in its traceback, and the arguments of the call are in the frames above.
+            del refusal
 
     def _due(self) -> bool:
         with self._lock:
@@ -253,9 +270,7 @@ class Breaker:
                 return
             try:
                 if exception is not None:
-                    self._drive(
-                        f"a probe raised {type(exception).__name__}", feed, circuit.breaker, exception
-                    )
+                    self._drive(f"a probe raised {type_name(exception)}", feed, circuit.breaker, exception)
                 elif duration >= circuit.slow_after:
                     self._drive(f"a probe took {duration:.3g} s", circuit.breaker.open)
                 else:
@@ -273,9 +288,10 @@ class Breaker:
         try:
             self._circuit.guard()
             act(*args)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
+            # Listeners and predicates have guards of their own: only a storage raises here.
+            if isinstance(error, KeyboardInterrupt) or meant_for_thread(error):
+                raise
             self._report(error)
         finally:
             self._cause = outer
@@ -300,12 +316,18 @@ class Breaker:
     def _publish(self) -> None:
         """Announce what has changed, then open the way past the locks where there is one."""
         # Whoever drives holds pybreaker's lock, and comes by here after letting go of it.
-        while self._changes and self._cause is None and self._announcing.acquire(blocking=False):
+        free = True
+        while free and self._changes and self._cause is None:
             try:
-                while self._changes:
+                # Within the `try`: a signal handler may raise when it is taken and that is not known yet.
+                free = self._announcing.acquire(blocking=False)
+                while free and self._changes:
                     self._announce(*self._changes.popleft())
             finally:
-                self._announcing.release()
+                try:  # noqa: SIM105  # making a context manager would be a call
+                    self._announcing.release()
+                except RuntimeError:  # another thread has it
+                    pass
         with self._lock:
             # A change nobody has announced yet keeps the way shut, so that the next acquire comes by here.
             self._closed = self._generation if self._state == "closed" and not self._changes else None

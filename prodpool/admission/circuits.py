@@ -14,7 +14,7 @@ import contextlib
 import math
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from pybreaker import (
@@ -27,7 +27,7 @@ from pybreaker import (
 
 from prodpool.admission.policy import BreakerPolicy
 from prodpool.admission.window import Window
-from prodpool.errors import RejectedError
+from prodpool.errors import RejectedError, RemoteTaskError
 
 __all__ = ["AdoptedCircuit", "Ear", "OwnCircuit", "ReportError", "feed"]
 
@@ -137,7 +137,9 @@ def feed(breaker: CircuitBreaker, exception: BaseException | None) -> None:
             raise
     finally:
         _judged.exception = None
-        exception.__traceback__, exception.__context__ = trace, context
+        # Not by assignment: an exception may be a frozen dataclass.
+        BaseException.__setattr__(exception, "__traceback__", trace)
+        BaseException.__setattr__(exception, "__context__", context)
 
 
 class Circuit:
@@ -146,6 +148,8 @@ class Circuit:
     breaker: CircuitBreaker
     quiet = False
     """Whether a success changes nothing while no failure is counted and there is no window."""
+    shared = False
+    """Whether the application holds it too, with listeners, predicates or a storage of its own."""
     half_open_permits = 1
     slow_after = math.inf
     window: Window | None = None
@@ -203,11 +207,20 @@ class OwnCircuit(Circuit):
 
     def excludes(self, exception: BaseException) -> bool:
         """Whether ``exception`` says nothing about the dependency."""
-        return isinstance(exception, self._exclude)
+        return isinstance(exception, self._exclude) or stands_for(exception, self._exclude)
+
+
+def stands_for(exception: BaseException, classes: Iterable[type]) -> bool:
+    """Tell whether an exception stands in for one of ``classes`` that could not leave its worker process."""
+    if not isinstance(exception, RemoteTaskError):
+        return False
+    return any(f"{each.__module__}.{each.__qualname__}" in exception.kinds for each in classes)
 
 
 class AdoptedCircuit(Circuit):
     """A `CircuitBreaker` the user made, shared with whoever else holds it."""
+
+    shared = True
 
     def __init__(self, breaker: CircuitBreaker, *, report: ReportError) -> None:
         """Take ``breaker`` as it is; ``report`` hears what the guards catch."""
@@ -251,13 +264,18 @@ class AdoptedCircuit(Circuit):
 
     def excludes(self, exception: BaseException) -> bool:
         """Whether ``exception`` says nothing about the dependency."""
-        return isinstance(exception, _NO_OUTCOME) or any(
-            (
-                exclusion
-                if isinstance(exclusion, _GuardedExclusion)
-                else _GuardedExclusion(exclusion, self._report)
-            ).covers(exception)
-            for exclusion in self._exclusions()
+        classes = [each for each in self._exclusions() if isinstance(each, type)]
+        return (
+            isinstance(exception, _NO_OUTCOME)
+            or stands_for(exception, classes)
+            or any(
+                (
+                    exclusion
+                    if isinstance(exclusion, _GuardedExclusion)
+                    else _GuardedExclusion(exclusion, self._report)
+                ).covers(exception)
+                for exclusion in self._exclusions()
+            )
         )
 
     def _exclusions(self) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 from prodpool.queues import FifoQueue
@@ -29,7 +29,7 @@ class Waiter(Protocol):
     admitted: bool | None
 
     def tell(self) -> None:
-        """Wake the submitter. Called without any lock held; never raises."""
+        """Wake the submitter. Called without any lock held; never raises; a second time is harmless."""
 
 
 class ThreadWaiter:
@@ -47,7 +47,8 @@ class ThreadWaiter:
 
     def tell(self) -> None:
         """Wake the thread."""
-        self._lock.release()
+        with suppress(RuntimeError):  # told already
+            self._lock.release()
 
     def wait(self, timeout: float | None) -> bool:
         """Block until told; False after ``timeout`` seconds."""
@@ -88,47 +89,64 @@ class Line(FifoQueue[Waiter]):
     """The submitters that wait for a place, first come first served.
 
     The dispatcher's lock guards it; only `tell` is called without. Who has been let in, or turned away,
-    is in ``to_tell`` until then.
+    is in ``to_tell`` until it was told.
     """
 
-    __slots__ = ("to_tell", "_ledger", "_now", "_tellers")
+    __slots__ = ("to_tell", "_ledger", "_lock", "_now", "_tellers")
 
-    def __init__(self, ledger: Ledger, now: Callable[[], float]) -> None:
+    def __init__(
+        self, ledger: Ledger, now: Callable[[], float], lock: AbstractContextManager[object]
+    ) -> None:
         super().__init__()
-        self.to_tell: list[Waiter] = []
+        self.to_tell: FifoQueue[Waiter] = FifoQueue()
+        self._lock = lock
         self._ledger = ledger
         self._now = now
         # Idents of the threads that are telling right now.
         self._tellers: set[int] = set()
 
-    def admit(self) -> Task | None:
-        """Let the first one in and return its task; None when nobody waits."""
-        waiter = self.pop()
+    def admit(self, queue: FifoQueue[Task]) -> None:
+        """Move the task of the first one to the end of ``queue``."""
+        now, ledger, to_tell = self._now(), self._ledger, self.to_tell
+        waiter = self.behind
         if waiter is None:
-            return None
-        task = waiter.task
-        now = self._now()
-        self._ledger.admission_wait.observe(now - task.admitted_at)
-        self._ledger.submitted += 1
+            return
+        task, waited_since = waiter.task, waiter.task.admitted_at
+        submitted, queued, telling = ledger.submitted + 1, queue.length + 1, to_tell.length + 1
+        self.pop()
+        # No call from here to the end of the move, as within `FifoQueue.push`.
+        last = task.queued = queue.last
+        last.behind = queue.last = task
+        queue.length = queued
+        ledger.submitted = submitted
         task.admitted_at = now
         waiter.admitted = True
-        self.to_tell.append(waiter)
-        return task
+        ahead = waiter.queued = to_tell.last
+        ahead.behind = to_tell.last = waiter
+        to_tell.length = telling
+        ledger.admission_wait.observe(now - waited_since)
 
     def give_up(self, waiter: Waiter) -> bool:
         """Take one out that waits no longer; False when it was told (or is about to be) already."""
-        if not self.discard(waiter):
+        now = self._now()
+        if waiter.admitted is not None or not self.discard(waiter):
             return False
-        self._ledger.admission_wait.observe(self._now() - waiter.task.admitted_at)
+        self._ledger.admission_wait.observe(now - waiter.task.admitted_at)
         return True
 
     def turn_away(self) -> None:
         """Refuse all of them, since the pool is closed."""
-        refused = self.drain()
-        for waiter in refused:
+        # Up to 3.11 to name a member of an enum is a call, and wants memory: not between the stores.
+        dropped, to_tell, reason = self._ledger.dropped, self.to_tell, Reason.CLOSED
+        while (waiter := self.behind) is not None:
+            closed, telling = dropped[reason] + 1, to_tell.length + 1
+            self.pop()
+            # No call from here to the end of the move, likewise.
             waiter.admitted = False
-        self.to_tell.extend(refused)
-        self._ledger.dropped[Reason.CLOSED] += len(refused)
+            dropped[reason] = closed
+            ahead = waiter.queued = to_tell.last
+            ahead.behind = to_tell.last = waiter
+            to_tell.length = telling
 
     def tell(self) -> None:
         """Tell those who are to be told; call it, with no lock held, whenever ``to_tell`` is not empty.
@@ -137,15 +155,14 @@ class Line(FifoQueue[Waiter]):
         is left to the round that goes on already: a long line would else become a deep recursion.
         """
         me = threading.get_ident()
-        if not self.to_tell or me in self._tellers:
+        if me in self._tellers:
             return
-        self._tellers.add(me)
         try:
-            while self.to_tell:
-                try:
-                    waiter = self.to_tell.pop(0)
-                except IndexError:  # another thread was quicker
-                    return
+            self._tellers.add(me)
+            # Told before it is taken out: what is interrupted in between is told once more, not never.
+            while (waiter := self.to_tell.first()) is not None:
                 waiter.tell()
+                with self._lock:
+                    self.to_tell.discard(waiter)
         finally:
             self._tellers.discard(me)

@@ -190,7 +190,8 @@ _WORKERS = (
         wait=300.0,
         per_process=True,
         summary="Tasks of pool {{ $labels.pool }} hang",
-        description=_WHERE_EXACTLY + ": {{ $value | humanize }} tasks have run longer than hung_after.",
+        description=_WHERE_EXACTLY
+        + ": {{ $value | humanize }} tasks or done-callbacks have run longer than hung_after.",
         panel=_HUNG,
     ),
 )
@@ -225,9 +226,8 @@ _DEPENDENCIES = (
         expr="sum by (<process>) (increase(workerpool_backend_rebuilds_total[15m])) >= <rebuilds>",
         wait=0.0,
         per_process=True,
-        summary="The backend of pool {{ $labels.pool }} breaks again and again",
-        description=_WHERE_EXACTLY
-        + ": the backend was built anew {{ $value | humanize }} times in 15 minutes.",
+        summary="Worker processes of pool {{ $labels.pool }} die again and again",
+        description=_WHERE_EXACTLY + ": they were replaced {{ $value | humanize }} times in 15 minutes.",
         panel=_REBUILDS,
     ),
 )

@@ -49,11 +49,15 @@ class Histogram:
         self.total = 0.0
         self.exemplars: dict[int, Exemplar] = {}
 
-    def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
+    def observe(self, value: float) -> None:
         """Add one observation of ``value`` seconds."""
         index = bisect_left(self.bounds, value)
-        self.counts[index] += 1
-        self.total += value
+        count, total = self.counts[index] + 1, self.total + value
+        self.counts[index] = count
+        self.total = total
+
+    def keep(self, index: int, exemplar: Exemplar | None) -> None:
+        """Keep the newest exemplar of a bucket."""
         if exemplar is not None:
             self.exemplars[index] = exemplar
 
@@ -102,17 +106,3 @@ class Ledger:
     def ended(self) -> tuple[int, int]:
         """Return how many tasks have finished, and how many a stop has dropped."""
         return sum(self.completed().values()), self.dropped[Reason.SHUTDOWN]
-
-    def count_completed(
-        self, result: Result, dwell: float, duration: float, links: tuple[Exemplar | None, Exemplar | None]
-    ) -> None:
-        """Count one finished task; the fast path of execution.py does the same in line.
-
-        ``links``: the exemplars of dwell and duration.
-        """
-        if result is Result.OK:
-            self.ok += 1
-        else:
-            self.not_ok[result] += 1
-        self.dwell.observe(dwell, links[0])
-        self.duration.observe(duration, links[1])

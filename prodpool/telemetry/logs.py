@@ -1,6 +1,7 @@
 """The log events of one pool, written so that they never break, flood or betray a task.
 
-Stacks are rendered here, as text without local variables, and never handed on as ``exc_info``:
+A line is made up where it is due and written by a thread of the log's own, so that a sink that hangs holds
+up nobody. Stacks are rendered at once, as text without local variables, and never handed on as ``exc_info``:
 structlog's own traceback renderers print locals by default, and locals hold task arguments.
 """
 
@@ -9,20 +10,27 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import structlog
 from opentelemetry import trace
 
 from prodpool.task import Task
+from prodpool.telemetry.sink_thread import SinkThread
 from prodpool.telemetry.stacks import render_error
 from prodpool.telemetry.trouble import Trouble
+from prodpool.text import type_name
 from prodpool.vocabulary import Result
 
 # A task that fails is logged with its stack; a thousand that fail alike are logged ten a second.
 _BURST = 100.0
 _PER_SECOND = 10.0
 _LIMITED = frozenset({"task.error", "task.panic", "task.slow", "task.callback_error"})
+# Lines that may wait for a sink that is slow or hangs. One with a long stack takes some 10 kB.
+_CAPACITY = 1000
 # Microseconds are as fine as anybody reads a duration.
 _DIGITS = 6
 
@@ -33,7 +41,8 @@ class TokenBucket:
     __slots__ = ("_burst", "_last", "_lock", "_now", "_per_second", "_tokens", "suppressed")
 
     def __init__(self, burst: float, per_second: float, now: Callable[[], float]) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may come upon an error while its thread is in here.
+        self._lock = threading.RLock()
         self._burst = burst
         self._per_second = per_second
         self._now = now
@@ -66,7 +75,12 @@ class PoolLog:
     def __init__(self, pool: str, logger: Any, trouble: Trouble, now: Callable[[], float]) -> None:
         self._pool = pool
         self._resolve = LoggerFinder(logger)
-        self._trouble = trouble
+        self.thread = SinkThread(
+            f"prodpool-log-{pool}",
+            capacity=_CAPACITY,
+            failed=partial(trouble.report, "log"),
+            lost=partial(trouble.overflow, "log"),
+        )
         self._buckets = {event: TokenBucket(_BURST, _PER_SECOND, now) for event in _LIMITED}
 
     def info(self, event: str, **fields: object) -> None:
@@ -86,7 +100,7 @@ class PoolLog:
         panic = result is Result.PANIC
         event = "task.panic" if panic else "task.error"
         if self._buckets[event].take():
-            fields["error"] = type(error).__qualname__
+            fields["error"] = type_name(error)
             fields["stack"] = render_error(error)
             self._write("error" if panic else "warning", event, {**about(task), **fields})
 
@@ -98,7 +112,7 @@ class PoolLog:
     def callback_failed(self, callback: str, error: BaseException) -> None:
         """Write ``task.callback_error`` with the callback's own stack."""
         if self._buckets["task.callback_error"].take():
-            fields = {"error": type(error).__qualname__, "stack": render_error(error)}
+            fields = {"error": type_name(error), "stack": render_error(error)}
             self._write("error", "task.callback_error", {"callback": callback, **fields})
 
     def flush_suppressed(self) -> None:
@@ -114,17 +128,22 @@ class PoolLog:
         fields = {
             key: round(value, _DIGITS) if isinstance(value, float) else value for key, value in fields.items()
         }
-        with self._trouble.guard("log"):
-            getattr(self._resolve(), method)(event, pool=self._pool, **fields)
+        # In the context of here: what the application has bound to it (structlog.contextvars) is to be in the
+        # line.
+        self.thread.post(copy_context().run, self._hand_over, method, event, fields)
+
+    def _hand_over(self, method: str, event: str, fields: dict[str, object]) -> None:
+        getattr(self._resolve(), method)(event, pool=self._pool, **fields)
 
 
 def about(task: Task) -> dict[str, object]:
     """Return the fields that say which task a line is about, and tie it to its trace if it has one."""
     fields: dict[str, object] = {"task": task.name}
-    context = task.span.get_span_context() if task.span is not None else None
-    if context is not None and context.is_valid:
-        fields["trace_id"] = trace.format_trace_id(context.trace_id)
-        fields["span_id"] = trace.format_span_id(context.span_id)
+    span = task.span
+    with suppress(Exception):  # the application's own kind of span
+        if span is not None and (context := span.get_span_context()).is_valid:
+            fields["trace_id"] = trace.format_trace_id(context.trace_id)
+            fields["span_id"] = trace.format_span_id(context.span_id)
     return fields
 
 

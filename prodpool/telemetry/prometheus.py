@@ -6,10 +6,8 @@ silently double the family on any other.
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -22,6 +20,10 @@ from prometheus_client.utils import floatToGoString
 
 from prodpool.telemetry.ledger import HistogramReading
 from prodpool.telemetry.reading import BREAKER_STATES, PoolReading
+
+# Dropped pools of different names whose numbers are kept for a scrape; of more than that the oldest are not,
+# for nobody may ever scrape.
+UNSCRAPED = 1000
 
 Sample = tuple[tuple[str, ...], float]
 
@@ -73,13 +75,13 @@ COUNTERS = (
     ),
     MetricSpec(
         "workerpool_backend_rebuilds_total",
-        "Times the backend broke and was built anew.",
+        "Worker processes that died and were replaced, and times a backend broke and was built anew.",
         (),
         _plain(lambda r: r.backend_rebuilds),
     ),
     MetricSpec(
         "workerpool_telemetry_errors_total",
-        "Errors raised while observing, by sink; no task was touched.",
+        "Errors raised while observing, and what a hung sink had no room for, by sink; no task was touched.",
         ("sink",),
         lambda r: [((sink,), count) for sink, count in r.telemetry_errors.items()],
     ),
@@ -98,12 +100,15 @@ GAUGES = (
     ),
     MetricSpec(
         "workerpool_longest_running_seconds",
-        "How long the oldest running task has run.",
+        "How long the oldest running task, or done-callback, has run.",
         (),
         _plain(lambda r: r.longest_running),
     ),
     MetricSpec(
-        "workerpool_hung_tasks", "Tasks that have run longer than hung_after.", (), _plain(lambda r: r.hung)
+        "workerpool_hung_tasks",
+        "Tasks, and done-callbacks of tasks, that have run longer than hung_after.",
+        (),
+        _plain(lambda r: r.hung),
     ),
     MetricSpec("workerpool_breaker_state", "1 for the state that the breaker is in.", ("state",), _breaker),
     MetricSpec(
@@ -139,45 +144,65 @@ class Source(Protocol):
         ...
 
 
+class Export:
+    """One pool's place in a collector. A finalizer may write to it anywhere, so that takes no lock.
+
+    Attributes:
+        source: Where its numbers come from. Once the pool has stopped, something that holds nothing else.
+        last: Whether it is forgotten after one more scrape, because nobody refers to the pool any more.
+    """
+
+    __slots__ = ("last", "source")
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.last = False
+
+
 class PoolCollector(Collector):
     """Hands out the readings of the pools of one registry."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sources: dict[str, Source] = {}  # guarded by _lock
-        # Sources to forget after one more scrape; a SimpleQueue, for finalizers put them here.
-        self._last: queue.SimpleQueue[tuple[str, Source]] = queue.SimpleQueue()
+        self._lock = threading.RLock()
+        self._exports: dict[str, Export] = {}  # guarded by _lock
 
-    def add(self, pool: str, source: Source) -> None:
+    def add(self, pool: str, source: Source) -> Export:
         """Export ``source``; it takes the place of a stopped pool of that name.
 
         Raises:
             ValueError: A pool of that name is alive.
         """
         with self._lock:
-            before = self._sources.get(pool)
-            if before is not None and before.read().state != "stopped":
+            before = self._exports.get(pool)
+            if before is not None and before.source.read().state != "stopped":
                 raise ValueError(
                     f"name={pool!r}: a pool of that name is alive in this registry, and its metrics would "
                     "be counted twice: choose another name, stop that pool first, or pass another registry"
                 )
-            self._sources[pool] = source
+            self._exports.pop(pool, None)  # or the new one would have the old one's age
+            self._exports[pool] = export = Export(source)
+            last = [name for name, each in self._exports.items() if each.last]
+            for name in last[:-UNSCRAPED]:
+                del self._exports[name]
+            return export
 
-    def remove(self, pool: str, source: Source) -> None:
-        """Export ``source`` no more."""
+    def remove(self, pool: str, export: Export) -> None:
+        """Export it no more."""
         with self._lock:
-            if self._sources.get(pool) is source:
-                del self._sources[pool]
+            if self._exports.get(pool) is export:
+                del self._exports[pool]
 
-    def remove_after_scrape(self, pool: str, source: Source) -> None:
-        """Export ``source`` once more and then no more. Takes no lock."""
-        self._last.put((pool, source))
+    def withdraw(self, pool: str, source: Source) -> None:
+        """Export a source no more that somebody added who was kept from hearing of it."""
+        with self._lock:
+            export = self._exports.get(pool)
+            if export is not None and export.source is source:
+                del self._exports[pool]
 
     def forget_all(self) -> None:
         """Drop all sources without taking a lock, for a forked child."""
-        self._lock = threading.Lock()
-        self._sources = {}
-        self._last = queue.SimpleQueue()
+        self._lock = threading.RLock()
+        self._exports = {}
 
     def describe(self) -> Iterable[Metric]:
         """Name the families without reading anything: a registry asks while it holds its lock."""
@@ -186,12 +211,11 @@ class PoolCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read every pool and return the families."""
         with self._lock:
-            sources = list(self._sources.values())
-            with suppress(queue.Empty):
-                while True:
-                    pool, source = self._last.get_nowait()
-                    if self._sources.get(pool) is source:
-                        del self._sources[pool]
+            # Those that are forgotten now are read once more, and none is forgotten unread.
+            last = [pool for pool, export in self._exports.items() if export.last]
+            sources = [export.source for export in self._exports.values()]
+            for pool in last:
+                del self._exports[pool]
         yield from self._families([source.read() for source in sources])
 
     def _families(self, readings: list[PoolReading]) -> Iterator[Metric]:
@@ -222,7 +246,7 @@ def _add_histogram(family: HistogramMetricFamily, pool: str, reading: HistogramR
 
 
 _collectors: WeakKeyDictionary[CollectorRegistry, PoolCollector] = WeakKeyDictionary()
-_collectors_lock = threading.Lock()
+_collectors_lock = threading.RLock()
 
 
 def collector_of(registry: CollectorRegistry) -> PoolCollector:
@@ -239,6 +263,6 @@ def collector_of(registry: CollectorRegistry) -> PoolCollector:
 def forget_after_fork() -> None:
     """Export nothing of the parent's pools in a forked child."""
     global _collectors_lock  # noqa: PLW0603  # the parent's may be held for ever
-    _collectors_lock = threading.Lock()
+    _collectors_lock = threading.RLock()
     for collector in list(_collectors.values()):
         collector.forget_all()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from prodpool.telemetry.ledger import HistogramReading
+from prodpool.telemetry.ledger import HistogramReading, Ledger
 from prodpool.vocabulary import Reason, Result
 
 BREAKER_STATES = ("closed", "open", "half_open")
@@ -37,3 +38,37 @@ class PoolReading:
     backend_rebuilds: int
     telemetry_errors: Mapping[str, int]
     breaker: str | None
+
+
+def tally(ledger: Ledger) -> dict[str, Any]:
+    """Return the fields of a reading that a ledger knows; the caller sees to it that they add up."""
+    return {
+        "submitted": ledger.submitted,
+        "completed": ledger.completed(),
+        "dropped": dict(ledger.dropped),
+        "dwell": ledger.dwell.read(),
+        "duration": ledger.duration.read(),
+        "admission_wait": ledger.admission_wait.read(),
+        "slow": ledger.slow,
+    }
+
+
+class Remains:
+    """What is left of a stopped pool for whoever scrapes: its numbers, and nothing of its machinery.
+
+    Refused submits and errors of sinks go on to be counted in them. There are no tasks any more, so it needs
+    no lock.
+    """
+
+    __slots__ = ("_errors", "_facts", "_ledger")
+
+    def __init__(
+        self, facts: dict[str, Any], ledger: Ledger, errors: Callable[[], Mapping[str, int]]
+    ) -> None:
+        self._facts = facts
+        self._ledger = ledger
+        self._errors = errors
+
+    def read(self) -> PoolReading:
+        """Read the numbers now."""
+        return PoolReading(**self._facts, **tally(self._ledger), telemetry_errors=self._errors())

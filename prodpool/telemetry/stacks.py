@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from types import FrameType, TracebackType
 
+from prodpool.text import short_stack, type_name
+
 
 def own_frames_dropped(tb: TracebackType | None) -> TracebackType | None:
     """Skip this package's frames at the head of a traceback: they tell nothing and hold the task."""
@@ -16,9 +18,10 @@ def own_frames_dropped(tb: TracebackType | None) -> TracebackType | None:
 def render_error(error: BaseException) -> str:
     """Render an exception and its stack as text, without local variables."""
     try:
-        return "".join(traceback.format_exception(error)).rstrip()
+        return short_stack(traceback.format_exception(error))
     except Exception:  # noqa: BLE001  # an exception's own properties may raise
-        return f"{type(error).__qualname__} (its stack could not be rendered)"
+        frames = traceback.format_tb(error.__traceback__)
+        return short_stack([*frames, f"{type_name(error)} (it could not be rendered)"])
 
 
 def render_frame(frame: FrameType) -> str:
@@ -28,7 +31,7 @@ def render_frame(frame: FrameType) -> str:
     # called into this package again.
     loop = next((index for index, (each, _) in enumerate(frames) if _is_ours(each)), 0)
     task = next((index for index in range(loop, len(frames)) if not _is_ours(frames[index][0])), loop)
-    return "".join(traceback.StackSummary.extract(iter(frames[task:])).format()).rstrip()
+    return short_stack(traceback.StackSummary.extract(iter(frames[task:])).format())
 
 
 def _is_ours(frame: FrameType) -> bool:

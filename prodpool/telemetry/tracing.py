@@ -1,12 +1,15 @@
 """Spans: the wait in the queue and the run, children of what was current at submit.
 
 Tracing costs nothing while no tracer provider is set: one comparison per task. The span of a task is
-made when it starts, from times taken before, so that submit does no tracing at all.
+made when it starts, from times taken before, so that submit does no tracing at all. It is ended by a thread
+of the tracing's own, with the time at which the task did: the end of a span is where exporters are called,
+and they may hang.
 """
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
@@ -15,6 +18,9 @@ from opentelemetry.trace import Span, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from prodpool.telemetry.ledger import Exemplar
+from prodpool.telemetry.sink_thread import SinkThread
+from prodpool.telemetry.stacks import render_error
+from prodpool.text import full_type_name, said, type_name
 from prodpool.vocabulary import Reason
 
 if TYPE_CHECKING:
@@ -27,6 +33,10 @@ if TYPE_CHECKING:
 QUEUE_SPAN_FROM = 0.001
 # Looking for a global provider costs a microsecond, so it is done this often (seconds) and not per task.
 _LOOK_AGAIN = 0.1
+# Spans that may wait for an exporter that is slow or hangs, at some 3 kB each.
+_CAPACITY = 4096
+# Seconds for which ends of spans are gathered.
+_REST = 0.005
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -39,6 +49,18 @@ class Tracing:
         self._given = provider
         self._tracer = provider.get_tracer("prodpool") if provider is not None else None
         self._look_at = float("-inf")
+        self.thread = SinkThread(
+            f"prodpool-trace-{pool}",
+            capacity=_CAPACITY,
+            failed=partial(trouble.report, "trace"),
+            lost=partial(trouble.overflow, "trace"),
+            rest=_REST,
+        )
+
+    def open(self) -> None:
+        """Have the thread there from the start if there is somebody to trace for."""
+        if self._given is not None:
+            self.thread.open()
 
     def wanted(self, now: float) -> bool:
         """Tell whether there is anybody to trace for; ``now`` in seconds of any steady clock."""
@@ -87,8 +109,10 @@ class Tracing:
         """
         with self._trouble.guard("trace"):
             parent = task.context.run(otel_context.get_current)
-            span = task.span = self._start(task, parent, now - task.admitted_at)
-            task.recorded = span.is_recording()
+            span = task.span
+            if span is None:  # else it is handed over once more
+                span = task.span = self._start(task, parent, now - task.admitted_at)
+                task.recorded = span.is_recording()
             if span.get_span_context().is_valid:
                 carrier: dict[str, str] = {}
                 _PROPAGATOR.inject(carrier, trace.set_span_in_context(span, parent))
@@ -96,16 +120,17 @@ class Tracing:
         return None
 
     def finish(self, task: Task, result: str, error: BaseException | None) -> None:
-        """End the task's span, the first time."""
+        """Have the task's span ended, the first time; it ends now, whenever that is done."""
         span, recorded, task.recorded = task.span, task.recorded, False
         if span is None or not recorded:
             return
-        with self._trouble.guard("trace"):
-            span.set_attribute("workerpool.result", result)
-            if error is not None:
-                span.record_exception(error)
-                span.set_status(StatusCode.ERROR, type(error).__qualname__)
-            span.end()
+        ended = time.time_ns()
+        self.thread.give_way()
+        if error is None:
+            self.thread.post(_end, span, ended, result)
+        else:
+            # Rendered at once, in the thread of the task: nobody else may look at what it raised.
+            self.thread.post(_end_failed, span, ended, result, type_name(error), self._describe(error))
 
     def dropped(self, task: Task, reason: Reason, now: float) -> None:
         """Leave a queue span with an error status for a task that never ran."""
@@ -113,12 +138,8 @@ class Tracing:
             return
         with self._trouble.guard("trace"):
             parent = task.context.run(otel_context.get_current)
-            ended = time.time_ns()
-            span = self._queue_span(self._tracer, task, parent, ended, now - task.admitted_at)
-            if span.is_recording():
-                span.set_attribute("workerpool.reason", reason.value)
-                span.set_status(StatusCode.ERROR, reason.value)
-            span.end(ended)
+            dwell = now - task.admitted_at
+            self._post_queue_span(self._tracer, task, parent, time.time_ns(), dwell, reason.value)
 
     def exemplar(self, task: Task, value: float) -> Exemplar | None:
         """Return the link from a histogram to the trace of a sampled task."""
@@ -134,6 +155,8 @@ class Tracing:
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             return False
         self._tracer = trace.get_tracer("prodpool")
+        # The thread comes with the first span to be ended: this may be any thread, in the middle of anything.
+        self.thread.stay()
         return True
 
     def _start(self, task: Task, parent: Context, dwell: float) -> Span:
@@ -154,16 +177,65 @@ class Tracing:
                 if not trace.get_current_span(parent).get_span_context().is_valid:
                     # Two roots would be two traces: without a parent the wait belongs to the task.
                     parent = trace.set_span_in_context(span, parent)
-                with self._trouble.guard("trace"):
-                    self._queue_span(tracer, task, parent, started, dwell).end(started)
+                self._post_queue_span(tracer, task, parent, started, dwell)
         return span
 
-    def _queue_span(
-        self, tracer: trace.Tracer, task: Task, parent: Context, ended: int, dwell: float
-    ) -> Span:
-        span = tracer.start_span(
-            f"workerpool.queue {task.name}", context=parent, start_time=ended - max(0, int(dwell * 1e9))
-        )
+    def _post_queue_span(
+        self,
+        tracer: trace.Tracer,
+        task: Task,
+        parent: Context,
+        ended: int,
+        dwell: float,
+        reason: str | None = None,
+    ) -> None:
+        began = ended - max(0, int(dwell * 1e9))
+        self.thread.post(_queue_span, tracer, self._pool, task.name, parent, began, ended, reason)
+
+    @staticmethod
+    def _describe(error: BaseException) -> dict[str, str]:
+        """Return what ``Span.record_exception`` would note of an error, which may refuse to be rendered."""
+        return {
+            "exception.type": full_type_name(error),
+            "exception.message": said(error),
+            "exception.stacktrace": render_error(error),
+            "exception.escaped": "False",
+        }
+
+
+# What the thread does. Each gets plain values only, and no task: that holds arguments and results.
+
+
+def _end(span: Span, ended: int, result: str) -> None:
+    try:
+        span.set_attribute("workerpool.result", result)
+    finally:
+        span.end(ended)
+
+
+def _end_failed(span: Span, ended: int, result: str, kind: str, exception: dict[str, str]) -> None:
+    try:
+        span.set_status(StatusCode.ERROR, kind)
+        span.add_event("exception", exception, timestamp=ended)
+    finally:
+        _end(span, ended, result)
+
+
+def _queue_span(
+    tracer: trace.Tracer,
+    pool: str,
+    task: str,
+    parent: Context,
+    began: int,
+    ended: int,
+    reason: str | None,
+) -> None:
+    span = tracer.start_span(f"workerpool.queue {task}", context=parent, start_time=began)
+    try:
         if span.is_recording():
-            span.set_attributes({"workerpool.pool": self._pool, "workerpool.task": task.name})
-        return span
+            span.set_attributes({"workerpool.pool": pool, "workerpool.task": task})
+            if reason is not None:
+                span.set_attribute("workerpool.reason", reason)
+                span.set_status(StatusCode.ERROR, reason)
+    finally:
+        span.end(ended)

@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from prodpool.workers.packing import Dumps
+from prodpool.text import shown
+from prodpool.workers.in_worker.call import Dumps, standard_dumps
+
+if TYPE_CHECKING:
+    from prodpool.workers.processes.recipes import Recipe
 
 
 class Submits(Protocol):
@@ -59,6 +63,12 @@ class Workers(Protocol):
     def look(self) -> None:
         """Bring up to date what is known of running tasks."""
 
+    def repair(self, aside: Callable[[Callable[[], None]], object]) -> None:
+        """Finish what an interrupt or a failed allocation has left undone; called by the watchdog.
+
+        ``aside`` makes a call in another thread: the watchdog makes none that may block.
+        """
+
     def holding(self) -> Sequence[Joinable]:
         """Return what should have ended when what is the pool's own has."""
         ...
@@ -101,7 +111,7 @@ class NotTakenError(Exception):
     """What the future of a call raises that was not handed over after all, because of ``error``."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(repr(error))
+        super().__init__(shown(error))
         self.error = error
 
 
@@ -139,11 +149,11 @@ class Capabilities:
         holds_up_exit: Whether a task that never ends keeps the process from ending.
         linger: Seconds that an idle worker is kept before it is given back; 0 where none is lent for long.
         prefetch: Tasks handed over beyond what it can run, so that no worker waits for the next.
-        same_host: Whether its workers see this host's files and clock.
         dumps: How calls are pickled for it; None if it is left to carry them as it sees fit.
+        result_dumps: How its workers pickle results.
         submit: Hands a call over to it.
         processes: Returns its worker processes, which can be killed; None where there are none to kill.
-        single: Builds another like it with one worker, for a task that may have to be killed.
+        recipe: What its worker processes are made of, so that the pool can have its own; None otherwise.
         lost: What the future of a call raises when the worker was lost and the backend goes on.
     """
 
@@ -153,9 +163,9 @@ class Capabilities:
     holds_up_exit: bool
     linger: float = 0.0
     prefetch: int = 0
-    same_host: bool = False
     dumps: Dumps | None = None
+    result_dumps: Dumps = standard_dumps
     submit: Callable[..., Future[Any]] = submit_plainly
     processes: Callable[[Any], list[Any]] | None = None
-    single: Callable[[Any], Any] | None = None
+    recipe: Recipe | None = None
     lost: tuple[type[BaseException], ...] = ()

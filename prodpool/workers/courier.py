@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import selectors
 import socket
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 
 from prodpool.current import here
+from prodpool.reentry import start_thread
 from prodpool.worker import Worker
 
 # Seconds waited in one go: the system counts milliseconds, and not without end.
@@ -50,8 +50,8 @@ class Courier:
         # None is the last that it hears.
         self._calls: deque[Callable[[], object] | None] = deque()
         self._bell = Bell()
-        self._sources: selectors.BaseSelector
-        self._lock = threading.Lock()
+        self._sources: selectors.BaseSelector | None = None
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -63,34 +63,57 @@ class Courier:
         with self._lock:
             if self._thread is not None:
                 return
-            with ExitStack() as undo:
-                try:
-                    self._sources = selectors.DefaultSelector()
-                    undo.callback(self._sources.close)
-                    self._sources.register(self._bell.open(), selectors.EVENT_READ, self._bell.quieten)
-                    undo.callback(self._bell.close)
-                except OSError as error:
-                    raise RuntimeError(f"can't start the thread of pool {self._pool!r}: {error}") from error
-                name = f"prodpool-courier-{self._pool}"
-                thread = threading.Thread(target=self._run, name=name, daemon=True)
-                # An empty context: the thread must not keep the span of whoever started it.
-                contextvars.Context().run(thread.start)
-                self._thread = thread
-                undo.pop_all()
+            self._open()
+            name = f"prodpool-courier-{self._pool}"
+            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            try:
+                start_thread(thread)
+            except RuntimeError:
+                self._let_go()
+                raise
+            # After Ctrl-C it may come up all the same; it says so itself then, in `_run`.
+            self._thread = thread
+
+    def _open(self) -> None:
+        if self._sources is not None:
+            return
+        with ExitStack() as undo:
+            try:
+                sources = selectors.DefaultSelector()
+                undo.callback(sources.close)
+                sources.register(self._bell.open(), selectors.EVENT_READ, self._bell.quieten)
+                undo.callback(self._bell.close)
+            except OSError as error:
+                raise RuntimeError(f"can't start the thread of pool {self._pool!r}: {error}") from error
+            self._sources = sources
+            undo.pop_all()
+
+    def _let_go(self) -> None:
+        sources, self._sources = self._sources, None
+        if sources is not None:
+            sources.close()
+        self._bell.close()
 
     def post(self, call: Callable[[], object]) -> None:
         """Have ``call`` made by the courier; may be called under any lock."""
         self._calls.append(call)
         self._bell.ring()
 
+    def nudge(self) -> None:
+        """Have it look for calls again."""
+        if self._calls:
+            self._bell.ring()
+
     def watch(self, source: socket.socket, on_ready: Callable[[], object]) -> None:
         """Call ``on_ready`` whenever there is something to read; used by the courier alone."""
-        self._sources.register(source, selectors.EVENT_READ, on_ready)
+        if self._sources is not None:
+            self._sources.register(source, selectors.EVENT_READ, on_ready)
 
     def forget(self, source: socket.socket) -> None:
         """Watch it no more; used by the courier alone."""
         with suppress(KeyError, ValueError):
-            self._sources.unregister(source)
+            if self._sources is not None:
+                self._sources.unregister(source)
 
     def close(self) -> None:
         """Let the thread end when it has made the calls posted so far."""
@@ -98,28 +121,36 @@ class Courier:
         self._bell.ring()
 
     def _run(self) -> None:
+        with self._lock:
+            if self._thread not in {None, threading.current_thread()}:
+                return  # another was started, since this one was late
+            self._thread = threading.current_thread()
         here.settles = self._settles
         try:
-            self._serve()
+            while not self._serve():
+                pass
         finally:
-            self._sources.close()
-            self._bell.close()
+            self._let_go()
 
-    def _serve(self) -> None:
-        while True:
-            due = self._due_in()
-            if due is not None and due <= 0.0:
-                # What is due comes first, or a courier that is never idle would never get to it.
-                self.make(self._on_due)
-                due = 0.0
-            for on_ready in self._wait(due):
-                self.make(on_ready)
-            for _ in range(len(self._calls)):
-                call = self._calls.popleft()
-                if call is None:
-                    return
-                self.make(call)
-                del call  # it holds a task, and it may be a long time until the next
+    def _serve(self) -> bool:
+        """Do what there is to do; True when that was the last, False when there was no memory for it."""
+        try:
+            while True:
+                due = self._due_in()
+                if due is not None and due <= 0.0:
+                    # What is due comes first, or a courier that is never idle would never get to it.
+                    self.make(self._on_due)
+                    due = 0.0
+                for on_ready in self._wait(due):
+                    self.make(on_ready)
+                for _ in range(len(self._calls)):
+                    if self._calls[0] is None:
+                        return True
+                    self.make(self._calls.popleft())
+        except MemoryError as error:
+            # Everything that waited waits still; everything else in the pool waits for this thread.
+            self._on_error(error)
+            return False
 
     def _wait(self, seconds: float | None) -> list[Callable[[], object]]:
         """Wait until there is something to do; return what there is beside the calls."""
@@ -129,14 +160,16 @@ class Courier:
         if seconds is not None:
             seconds = min(seconds, _LONGEST)
         try:
+            assert self._sources is not None  # noqa: S101  # `start` opened them
             return [key.data for key, _ in self._sources.select(seconds)]
         finally:
             self._bell.turn_away()
 
-    def make(self, call: Callable[[], object]) -> None:
+    def make(self, call: Callable[[], object] | None) -> None:
         """Make ``call`` now and tell what it raises; used by the courier alone."""
         try:
-            call()
+            if call is not None:
+                call()
         except BaseException as error:  # noqa: BLE001  # everything else in the pool waits for this thread
             self._on_error(error)
 

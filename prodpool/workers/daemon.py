@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from prodpool.reentry import start_thread
+
 
 class DaemonThreadExecutor(Executor):
     """Runs each submitted call in a daemon thread of its own.
@@ -19,7 +21,7 @@ class DaemonThreadExecutor(Executor):
     def __init__(self, name: str) -> None:
         self._name = name
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._threads: set[threading.Thread] = set()
         self._closed = False
 
@@ -41,7 +43,7 @@ class DaemonThreadExecutor(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._threads.add(thread)
         try:
-            thread.start()
+            start_thread(thread)
         except BaseException:
             with self._lock:
                 self._threads.discard(thread)

@@ -11,7 +11,7 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -44,8 +44,15 @@ def of_dask(backend: Any) -> Capabilities:
         prefetch=2 * threads if threads else 1,
         dumps=cloudpickle.dumps,
         submit=Mailing().submit,
-        lost=(KilledWorker,),
+        lost=(KilledWorker, CancelledThereError),
     )
+
+
+class CancelledThereError(Exception):
+    """A call was cancelled on the cluster, which goes on: by ``Client.restart``, or by another client."""
+
+    def __init__(self) -> None:
+        super().__init__("the cluster has cancelled it, as it does when its workers are restarted")
 
 
 class OwnClient(Client):
@@ -77,6 +84,9 @@ def connect(target: Any) -> OwnExecutor:
         OSError: Nothing answers there.
     """
     return OwnExecutor(OwnClient(target))  # type: ignore[no-untyped-call]
+
+
+_WHY = "the scheduler has gone, or the client was closed"
 
 
 class _Call(NamedTuple):
@@ -178,10 +188,14 @@ def _give_up(calls: Iterable[_Call], error: BaseException) -> None:
 async def _bring_home(future: Any, lease: Future[Any]) -> None:
     try:
         value = await future.client.gather(future, asynchronous=True)
-    except (CancelledError, asyncio.CancelledError, GeneratorExit) as error:  # the last: its loop has ended
+    except GeneratorExit:  # its loop has ended
         _cancel(lease)
-        if isinstance(error, GeneratorExit):
-            raise
+        raise
+    except (CancelledError, asyncio.CancelledError):
+        if future.client.status == "running":
+            lease.set_exception(CancelledThereError())
+        else:
+            lease.set_exception(BrokenExecutor(f"its dask client is {future.client.status}: {_WHY}"))
     except BaseException as error:  # noqa: BLE001  # it belongs to whoever handed the call over
         lease.set_exception(error)
     else:

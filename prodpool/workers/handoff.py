@@ -6,21 +6,32 @@ longer be called back, so it gets no more than its workers need to be kept busy.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from prodpool.current import here
 from prodpool.dispatch import Dispatcher
-from prodpool.execution import Runner
+from prodpool.execution import Runner, headroom
+from prodpool.latch import Latch
+from prodpool.reentry import held_here, in_main_thread
 from prodpool.telemetry.logs import PoolLog
 from prodpool.telemetry.trouble import Trouble
+from prodpool.telemetry.watchdog import watchdog
 from prodpool.vocabulary import State
 from prodpool.workers.base import Capabilities, kill, prefetch_for, too_many
-from prodpool.workers.beacon import Beacon
 from prodpool.workers.exchange import Exchange
 from prodpool.workers.pace import Pace
-from prodpool.workers.remote_stacks import RemoteStacks
 from prodpool.workers.seat import Seat
 from prodpool.workers.supply import Supply
+
+# Seconds that the main thread waits for the hand-over that starts a backend's processes, as it would in their
+# executor's own ``submit``. Not for ever: pickling the call may want something that the caller holds.
+HAND_OVER_TIMEOUT = 10.0
+# Frames that a hand-over may need, the start of a process included.
+HAND_OVER_FRAMES = 100
 
 
 class HandoffWorkers:
@@ -34,7 +45,6 @@ class HandoffWorkers:
         abilities: Capabilities,
         pace: Pace,
         context_vars: Sequence[str],
-        beacon: Beacon | None,
         dispatcher: Dispatcher,
         runner: Runner,
         log: PoolLog,
@@ -48,18 +58,19 @@ class HandoffWorkers:
         self._own_backend = own_backend
         self._abilities = abilities
         self._pace = pace
-        self._beacon = beacon
-        self._stacks = None if beacon is None else RemoteStacks(beacon.path, self.holding)
         self._dispatcher = dispatcher
+        self._runner = runner
         self._trouble = trouble
         self._now = now
         self._killed = False
+        # Seats that were given a task, or dismissed, while they were free.
+        self._given: deque[Seat] = deque()
+        dispatcher.after_notify = self._after_notify
         self._exchange = Exchange(
             pool,
             supply=supply,
             abilities=abilities,
             context_vars=context_vars,
-            beacon=beacon,
             dispatcher=dispatcher,
             runner=runner,
             log=log,
@@ -77,13 +88,22 @@ class HandoffWorkers:
             RuntimeError: The system has no thread to give.
         """
         self._exchange.start()
-        seat = Seat(self._pool, self._now, self._beacon, self._stacks)
-        seat.go = lambda: self._go(seat)
-        if not self._dispatcher.reserve(seat):
-            return False
-        self._lend_slot(seat)
-        self._exchange.set_to_work(seat, self._dispatcher.begin(seat))
+        seat = Seat(self._pool, self._now)
+        seat.notify = partial(self._given.append, seat)
+        try:
+            if not self._dispatcher.reserve(seat):
+                return False
+            self._do_uninterrupted(partial(self._begin, seat))
+        except BaseException:
+            self._dispatcher.start_failed(seat)
+            raise
         return True
+
+    def repair(self, aside: Callable[[Callable[[], None]], object]) -> None:  # noqa: ARG002
+        """Hand over what was given to seats and left there, and wake the courier in case it was not."""
+        if self._given:
+            self._exchange.post(self._hand_over_given)
+        self._exchange.nudge()
 
     def fit(self, workers: int) -> int:
         """Have a backend of ``workers`` workers, if it takes another; return the prefetch that goes with it.
@@ -98,8 +118,7 @@ class HandoffWorkers:
         return self._ahead(workers)
 
     def resized(self) -> None:
-        """Hand over what was held for want of workers."""
-        self._exchange.refit()
+        """Nothing was held back."""
 
     def rebuilds(self) -> int:
         """Return how many backends were built after the first."""
@@ -107,12 +126,11 @@ class HandoffWorkers:
 
     def holding(self) -> list[Any]:
         """Return the processes that should have ended when what is ours has."""
-        ours = self._supply.all_processes() if self._own_backend else []
-        return [*ours, *self._exchange.limited_processes()]
+        return self._supply.all_processes() if self._own_backend else []
 
     def can_kill(self) -> bool:
         """Tell whether its workers are processes of this host."""
-        return self._abilities.processes is not None
+        return self._abilities.processes is not None and self._own_backend
 
     def kill(self) -> None:
         """Kill its processes, and those that a hand-over under way is starting."""
@@ -131,43 +149,83 @@ class HandoffWorkers:
     def close(self) -> None:
         """Let the courier go; nothing more comes back."""
         self._exchange.close()
-        if self._beacon is not None:
-            self._beacon.close()
-        if self._stacks is not None:
-            self._stacks.close()
 
     def look(self) -> None:
         """Note for each seat since when its task runs.
 
-        Of those that nobody has seen begin, as many as there are workers left are taken to have begun when
-        they were handed over; the others wait in the backend.
+        As many as there are workers are taken to have begun when they were handed over, the oldest; the
+        others wait in the backend.
         """
         with self._dispatcher.lock:
-            free, unseen = self._dispatcher.workers(), []
-            for seat in self._dispatcher.roster.workers:
-                if not (isinstance(seat, Seat) and seat.occupied and seat.number):
-                    continue
-                seat.started = seat.began()
-                if seat.started is None:
-                    unseen.append(seat)
-                else:
-                    free -= 1
-            unseen.sort(key=lambda seat: seat.since)
-            for seat in unseen[: max(0, free)]:
-                seat.started = seat.since
+            seats = [
+                seat
+                for seat in self._dispatcher.roster.workers
+                if isinstance(seat, Seat) and seat.occupied and seat.away
+            ]
+            seats.sort(key=lambda seat: seat.since)
+            for number, seat in enumerate(seats):
+                seat.started = seat.since if number < self._dispatcher.workers() else None
 
-    def _lend_slot(self, seat: Seat) -> None:
-        """Give a seat the first slot of the beacon that no other seat of the pool has."""
-        if self._beacon is None:
+    def _begin(self, seat: Seat) -> None:
+        try:
+            task = self._dispatcher.begin(seat)
+        except MemoryError as error:
+            task = self._runner.recover(seat, error)
+        self._exchange.set_to_work(seat, task)
+
+    def _after_notify(self) -> None:
+        if self._given:
+            self._do_uninterrupted(self._hand_over_given)
+
+    def _hand_over_given(self) -> None:
+        """Hand over the tasks that seats were given while they were free."""
+        with suppress(IndexError):
+            while True:
+                seat = self._given.popleft()
+                try:
+                    if not seat.dismissed:
+                        self._exchange.set_to_work(seat, seat.task)
+                except MemoryError:
+                    self._given.appendleft(seat)  # the watchdog comes by
+                    raise
+
+    def _do_uninterrupted(self, step: Callable[[], None]) -> None:
+        """Make a step of a hand-over here, or have the courier make it where something could break it off.
+
+        In the main thread a signal handler may raise between any two steps. A destructor that submits may run
+        on top of a frame which holds the pool's lock, or one of those that a hand-over takes. The watchdog
+        must not be held up by the application's own pickling; and whoever has hardly any stack left would
+        leave a task that nobody hands over.
+        """
+        if (
+            here.handing_over
+            or here.settles is not None
+            or held_here(self._dispatcher.lock)
+            or watchdog().is_here()
+            or not _has_headroom()
+        ):
+            self._exchange.post(step)
+        elif in_main_thread():
+            self._have_made(step)
+        else:
+            here.handing_over = True
+            try:
+                step()
+            finally:
+                here.handing_over = False
+
+    def _have_made(self, step: Callable[[], None]) -> None:
+        """Have the courier make a step, and wait for one that may start the backend's processes.
+
+        A process that is forked must not find locks taken which the main thread took after this.
+        """
+        processes = self._abilities.processes
+        if processes is None or processes(self._supply.backend):
+            self._exchange.post(step)
             return
-        with self._dispatcher.lock:
-            taken = {each.slot for each in self._dispatcher.roster.workers if isinstance(each, Seat)}
-            seat.slot = next((slot for slot in range(self._beacon.slots) if slot not in taken), None)
-
-    def _go(self, seat: Seat) -> None:
-        """Hand over the task that the seat was given while it was free."""
-        if not seat.dismissed:
-            self._exchange.set_to_work(seat, seat.task)
+        made = Latch()
+        self._exchange.post(partial(_make, step, made))
+        made.wait(HAND_OVER_TIMEOUT)
 
     def _keep_pace(self, seconds: float) -> None:
         """Have more tasks handed over ahead, or fewer, now that another ran for so long."""
@@ -183,3 +241,18 @@ class HandoffWorkers:
     def _sent(self) -> None:
         if self._killed:  # meanwhile, and the processes that were started for it were not there to be seen
             self.kill()
+
+
+def _has_headroom() -> bool:
+    try:
+        headroom(HAND_OVER_FRAMES)
+    except RecursionError:
+        return False
+    return True
+
+
+def _make(step: Callable[[], None], made: Latch) -> None:
+    try:
+        step()
+    finally:
+        made.open()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
+from prodpool.text import short_name, shown, type_name
 from prodpool.workers.base import Capabilities
 from prodpool.workers.daemon import DaemonThreadExecutor
 
 
-def capabilities(backend: Any) -> Capabilities:
-    """Look at ``backend``.
+def capabilities(backend: Any, *, own: bool = True) -> Capabilities:
+    """Look at ``backend``; ``own``: nobody else uses it.
 
     Nothing is imported to tell: an object of an optional package can only be there if that is.
 
@@ -30,26 +31,32 @@ def capabilities(backend: Any) -> Capabilities:
             linger=1.0,
         )
     if isinstance(backend, type):
-        fits = backend.__name__ if callable(getattr(backend, "submit", None)) else "ThreadPoolExecutor"
-        raise TypeError(f"backend={backend!r} is a class: pass an executor, such as {fits}(max_workers=8)")
+        fits = (
+            short_name(backend.__name__)
+            if callable(getattr(backend, "submit", None))
+            else "ThreadPoolExecutor"
+        )
+        raise TypeError(
+            f"backend={shown(backend)} is a class: pass an executor, such as {fits}(max_workers=8)"
+        )
     if not callable(getattr(backend, "submit", None)):
         # A view of ipyparallel has one.
         its = callable(getattr(getattr(backend, "executor", None), "submit", None))
         fits = "its .executor, which has" if its else "a concurrent.futures.ThreadPoolExecutor"
-        raise TypeError(f"backend={backend!r} has no submit(): pass {fits}")
+        raise TypeError(f"backend={shown(backend)} has no submit(): pass {fits}")
     bases = {f"{base.__module__}.{base.__qualname__}" for base in type(backend).__mro__}
     if isinstance(backend, ProcessPoolExecutor):
-        from prodpool.workers.processes import of_process_pool  # noqa: PLC0415
+        from prodpool.workers.process_pools import of_process_pool  # noqa: PLC0415
 
-        return of_process_pool(backend)
+        return of_process_pool(backend, own=own)
     if "loky.process_executor.ProcessPoolExecutor" in bases:
-        from prodpool.workers.processes import of_loky  # noqa: PLC0415
+        from prodpool.workers.process_pools import of_loky  # noqa: PLC0415
 
-        return of_loky(backend)
+        return of_loky(backend, own=own)
     if "distributed.client.Client" in bases:
-        raise TypeError(f"backend={backend!r} is a dask client: pass its get_executor()")
+        raise TypeError(f"backend={shown(backend)} is a dask client: pass its get_executor()")
     if "distributed.cfexecutor.ClientExecutor" in bases:
         from prodpool.workers.dask import of_dask  # noqa: PLC0415
 
         return of_dask(backend)
-    return Capabilities(kind=type(backend).__name__, max_workers=None, leased=False, holds_up_exit=False)
+    return Capabilities(kind=type_name(backend), max_workers=None, leased=False, holds_up_exit=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from prodpool.errors import UnpicklableError
 from prodpool.task import Task
-from prodpool.workers.carried import values
-from prodpool.workers.shim import Outcome, run_pickled, run_plain
-
-Dumps = Callable[[Any], bytes]
+from prodpool.text import short_name, type_name
+from prodpool.workers.in_worker.call import Dumps, Outcome, run_pickled, run_plain, standard_dumps
+from prodpool.workers.in_worker.context_vars import values
 
 
 class Packing:
@@ -21,13 +21,19 @@ class Packing:
     clear error for the one task, where the backend would break as a whole or lose the task.
     """
 
-    def __init__(self, dumps: Dumps | None, context_vars: Sequence[str] = ()) -> None:
+    def __init__(
+        self, dumps: Dumps | None, context_vars: Sequence[str] = (), result_dumps: Dumps = standard_dumps
+    ) -> None:
         self._dumps = dumps
         self._context_vars = context_vars
-        self.shim: Callable[..., Outcome] = run_plain if dumps is None else run_pickled
+        # What the backend is to call.
+        self.caller: Callable[..., Outcome] = run_plain
+        if dumps is not None:
+            standard = result_dumps is standard_dumps
+            self.caller = run_pickled if standard else partial(run_pickled, dumps=result_dumps)
 
     def pack(self, pool: str, task: Task) -> tuple[Any, ...]:
-        """Return what the shim is called with after its ticket.
+        """Return what `caller` is called with after its ticket.
 
         Raises:
             UnpicklableError: Something in the call does not pickle; the message says what.
@@ -76,9 +82,9 @@ class Packing:
         """Name what does not pickle, by its place and type and never by its value; None if each part does."""
         parts = [("the function", task.fn)]
         parts += [(f"argument {place}", value) for place, value in enumerate(task.args, start=1)]
-        parts += [(f"argument {name!r}", value) for name, value in task.kwargs.items()]
+        parts += [(f"argument {short_name(name)!r}", value) for name, value in task.kwargs.items()]
         parts += [(f"context variable {name!r}", value) for name, value in carried.items()]
-        culprits = (f"{what} (a {type(value).__qualname__})" for what, value in parts if self._fails(value))
+        culprits = (f"{what} (a {type_name(value)})" for what, value in parts if self._fails(value))
         return next(culprits, None)
 
     def _fails(self, value: Any) -> bool:
@@ -87,11 +93,6 @@ class Packing:
         except Exception:  # noqa: BLE001
             return True
         return False
-
-
-def standard_dumps(value: Any) -> bytes:
-    """Pickle as the standard library does."""
-    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
 
 
 class RemoteTraceback(Exception):  # noqa: N818  # it is no error but where one came from

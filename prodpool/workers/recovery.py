@@ -12,6 +12,7 @@ from concurrent.futures import BrokenExecutor
 from prodpool.errors import WorkerLostError
 from prodpool.task import Task
 from prodpool.telemetry.logs import PoolLog
+from prodpool.text import shown
 from prodpool.workers.base import kill
 from prodpool.workers.seat import Seat
 from prodpool.workers.supply import Supply
@@ -20,16 +21,21 @@ from prodpool.workers.supply import Supply
 MOST_ATTEMPTS = 3
 
 
-def may_run_again(task: Task, *, began: bool) -> bool:
-    """Tell whether a task that has lost its worker is to be run again, and count that."""
-    again = (task.options.idempotent or not began) and task.attempt < MOST_ATTEMPTS
+def may_run_again(task: Task) -> bool:
+    """Tell whether a task that has lost its worker is to be run again, and count that.
+
+    One of which it is not known that it has never begun has begun.
+    """
+    again = task.options.idempotent and task.attempt < MOST_ATTEMPTS
     task.attempt += again
     return again
 
 
 def worker_lost(pool: str, task: Task, error: BaseException) -> WorkerLostError:
     """Return the error of a task that may have run in part when ``error`` ended its worker."""
-    broke = f"the wrapped executor broke: {error!r}" if isinstance(error, BrokenExecutor) else repr(error)
+    broke = (
+        f"the wrapped executor broke: {shown(error)}" if isinstance(error, BrokenExecutor) else shown(error)
+    )
     lost = WorkerLostError(pool=pool, task=task.name, detail=broke)
     lost.__cause__ = error
     return lost
@@ -99,31 +105,20 @@ class Recovery:
         else:
             self.strand(seat, task)
 
-    def broken(
-        self, seat: Seat, task: Task, generation: int, error: BaseException, *, began: bool | None
-    ) -> bool:
-        """Decide about a task whose backend broke under it; False when it is lost.
-
-        ``began`` is None if that cannot be known.
-        """
-        # One that was seen to begin alone is what broke it.
-        hope = self._supply.broke(generation, blameless=began is True and self.is_on_trial(task))
+    def broken(self, seat: Seat, task: Task, generation: int, error: BaseException) -> bool:
+        """Decide about a task whose backend broke under it; False when it is lost."""
+        # One that was alone there is what broke it.
+        hope = self._supply.broke(generation, blameless=self.is_on_trial(task))
         if not hope:
             self._on_broken(error)
-        kept = False
-        if hope and not self._stopped():
-            if began is False:
-                self.strand(seat, task)
-                kept = True
-            else:
-                kept = self.suspect(seat, task)
+        kept = hope and not self._stopped() and self.suspect(seat, task)
         if not hope:
             self.give_up(error)
         return kept
 
     def suspect(self, seat: Seat, task: Task) -> bool:
         """Have a task tried alone whose worker was lost while the backend goes on; False when it is lost."""
-        if self._stopped() or not may_run_again(task, began=True):
+        if self._stopped() or not may_run_again(task):
             return False
         seat.started = None
         self._suspects.append((seat, task))

@@ -51,10 +51,10 @@ class Supply:
         now: Callable[[], float],
         processes: Callable[[Any], list[Any]],
     ) -> None:
-        self.backend = backend
+        # Its number and itself, which are read and exchanged as one.
+        self.current: tuple[int, Any] = 1, backend
         # How many workers it has; None where nobody can know.
         self.size = size
-        self.generation = 1
         self.rebuilds = 0
         self._factory = factory
         self._now = now
@@ -67,6 +67,16 @@ class Supply:
         self._lock = threading.Lock()  # guards the exchange of one backend for another
         # When backends were built since the last success.
         self._tried: deque[float] = deque(maxlen=TRIES)
+
+    @property
+    def backend(self) -> Any:
+        """The backend in use."""
+        return self.current[1]
+
+    @property
+    def generation(self) -> int:
+        """Which one that is, from 1."""
+        return self.current[0]
 
     @property
     def down(self) -> bool:
@@ -121,8 +131,8 @@ class Supply:
             return False
         with self._lock:
             if self.size is not None and workers > self.size and not self.down:
-                old, self.backend = self.backend, factory(workers)
-                self.generation += 1
+                number, old = self.current
+                self.current = number + 1, factory(workers)
                 still = [process for process in self._retired if process.is_alive()]
                 self._retired = still + self._processes(old)
                 shut_down(old)
@@ -143,10 +153,14 @@ class Supply:
         assert factory is not None  # noqa: S101  # `broke` said so
         with contextlib.suppress(Exception):
             self.shutdown()
-        self._due_at = None
         self._tried.append(self._now())
-        self.generation += 1
-        with self._lock:
-            self.backend = factory(workers)
-            self.size = None if self.size is None else workers
+        try:
+            with self._lock:
+                self.current = self.generation + 1, factory(workers)
+                self.size = None if self.size is None else workers
+        except BaseException:
+            self._due_at = None  # `broke` sets another
+            raise
+        # Not before: until the next backend is there, nothing may be handed to the broken one.
+        self._due_at = None
         self.rebuilds += 1

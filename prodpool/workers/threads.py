@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from prodpool.current import here
 from prodpool.dispatch import Dispatcher
 from prodpool.execution import Runner
+from prodpool.reentry import Unmasked
 from prodpool.task import Task
 from prodpool.worker import Worker
 from prodpool.workers.base import Backend, too_many
@@ -52,15 +54,40 @@ class LeasedWorkers:
             RuntimeError: The backend takes no more work; what it said itself.
         """
         worker = Worker(self._pool, self._now)
-        if not self._dispatcher.reserve(worker):
-            return False
         try:
-            lease = worker.lease = self._backend.submit(self._begin, worker)
+            if not self._dispatcher.reserve(worker):
+                return False
+            # No callback is added: a signal handler that raises in the midst of that leaves the lock of the
+            # future held for ever, and the thread that ends the loop waits for it.
+            lease = self._submit(self._begin, worker)
+            with self._dispatcher.lock:
+                if worker.lease is None:  # else it has given its turn by now
+                    worker.lease = lease
         except BaseException:
-            self._dispatcher.lose(worker, began=False)
+            # Also what a signal handler raised, when the loop may be coming up after all: if it is there
+            # it stays, and if it comes later it finds itself struck out.
+            self._dispatcher.start_failed(worker)
             raise
-        lease.add_done_callback(lambda lease: self._lease_ended(worker, lease))
         return True
+
+    def _submit(self, fn: Callable[..., None], *args: Any) -> Future[Any]:
+        """Submit a loop to the backend, unless that is what this thread is doing already.
+
+        A destructor or a signal handler that submits a task may run in the midst of the backend's own
+        ``submit``, which holds a lock that is not reentrant.
+
+        Raises:
+            RuntimeError: Likewise, or what the backend said itself.
+        """
+        if here.submitting:
+            raise RuntimeError("this thread is just submitting to the backend")
+        try:
+            here.submitting = True
+            with Unmasked():
+                lease: Future[Any] = self._backend.submit(fn, *args)
+            return lease
+        finally:
+            here.submitting = False
 
     def fit(self, workers: int) -> int:
         """Return 0: nothing waits in the backend.
@@ -78,11 +105,24 @@ class LeasedWorkers:
     def look(self) -> None:
         """Nothing to look for: these workers say themselves what they do."""
 
+    def repair(self, aside: Callable[[Callable[[], None]], object]) -> None:
+        """Notice the loops that the backend dropped before they began: nobody tells of them."""
+        for worker in list(self._dispatcher.roster.workers):
+            lease = worker.lease
+            if lease is None or not lease.done():
+                continue
+            error = None if lease.cancelled() else lease.exception()
+            if lease.cancelled() or error is not None:
+                aside(partial(self._lost, worker, error))
+
     def holding(self) -> list[threading.Thread]:
         """Return the threads that should have ended when the backend has; none of a shared one."""
         if self._shared:
             return []
         idents = {worker.ident for worker in list(self._dispatcher.roster.workers)}
+        # A worker that is only just coming up has no ident, and no more has a thread of the application that
+        # is just being started: they are not the same, and that one cannot be joined.
+        idents.discard(None)
         return [thread for thread in threading.enumerate() if thread.ident in idents]
 
     def can_kill(self) -> bool:
@@ -106,9 +146,9 @@ class LeasedWorkers:
 
     def _begin(self, worker: Worker) -> None:
         worker.ident = threading.get_ident()
-        self._loop(worker, self._dispatcher.begin(worker))
+        self._loop(worker, partial(self._dispatcher.begin, worker))
 
-    def _resume(self, worker: Worker, task: Task, turn: object) -> None:
+    def _resume(self, worker: Worker, turn: object) -> None:
         # The stdlib may enqueue a call and then raise for want of a thread; the loop has gone on by
         # itself then, and this ticket is void.
         with self._dispatcher.lock:
@@ -116,53 +156,66 @@ class LeasedWorkers:
                 return
             worker.turn = None
         worker.ident = threading.get_ident()
-        self._loop(worker, task)
+        # Not the task itself: this frame stays for as long as the loop, and would keep it alive.
+        self._loop(worker, lambda: worker.task)
 
-    def _loop(self, worker: Worker, task: Task | None) -> None:
+    def _loop(self, worker: Worker, first: Callable[[], Task | None]) -> None:
         """Run tasks until dismissed, idle for too long, or somebody else's turn has come."""
-        run, wake = self._runner.run, worker.wake
         here.worker = worker
-        turn_ends = self._now() + TURN
         try:
             while True:
-                while task is not None:
-                    task = run(worker, task)
-                    if self._shared and task is not None and self._now() >= turn_ends:
-                        if self._give_turn(worker, task):
-                            return
-                        turn_ends = self._now() + TURN
-                if worker.dismissed:
-                    return
-                linger = self._linger
-                if self._shared:
-                    linger = max(0.0, min(linger, turn_ends - self._now()))
-                if not wake.acquire(timeout=linger):
-                    if self._dispatcher.leave(worker):
-                        return
-                    # Given a task, or dismissed, at the very moment it gave up waiting.
-                    wake.acquire()
-                task = worker.task
+                try:
+                    return self._serve(worker, first())
+                except MemoryError as error:
+                    first = partial(self._runner.recover, worker, error)
+        except BaseException as error:
+            self._lost(worker, error)
+            raise
         finally:
             here.worker = None
 
-    def _give_turn(self, worker: Worker, task: Task) -> bool:
+    def _serve(self, worker: Worker, task: Task | None) -> None:
+        run, wake = self._runner.run, worker.wake
+        turn_ends = self._now() + TURN
+        while True:
+            while task is not None:
+                task = run(worker, task)
+                if self._shared and task is not None and self._now() >= turn_ends:
+                    if self._give_turn(worker):
+                        return
+                    turn_ends = self._now() + TURN
+            if worker.dismissed:
+                return
+            linger = self._linger
+            if self._shared:
+                linger = max(0.0, min(linger, turn_ends - self._now()))
+            if not wake.acquire(timeout=linger):
+                if self._dispatcher.leave(worker):
+                    return
+                # Given a task, or dismissed, at the very moment it gave up waiting.
+                wake.acquire()
+            task = worker.task
+
+    def _give_turn(self, worker: Worker) -> bool:
         """Go to the end of the backend's own queue; False when the backend takes nothing any more."""
         turn = worker.turn = object()
         try:
-            lease = self._backend.submit(self._resume, worker, task, turn)
-        except RuntimeError:
+            lease = self._submit(self._resume, worker, turn)
+        except BaseException as error:
             with self._dispatcher.lock:
                 came_up = worker.turn is not turn
                 worker.turn = None
+            if not isinstance(error, RuntimeError | MemoryError):
+                raise
             return came_up
-        worker.lease = lease
-        lease.add_done_callback(lambda ended: self._lease_ended(worker, ended))
+        with self._dispatcher.lock:
+            if worker.turn is turn:
+                worker.lease = lease
         return True
 
-    def _lease_ended(self, worker: Worker, lease: Future[Any]) -> None:
-        """Notice a loop that the backend dropped, or that broke down; a regular end needs nothing."""
-        error = None if lease.cancelled() else lease.exception()
-        if not lease.cancelled() and error is None:
-            return
-        task = self._dispatcher.lose(worker, began=worker.ident is not None)
+    def _lost(self, worker: Worker, error: BaseException | None) -> None:
+        """Strike out a loop that broke down (``error``), or that the backend dropped."""
+        held, task = worker.task, self._dispatcher.lose(worker)
+        if task is None and held is not None:
+            self._runner.complete(worker, held)
         self._on_lost(task, error)

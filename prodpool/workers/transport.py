@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -10,9 +9,9 @@ from typing import Any, NamedTuple
 
 from prodpool.task import Task
 from prodpool.workers.base import Capabilities
+from prodpool.workers.in_worker.call import Outcome, Terms, Ticket, this_host
 from prodpool.workers.packing import Packing, RemoteTraceback
 from prodpool.workers.seat import Seat
-from prodpool.workers.shim import Outcome, Terms, Ticket, this_host
 
 
 class Arrival(NamedTuple):
@@ -46,10 +45,9 @@ class Transport:
     ) -> None:
         self._pool = pool
         self.submit = abilities.submit
-        self._packing = Packing(abilities.dumps, context_vars)
+        self._packing = Packing(abilities.dumps, context_vars, abilities.result_dumps)
         self._carrier = carrier
         self._now = now
-        self._numbers = itertools.count(1)
 
     def pack(self, task: Task) -> tuple[Any, ...]:
         """Return the call as it travels.
@@ -62,15 +60,7 @@ class Transport:
 
     def ticket(self, seat: Seat, task: Task) -> Ticket:
         """Begin a hand-over: return what is to travel with the call."""
-        seat.number, seat.since = next(self._numbers), self._now()
-        return Ticket(
-            self._pool,
-            task.name,
-            seat.number,
-            seat.mark,
-            self._carrier(task, seat.since),
-            _terms(task, seat.since),
-        )
+        return Ticket(self._pool, task.name, self._carrier(task, seat.since), _terms(task, seat.since))
 
     def send(self, backend: Any, task: Task, ticket: Ticket, call: tuple[Any, ...]) -> Future[Any]:
         """Hand a packed call over to ``backend`` and return the future of its `Outcome`.
@@ -80,7 +70,7 @@ class Transport:
             BaseException: What else its ``submit`` raises.
         """
         try:
-            return self.submit(backend, self._packing.shim, ticket, *call)
+            return self.submit(backend, self._packing.caller, ticket, *call)
         except Exception as error:
             blamed = self._packing.blamed(self._pool, task, error)
             if blamed is None:
@@ -95,7 +85,8 @@ class Transport:
         except BaseException as error:  # noqa: BLE001  # a __setstate__ may raise anything
             value, failure = None, self._packing.unloadable(self._pool, task, error)
         if failure is not None and outcome.stack is not None:
-            failure.__cause__ = RemoteTraceback(outcome.stack)
+            # Not by assignment: an exception may be a frozen dataclass.
+            BaseException.__setattr__(failure, "__cause__", RemoteTraceback(outcome.stack))
         return Arrival(started, ended, value, failure)
 
     def _times(self, seat: Seat, outcome: Outcome) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from dataclasses import dataclass
 
 import pytest
 
@@ -85,6 +86,23 @@ def test_the_exception_is_left_as_it_was() -> None:
     assert rig.moves == ["open"]
     assert first.__traceback__ is trace
     assert (first.__context__, first.__cause__) == (None, None)
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """An exception that refuses every assignment."""
+
+    key: str
+
+
+def test_a_frozen_exception_is_a_failure() -> None:
+    """An exception to which nothing can be assigned counts like any other and is left as it was."""
+    rig = make(BreakerPolicy(consecutive_failures=2))
+    error = FrozenError("a")
+    rig.run(error)
+    rig.run(error)
+    assert (rig.moves, rig.errors) == (["open"], [])
+    assert (error.__traceback__, error.__context__) == (None, None)
 
 
 def test_healthy_path_takes_no_lock_and_reads_no_clock() -> None:

@@ -427,12 +427,38 @@ def test_a_change_while_another_thread_announces() -> None:
     """A change that could not be announced yet is announced by a later acquire."""
     own = circuit()
     rig = make(own)
-    with rig.breaker._announcing:
+    with concurrent.futures.ThreadPoolExecutor(1) as another:
+        another.submit(rig.breaker._announcing.acquire).result()
         own.open()
         own.close()
         rig.succeed()
-    assert rig.moves == []
+        assert rig.moves == []
+        another.submit(rig.breaker._announcing.release).result()
     rig.succeed()
+    assert rig.moves == ["open", "closed"]
+
+
+def test_an_interrupt_while_it_begins_to_announce() -> None:
+    """A signal handler that raises the moment the right to announce is taken does not keep it for ever."""
+    own = circuit()
+    rig = make(own)
+
+    class Interrupted:
+        def __init__(self, lock: Any) -> None:
+            self._lock, self.release = lock, lock.release
+
+        def acquire(self, *, blocking: bool) -> bool:
+            self._lock.acquire(blocking)
+            rig.breaker._announcing = self._lock
+            raise KeyboardInterrupt
+
+    rig.breaker._announcing = cast("Any", Interrupted(rig.breaker._announcing))
+    own.open()
+    with pytest.raises(KeyboardInterrupt):
+        rig.breaker.state  # noqa: B018
+    own.close()
+    with concurrent.futures.ThreadPoolExecutor(1) as another:
+        another.submit(rig.succeed).result()
     assert rig.moves == ["open", "closed"]
 
 

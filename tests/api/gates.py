@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -40,3 +41,17 @@ def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
     while not condition():
         assert time.monotonic() < ends_at, "it never came true"
         time.sleep(0.001)
+
+
+def until_collected(condition: Callable[[], object]) -> None:
+    """Collect garbage until ``condition()`` is true.
+
+    Once may not do: ``gc.collect()`` does nothing while another thread collects, and a thread that has just
+    done its work may hold its last object a moment longer.
+    """
+
+    def holds() -> object:
+        gc.collect()
+        return condition()
+
+    until(holds)

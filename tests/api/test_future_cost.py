@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from prodpool import InstrumentedPool, PoolFuture, TaskExpiredError
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate, until
+from tests.api.gates import PATIENCE, Gate, until_collected
 from tests.support import MakePool
 
 
@@ -127,8 +127,7 @@ def test_a_dropped_task_keeps_nothing(
     future = drop(pool, clock, thing)
     assert future.done()
     del thing
-    gc.collect()
-    until(lambda: not alive)  # the thread that shuts down or looks out may hold it a moment longer
+    until_collected(lambda: not alive)
 
 
 @pytest.mark.usefixtures("no_collector")

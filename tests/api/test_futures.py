@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError, as_completed, wait
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 
 from prodpool import InstrumentedPool, PoolFuture, Reason, Result
 from tests.api.gates import PATIENCE, Gate
-from tests.support import MakePool
+from tests.core.rig import law_holds
+from tests.support import Logs, MakePool
 
 
 class BoomError(Exception):
@@ -323,6 +326,68 @@ def test_a_callback_that_raises(
     assert called.wait(PATIENCE)
     assert isinstance(future.exception(), BoomError) if fails else future.result() == worker
     assert pool.submit(threading.get_ident).result(PATIENCE) == worker
+    assert pool._engine.trouble.counts()["callback"] == 1
+
+
+class HandlerError(BaseException):
+    """What a signal handler of an application raises."""
+
+
+@pytest.fixture
+def raising(request: pytest.FixtureRequest) -> Iterator[Callable[[object], None]]:
+    """Return a callback during which a signal comes, whose handler raises what the test asks for."""
+
+    def handler(*_: object) -> None:
+        raise request.param
+
+    before = signal.signal(signal.SIGALRM, handler)
+    yield lambda _: signal.raise_signal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("raising", [KeyboardInterrupt, SystemExit, HandlerError], indirect=True)
+def test_a_signal_in_a_callback_of_the_main_thread(
+    make_pool: MakePool, gate: Gate, raising: Callable[[object], None]
+) -> None:
+    """What a signal handler raises there reaches the caller; the other callbacks are called, each once."""
+    pool = make_pool(1)
+    future, called = queued_behind(gate, pool), list[str]()
+    future.add_done_callback(lambda _: called.append("before"))
+    future.add_done_callback(raising)
+    future.add_done_callback(lambda _: called.append("after"))
+    with pytest.raises((KeyboardInterrupt, SystemExit, HandlerError)):
+        future.cancel()
+    assert called == ["before", "after"]
+    for _ in range(3):
+        pool._engine.monitor.repair()  # which would make what was left out
+    gate.open()
+    assert pool.stop(PATIENCE).drained
+    assert called == ["before", "after"]
+    stats = pool.stats()
+    assert (future.cancelled(), stats.dropped[Reason.CANCELLED], law_holds(stats)) == (True, 1, True)
+    assert pool._engine.trouble.counts()["callback"] == 0
+
+
+def test_an_interrupt_in_a_callback_of_a_worker(make_pool: MakePool, gate: Gate, logs: Logs) -> None:
+    """A KeyboardInterrupt that a callback raises in a worker is reported and reaches no one."""
+
+    def bad(_: object) -> None:
+        raise KeyboardInterrupt
+
+    pool, called = make_pool(1), queue.SimpleQueue[str]()
+    future = pool.submit(gate)
+    future.add_done_callback(lambda _: called.put("before"))
+    future.add_done_callback(bad)
+    future.add_done_callback(lambda _: called.put("after"))
+    gate.wait_begun()
+    gate.open()
+    assert [called.get(timeout=PATIENCE) for _ in range(2)] == ["before", "after"]
+    assert logs.wait_for("task.callback_error")["error"] == "KeyboardInterrupt"
+    workers = set(pool._engine.dispatcher.roster.workers)
+    assert pool.submit(int).result(PATIENCE) == 0
+    assert set(pool._engine.dispatcher.roster.workers) == workers
+    assert pool.stop(PATIENCE).drained
+    assert called.empty()
     assert pool._engine.trouble.counts()["callback"] == 1
 
 

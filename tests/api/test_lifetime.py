@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import threading
+import weakref
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -15,7 +15,7 @@ import prodpool
 from prodpool import InstrumentedPool, PoolFullError, PoolStats, Reason, Result
 from prodpool.telemetry.watchdog import THREAD_NAME, watchdog
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate
+from tests.api.gates import PATIENCE, Gate, until_collected
 from tests.support import Logs, MakePool
 
 AFTER_ADMISSION = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
@@ -237,8 +237,7 @@ def test_a_dropped_pool_drains_and_goes(registry: CollectorRegistry, logs: Logs,
     futures = [pool.submit(gate, number) for number in range(3)]
     gate.wait_begun()
     del pool
-    gc.collect()
-    logs.wait_for("pool.draining")
+    until_collected(lambda: "pool.draining" in logs.events)
     gate.open()
     assert [future.result(PATIENCE) for future in futures] == [0, 1, 2]
     stopped = logs.wait_for("pool.stopped")
@@ -253,8 +252,7 @@ def test_a_dropped_pool_is_scraped_once_more(registry: CollectorRegistry, logs: 
     pool = prodpool.threads(name="dropped", max_workers=1, registry=registry, logger=logs.logger)
     pool.submit(len, "").result(PATIENCE)
     del pool
-    gc.collect()
-    logs.wait_for("pool.stopped")
+    until_collected(lambda: "pool.stopped" in logs.events)
     assert b'workerpool_completed_total{pool="dropped",result="ok"} 1.0' in generate_latest(registry)
     assert b'pool="dropped"' not in generate_latest(registry)
 
@@ -267,8 +265,9 @@ def test_a_pool_dropped_after_its_stop_is_scraped_once_more(registry: CollectorR
         thread.join(1.0)
     for _ in range(3):
         assert b'pool="held"' in generate_latest(registry)
+    alive = weakref.ref(pool)
     del pool
-    gc.collect()
+    until_collected(lambda: alive() is None)
     assert b'pool="held"' in generate_latest(registry)
     assert b'pool="held"' not in generate_latest(registry)
 
@@ -276,7 +275,6 @@ def test_a_pool_dropped_after_its_stop_is_scraped_once_more(registry: CollectorR
 def test_the_name_of_a_dropped_pool_is_free_again(registry: CollectorRegistry, logs: Logs) -> None:
     """Once a dropped pool has drained another one may have its name."""
     prodpool.threads(name="again", max_workers=1, registry=registry, logger=logs.logger)
-    gc.collect()
-    logs.wait_for("pool.stopped")
+    until_collected(lambda: "pool.stopped" in logs.events)
     with prodpool.threads(name="again", max_workers=1, registry=registry) as pool:
         assert pool.submit(len, "again").result(PATIENCE) == 5

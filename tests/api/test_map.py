@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason
+from prodpool.mapping import MapIterator
 from prodpool.telemetry.watchdog import watchdog
-from tests.api.gates import PATIENCE, Gate, until
+from tests.api.gates import PATIENCE, Gate, until, until_collected
 from tests.support import MakePool
 
 
@@ -143,8 +144,7 @@ def test_an_iterator_that_is_dropped_cancels_as_well(
     results = through(pool)(lambda each: each(), gates)
     next(results)
     del results
-    gc.collect()
-    until(lambda: pool.stats().queued == 0)
+    until_collected(lambda: pool.stats().queued == 0)
 
 
 def test_results_that_nobody_reads(make_pool: MakePool) -> None:
@@ -308,6 +308,11 @@ def test_an_iterator_collected_under_the_pools_lock(make_pool: MakePool, gate: G
     until(lambda: pool.stats().dropped[Reason.CANCELLED] == 2)
 
 
+def test_an_iterator_whose_construction_was_broken_off() -> None:
+    """Letting go of what a signal handler kept from being built raises nothing."""
+    MapIterator.__new__(MapIterator).__del__()
+
+
 def test_an_iterator_dropped_after_the_stop(make_pool: MakePool) -> None:
     """A half-read map that is let go of when its pool has stopped leaves nothing behind."""
 
@@ -322,8 +327,7 @@ def test_an_iterator_dropped_after_the_stop(make_pool: MakePool) -> None:
     pool.stop(PATIENCE)
     until(lambda: watchdog()._thread is None)
     del results, argument
-    gc.collect()
-    until(lambda: alive() is None)  # the worker's thread may be a moment from its end
+    until_collected(lambda: alive() is None)
 
 
 @both

@@ -37,6 +37,17 @@ class Submitter:
         self._executor.shutdown(wait)
 
 
+class Handed(ProcessPoolExecutor):
+    """Worker processes with a ``submit`` of their own, by which all tasks go."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(fn, *args, **kwargs)
+
+
+def handed(workers: int) -> Handed:
+    return Handed(workers, mp_context=multiprocessing.get_context("forkserver"))
+
+
 def processes(method: str) -> Callable[[int], Any]:
     context = multiprocessing.get_context(method)
     return lambda workers: ProcessPoolExecutor(workers, mp_context=context)
@@ -57,6 +68,7 @@ PROCESSES = ["fork", "forkserver", "spawn"]
 BACKENDS: dict[str, Callable[[int], Any]] = {
     **{method: processes(method) for method in PROCESSES},
     "loky": loky.ProcessPoolExecutor,
+    "handed": handed,
     "dask": dask,
     "threads": ThreadPoolExecutor,
     "other": Submitter,
@@ -86,7 +98,14 @@ over_processes = [
 ]
 
 
-@pytest.fixture(params=[*over_processes, pytest.param("dask", marks=pytest.mark.once), "threads", "other"])
+@pytest.fixture(
+    params=[
+        *over_processes,
+        *(pytest.param(kind, marks=pytest.mark.once) for kind in ("handed", "dask")),
+        "threads",
+        "other",
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """Name the backend of this run of the test."""
     return str(request.param)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import wait
 from pathlib import Path
 
 import loky
@@ -19,5 +20,8 @@ if __name__ == "__main__":
     else:
         pool = prodpool.processes(max_workers=2, start_method=kind, name="orphans")
     pool.options(timeout=60.0).submit(int).result()
+    if kind != "loky":
+        # So that one is idle beside the one that hangs.
+        wait([pool.submit(work.slowly, number) for number in range(2)])
     pool.submit(work.hang, str(folder / "hangs"))
     sys.stdin.read()

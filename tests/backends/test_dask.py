@@ -168,11 +168,15 @@ def test_a_cluster_that_is_gone(
         def refused() -> bool:
             try:
                 wait([pool.submit(abs, -1)], 0.2)
-            except PoolBrokenError:
+            except PoolBrokenError as error:
+                said.append(str(error))
                 return True
             return False
 
+        said: list[str] = []
         until(refused, PATIENCE)
+        assert "its dask client is" in said[0]
+        assert "the scheduler has gone" in said[0]
         until(lambda: pool.stats().state == "stopped", PATIENCE)
         assert check(pool.stats()).in_flight == 0
 
@@ -190,3 +194,20 @@ def test_nobody_there() -> None:
         pytest.raises(OSError, match="after 1 s"),
     ):
         prodpool.dask("tcp://127.0.0.1:1", name="nobody")
+
+
+def test_a_restart_of_the_workers(cluster: LocalCluster, registry: CollectorRegistry, tmp_path: Path) -> None:
+    """``Client.restart`` costs the tasks that were out, and the pool goes on as the bare executor does."""
+    with (
+        Client(cluster) as client,
+        InstrumentedPool(client.get_executor(), name="test", registry=registry, queue_capacity=10) as pool,
+    ):
+        mark = tmp_path / "runs"
+        out = pool.submit(work.hang, str(mark))
+        until(mark.exists, PATIENCE)
+        client.restart()
+        with pytest.raises(WorkerLostError, match="its workers are restarted"):
+            out.result(PATIENCE)
+        assert [pool.submit(abs, -number).result(PATIENCE) for number in range(3)] == [0, 1, 2]
+        stats = check(pool.stats())
+        assert (stats.state, stats.completed[Result.PANIC], stats.completed[Result.OK]) == ("open", 1, 3)

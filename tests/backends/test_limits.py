@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from concurrent.futures import wait
 from pathlib import Path
@@ -19,10 +20,12 @@ from prodpool import (
     WorkerLostError,
     stopping,
 )
+from prodpool.workers.in_worker.frames import Frame, FrameReader
+from prodpool.workers.processes.line import Line
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
-from tests.core.rig import check
+from tests.core.rig import LEEWAY, check
 from tests.support import child_processes, runs
 
 pytestmark = [
@@ -39,10 +42,10 @@ others = pytest.mark.parametrize(
 def test_killed_at_its_limit(make_pool: MakePool, held: Held, tmp_path: Path) -> None:
     """A task that runs too long is killed with its worker, counted and logged; nobody else notices."""
     pool = make_pool(2, queue_capacity=20)
-    # The process for such tasks, which is kept for the next: that may not get as far as to say its own.
-    pid = pool.options(timeout=60.0).submit(work.pid).result(PATIENCE)
     beside = held.submit(pool)
     held.wait_running(1)
+    # The process that runs such a task may not get as far as to say its own name within the limit.
+    pid = pool.submit(work.pid).result(PATIENCE)
     hung = pool.options(task="hangs", timeout=0.2).submit(work.hang, str(tmp_path / "hangs"))
     after = [pool.submit(abs, -number) for number in range(10)]
     with pytest.raises(TaskTimeoutError, match=r"'hangs' .* killed after 0.2 s") as caught:
@@ -56,7 +59,90 @@ def test_killed_at_its_limit(make_pool: MakePool, held: Held, tmp_path: Path) ->
     assert beside.result(PATIENCE)
     stats = check(pool.stats())
     assert (stats.completed[Result.TIMEOUT], stats.completed[Result.OK], stats.in_flight) == (1, 12, 0)
+    # Nothing has broken: it was killed by the pool itself.
     assert pool._engine.workers.rebuilds() == 0
+    assert not make_pool.logs.named("pool.backend_rebuilt")
+
+
+@only_processes
+def test_killed_at_once(make_pool: MakePool, tmp_path: Path) -> None:
+    """The limit is kept to a fraction of a second, counted from when the task begins."""
+    pool = make_pool(2, queue_capacity=20)
+    pool.submit(int).result(PATIENCE)  # a worker is up
+    late = []
+    for number in range(3):
+        mark = tmp_path / str(number)
+        hung = pool.options(timeout=0.5).submit(work.hang_since, str(mark))
+        others = [pool.submit(abs, -other) for other in range(5)]
+        with pytest.raises(TaskTimeoutError):
+            hung.result(PATIENCE)
+        late.append(time.monotonic() - float(mark.read_text()) - 0.5)
+        assert [other.result(PATIENCE) for other in others] == list(range(5))
+    # A busy machine may be late once and again.
+    assert min(late) < 0.2
+    assert max(late) < LEEWAY
+    assert check(pool.stats()).completed[Result.TIMEOUT] == 3
+
+
+@only_processes
+def test_a_callback_keeps_no_other_limit(make_pool: MakePool, tmp_path: Path) -> None:
+    """A task is killed at its limit also while the done-callback of another goes on and on."""
+    pool = make_pool(2, queue_capacity=20)
+    killed, called = threading.Event(), threading.Event()
+    outlasted: list[bool] = []
+
+    def call_back(_: object) -> None:
+        called.set()
+        outlasted.append(killed.wait(PATIENCE))
+
+    short = pool.submit(abs, -1)
+    hung = pool.options(timeout=0.3).submit(work.hang, str(tmp_path / "hangs"))
+    hung.add_done_callback(lambda _: killed.set())
+    short.add_done_callback(call_back)
+    assert called.wait(PATIENCE)
+    assert isinstance(hung.exception(PATIENCE), TaskTimeoutError)
+    until(lambda: outlasted)
+    assert outlasted == [True]
+
+
+@only_processes
+def test_killed_in_the_midst_of_its_result(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that passes while a large result is on its way settles the task, and a stop ends."""
+    pool = make_pool(1, queue_capacity=20)
+    pid = pool.submit(work.pid).result(PATIENCE)
+    fill = FrameReader.fill
+    amounts = itertools.count()
+
+    def fill_until_killed(reader: FrameReader, flags: int = 0) -> None:
+        if next(amounts) == 20:  # a megabyte or so
+            until(lambda: not runs(pid))
+        fill(reader, flags)
+
+    monkeypatch.setattr(FrameReader, "fill", fill_until_killed)
+    with pytest.raises(TaskTimeoutError):
+        pool.options(timeout=2.0).submit(bytes, 50_000_000).result(PATIENCE)
+    assert len(pool.submit(bytes, 50_000_000).result(PATIENCE)) == 50_000_000
+    assert pool.stop(PATIENCE).drained
+
+
+@only_processes
+def test_killed_when_it_has_just_ended(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task whose process is killed with its outcome on the way has that; the next task is not lost."""
+    pool = make_pool(1, queue_capacity=20)
+    pid = pool.submit(work.pid).result(PATIENCE)
+    receive = Line.receive
+
+    def receive_late(line: Line, *, hurry: bool = False) -> Frame | None:
+        if next(calls) == 0:
+            until(lambda: not runs(pid))
+        return receive(line, hurry=hurry)
+
+    calls = itertools.count()
+    monkeypatch.setattr(Line, "receive", receive_late)
+    first = pool.options(timeout=0.5).submit(abs, -1)
+    second = pool.submit(abs, -2)
+    assert (first.result(PATIENCE), second.result(PATIENCE)) == (1, 2)
+    assert check(pool.stats()).completed[Result.OK] == 3
 
 
 @only_processes
@@ -112,7 +198,7 @@ def test_fewer_workers_than_the_backend_has(make_pool: MakePool, held: Held) -> 
 
 @only_processes
 def test_a_factory_grows(make_pool: MakePool, held: Held) -> None:
-    """A pool over a factory gets a larger backend when it is resized; what runs on the old one goes on."""
+    """A pool over a factory gets more workers when it is resized; what runs goes on."""
     pool = make_pool(1, factory=True, queue_capacity=4)
     first = held.submit(pool)
     held.wait_running(1)
@@ -126,12 +212,28 @@ def test_a_factory_grows(make_pool: MakePool, held: Held) -> None:
 
 
 @only_processes
-def test_no_more_than_the_backend_has(make_pool: MakePool) -> None:
-    """An executor that cannot be built anew does not grow; the pool keeps its size."""
-    pool = make_pool(1)
-    with pytest.raises(ValueError, match="max_workers=2 is more than the 1 workers of the backend"):
-        pool.resize(2)
-    assert pool.stats().workers == 1
+def test_more_than_the_executor_has(make_pool: MakePool, held: Held) -> None:
+    """The executor is a recipe only: a pool has as many workers as it is told."""
+    pool = make_pool(1, queue_capacity=4)
+    pool.resize(3)
+    futures = [held.submit(pool) for _ in range(4)]
+    held.wait_running(3)
+    stats = check(pool.stats())
+    assert (stats.workers, stats.running, stats.queued) == (3, 3, 1)
+    held.let_go()
+    assert len({future.result(PATIENCE) for future in futures}) == 3
+
+
+@only_processes
+def test_no_more_than_a_shared_executor_has(make_pool: MakePool) -> None:
+    """An executor that others use as well does not grow; the pool keeps its size."""
+    pool = make_pool(1, own_backend=False)
+    try:
+        with pytest.raises(ValueError, match="max_workers=2 is more than the 1 workers of the backend"):
+            pool.resize(2)
+        assert pool.stats().workers == 1
+    finally:
+        pool._engine.backend.shutdown()
 
 
 @others
@@ -173,7 +275,7 @@ def test_asked_to_end_by_stop(make_pool: MakePool, tmp_path: Path, monkeypatch: 
 @only_processes
 @pytest.mark.usefixtures("exact_reports")
 def test_stop_kills_what_has_a_limit(make_pool: MakePool, tmp_path: Path) -> None:
-    """A stop ends the executors of their own too, busy and idle ones."""
+    """A stop ends all worker processes, busy and idle ones."""
     pool = make_pool(2, queue_capacity=5)
     idle = pool.options(timeout=60.0).submit(work.pid).result(PATIENCE)
     mark = tmp_path / "hangs"
@@ -217,8 +319,8 @@ def test_a_lost_worker_of_its_own(make_pool: MakePool, tmp_path: Path) -> None:
 
 
 @only_processes
-def test_expired_in_the_backend(make_pool: MakePool, held: Held) -> None:
-    """A deadline that passes while a task waits in its backend keeps it from running all the same."""
+def test_expired_behind_another(make_pool: MakePool, held: Held) -> None:
+    """A deadline that passes while a task waits behind another keeps it from running."""
     pool = make_pool(1, queue_capacity=3)
     held.submit(pool)
     held.wait_running(1)

@@ -1,10 +1,11 @@
-"""How far ahead of its workers a backend is handed tasks."""
+"""How far ahead of its workers a backend is handed tasks, and a worker process is sent calls."""
 
 from __future__ import annotations
 
 import pytest
 
 from prodpool.workers.pace import ENOUGH, MOST, MOST_IN_ALL, WAITS, Pace
+from prodpool.workers.processes import pace as processes
 
 
 def run(pace: Pace, seconds: float, times: int = 2 * ENOUGH, *, wanted: bool = True) -> int:
@@ -65,3 +66,42 @@ def test_many_workers() -> None:
         pace.note(0.0)
         pace.step(100, wanted=True)
     assert pace.ahead == MOST_IN_ALL
+
+
+def sent_ahead(seconds: float, times: int = 2 * processes.ENOUGH, pace: processes.Pace | None = None) -> int:
+    """Have tasks of one worker process run for so long; return how many are sent ahead after that."""
+    pace = pace or processes.Pace()
+    for _ in range(times):
+        pace.note(seconds)
+    return pace.ahead()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ahead"),
+    [
+        (0.0, MOST),
+        (WAITS / 1000, MOST),
+        (WAITS / 4, 4),
+        (WAITS * 0.9, 1),
+        (WAITS * 1.1, 0),
+        (1.0, 0),
+    ],
+)
+def test_calls_are_sent_ahead_while_tasks_are_short(seconds: float, ahead: int) -> None:
+    """As many as are done within a few milliseconds; none behind a task that is longer than that."""
+    assert sent_ahead(seconds) == ahead
+
+
+def test_no_call_is_sent_ahead_before_it_is_known() -> None:
+    """A few short tasks say nothing about the next."""
+    assert sent_ahead(0.0, times=processes.ENOUGH - 1) == 0
+    assert sent_ahead(0.0, times=processes.ENOUGH) == MOST
+
+
+def test_one_long_task_is_enough() -> None:
+    """After it nothing is sent ahead until many short ones have come."""
+    pace = processes.Pace()
+    assert sent_ahead(0.0, times=1000, pace=pace) == MOST
+    assert sent_ahead(1.0, times=1, pace=pace) == 0
+    assert sent_ahead(0.0, times=5, pace=pace) == 0
+    assert sent_ahead(0.0, times=1000, pace=pace) == MOST

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from concurrent.futures import CancelledError, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
 from prodpool.workers.base import NotTakenError
+from prodpool.workers.dask import CancelledThereError
 from prodpool.workers.kinds import capabilities
-from prodpool.workers.processes import MENDED
+from prodpool.workers.process_pools import MENDED
 from tests.api.gates import until
 from tests.backends import work
-from tests.backends.conftest import PATIENCE, dask
+from tests.backends.conftest import PATIENCE, dask, handed
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -35,19 +37,65 @@ def _process_pool(workers: int, **options: Any) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"), **options)
 
 
-@pytest.mark.parametrize("build", [_process_pool, loky.ProcessPoolExecutor], ids=["stdlib", "loky"])
-def test_another_like_it(build: Any) -> None:
-    """The number of workers is found, the processes are, and another executor is set up alike."""
+both = pytest.mark.parametrize("build", [_process_pool, loky.ProcessPoolExecutor], ids=["stdlib", "loky"])
+
+
+@both
+def test_a_recipe(build: Any, registry: CollectorRegistry) -> None:
+    """The number of workers is found, and how one is made; the executor itself stays unstarted."""
     with build(3, initializer=name_after, initargs=("x",)) as backend:
         abilities = capabilities(backend)
         assert abilities.max_workers == 3
+        recipe = abilities.recipe
+        assert recipe is not None
+        assert (recipe.initializer, recipe.initargs, recipe.most_tasks) == (name_after, ("x",), None)
+        assert callable(recipe.context.Process)
+        assert not recipe.forks
+        with InstrumentedPool(backend, name="test", registry=registry) as pool:
+            assert pool.stats().workers == 3
+            assert pool.submit(named).result(PATIENCE) == "x"
+            assert not backend._processes
+
+
+def test_what_else_is_in_a_recipe() -> None:
+    """The standard library's bound of tasks, and loky's patience and environment, go along."""
+    with _process_pool(1, max_tasks_per_child=7) as backend:
+        assert getattr(capabilities(backend).recipe, "most_tasks", None) == 7
+    with loky.ProcessPoolExecutor(1, timeout=3.0, env={"PRODPOOL_TEST": "y"}) as backend:
+        recipe = capabilities(backend).recipe
+        assert recipe is not None
+        assert (recipe.linger, recipe.options) == (3.0, {"env": {"PRODPOOL_TEST": "y"}})
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as backend:
+        assert getattr(capabilities(backend).recipe, "forks", None) is True
+
+
+def test_an_environment_of_loky(registry: CollectorRegistry) -> None:
+    """What the executor was given for its workers, they have."""
+    backend = loky.ProcessPoolExecutor(1, env={"PRODPOOL_TEST": "y"})
+    with InstrumentedPool(backend, name="test", registry=registry) as pool:
+        assert pool.submit(named).result(PATIENCE) == "y"
+
+
+def test_a_reusable_executor_of_loky(registry: CollectorRegistry) -> None:
+    """It is a recipe like any other."""
+    with InstrumentedPool(loky.get_reusable_executor(2), name="test", registry=registry) as pool:
+        assert capabilities(pool._engine.backend).recipe is not None
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+@both
+def test_no_recipe(build: Any) -> None:
+    """What others use as well, or what has a ``submit`` of its own, is handed tasks."""
+    with build(2) as backend:
+        abilities = capabilities(backend, own=False)
+        assert abilities.recipe is None
         assert abilities.processes is not None
-        assert abilities.single is not None
         pid = backend.submit(work.pid).result(PATIENCE)
         assert pid in [process.pid for process in abilities.processes(backend)]
-        with abilities.single(backend) as single:
-            assert capabilities(single).max_workers == 1
-            assert single.submit(named).result(PATIENCE) == "x"
+        backend.submit = partial(backend.submit)
+        assert capabilities(backend).recipe is None
+    with handed(1) as backend:
+        assert capabilities(backend).recipe is None
 
 
 def test_dask_says_how_many() -> None:
@@ -63,25 +111,28 @@ def test_what_an_executor_of_dask_was_given_reaches_the_client(tmp_path: Path) -
     assert executor._kwargs == {"pure": False, "retries": 1}
     submit = capabilities(executor).submit
     gone = submit(executor, work.hold, str(mark), str(go))
-    until(mark.exists, PATIENCE)
-    # It runs, so that these wait for each other for a moment before they go.
-    late = [submit(executor, abs, -number) for number in range(3)]
-    executor.shutdown(wait=False)
-    with pytest.raises(CancelledError):
-        gone.result(PATIENCE)
-    for future in late:
-        with pytest.raises((CancelledError, NotTakenError)):
-            future.result(PATIENCE)
-    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        submit(executor, abs, -1)
-    go.touch()
+    try:
+        until(mark.exists, PATIENCE)
+        # It runs, so that these wait for each other for a moment before they go.
+        late = [submit(executor, abs, -number) for number in range(3)]
+        executor.shutdown(wait=False)
+        # The client goes on.
+        with pytest.raises(CancelledThereError):
+            gone.result(PATIENCE)
+        for future in late:
+            with pytest.raises((CancelledThereError, CancelledError, NotTakenError)):
+                future.result(PATIENCE)
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            submit(executor, abs, -1)
+    finally:
+        go.touch()
 
 
 @pytest.mark.skipif(MENDED, reason="this Python replaces such workers as it should")
 def test_max_tasks_per_child(registry: CollectorRegistry) -> None:
-    """What is known to hang is refused, with the way out."""
-    with (
-        _process_pool(1, max_tasks_per_child=2) as backend,
-        pytest.raises(ValueError, match=r"max_tasks_per_child=2.* 115634.*leave that out"),
-    ):
-        InstrumentedPool(backend, name="test", registry=registry)
+    """What is known to hang is refused, with the way out, where the executor's own processes are used."""
+    with _process_pool(1, max_tasks_per_child=2) as backend:
+        with pytest.raises(ValueError, match=r"max_tasks_per_child=2.* 115634.*leave that out"):
+            InstrumentedPool(backend, name="test", own_backend=False, registry=registry)
+        with InstrumentedPool(backend, name="test", registry=registry) as pool:
+            assert pool.submit(abs, -1).result(PATIENCE) == 1

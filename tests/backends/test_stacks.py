@@ -82,33 +82,37 @@ def test_a_process_that_does_not_answer(make_pool: MakePool, tmp_path: Path) -> 
 
 @one_kind
 def test_a_signal_that_is_taken(make_pool: MakePool, tmp_path: Path) -> None:
-    """A process that uses the signal itself is left alone."""
+    """A process that uses the signal itself is not sent it."""
     pool = make_pool(1, factory_of=lambda _: work.with_signal_taken)
     mark = tmp_path / "mark"
     pool.submit(work.hang, str(mark))
     until(lambda: mark.exists() and mark.read_text(), PATIENCE)
-    assert f"(no stack: worker process {mark.read_text()} cannot be asked:" in pool.dump()
+    assert f"(no stack: worker process {mark.read_text()} cannot be asked: the signal is taken" in pool.dump()
 
 
-@pytest.mark.parametrize("kind", [pytest.param("dask", marks=pytest.mark.once), "other"], indirect=True)
+@one_kind
+def test_before_it_begins(make_pool: MakePool, tmp_path: Path) -> None:
+    """A task whose worker is still coming up has no stack, and is not shown as running."""
+    go = tmp_path / "go"
+    pool = make_pool(1, factory_of=lambda _: lambda workers: work.that_waits_for(str(go), workers))
+    waits = pool.options(task="waits").submit(int)
+    try:
+        assert pool.dump().startswith(f"pool {pool.name!r} open: 1 of 1 workers busy")
+        assert "waits, for" not in pool.dump()
+    finally:
+        go.touch()
+    assert waits.result(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param("dask", marks=pytest.mark.once), "other", "handed"], indirect=True
+)
 def test_where_nobody_can_be_asked(make_pool: MakePool, held: Held) -> None:
-    """Where there is no worker process of this host, the text says so."""
+    """Where there is no worker process of the pool's own, the text says so."""
     pool = make_pool(1)
     held.submit(pool)
     held.wait_running(1)
     text = pool.dump()
     assert "hold, for " in text
-    assert "(no stack: only worker processes of this host can be asked for one)" in text
+    assert "(no stack: only worker processes of the pool's own can be asked for one)" in text
     held.let_go()
-
-
-@one_kind
-def test_nothing_is_left(make_pool: MakePool) -> None:
-    """The files that stacks and starts are told in are removed with the pool."""
-    pool = make_pool(1)
-    assert pool.submit(int).result(PATIENCE) == 0
-    workers = pool._engine.workers
-    beacon = Path(workers._beacon.path)  # type: ignore[attr-defined]
-    assert list(beacon.parent.glob(f"{beacon.name}*"))
-    pool.stop(PATIENCE)
-    until(lambda: not list(beacon.parent.glob(f"{beacon.name}*")), PATIENCE)

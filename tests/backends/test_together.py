@@ -18,6 +18,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import PoolBrokenError, PoolFullError, Result, UnpicklableError, WorkerLostError
+from prodpool.workers.processes.line import Line
+from prodpool.workers.processes.recipes import Recipe
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import BACKENDS, PATIENCE, MakePool, over_processes
@@ -43,9 +45,9 @@ def pid_in(mark: Path) -> int:
     return int(mark.read_text())
 
 
-@each
-def test_stop_kills_what_hangs_in_a_smaller_backend(make_pool: MakePool, tmp_path: Path) -> None:
-    """The processes of backends that were replaced by larger ones end with the pool."""
+@pytest.mark.parametrize("kind", [*over_processes, "handed"], indirect=True)
+def test_stop_kills_what_hangs_after_resizes(make_pool: MakePool, tmp_path: Path) -> None:
+    """All processes end with the pool, those of backends that were replaced by larger ones too."""
     pool = make_pool(1, factory=True, queue_capacity=5)
     pids = set()
     for workers in (1, 2, 3):
@@ -58,7 +60,7 @@ def test_stop_kills_what_hangs_in_a_smaller_backend(make_pool: MakePool, tmp_pat
     until(lambda: all(map(ended, pids)))
 
 
-@each
+@pytest.mark.parametrize("kind", ["handed"], indirect=True)
 def test_a_crash_harms_nothing_in_a_smaller_backend(make_pool: MakePool, tmp_path: Path) -> None:
     """When the larger backend breaks, what still runs in the one before it goes on."""
     pool = make_pool(1, factory=True, queue_capacity=5)
@@ -74,13 +76,9 @@ def test_a_crash_harms_nothing_in_a_smaller_backend(make_pool: MakePool, tmp_pat
 
 
 @each
-@pytest.mark.parametrize("slots", [1, 2])
-def test_a_pool_that_was_resized_often(
-    make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
-) -> None:
-    """What had begun is known, or taken for possible, however many workers came and went beside it."""
-    monkeypatch.setattr("prodpool.engine.BEACON_SLOTS", slots)
-    pool = make_pool(2, factory=True, queue_capacity=5, prefetch=0)
+def test_a_pool_that_was_resized_often(make_pool: MakePool, tmp_path: Path) -> None:
+    """A task is lost with its own worker, however many came and went beside it; the other goes on."""
+    pool = make_pool(2, queue_capacity=5)
     mark = tmp_path / "hangs"
     hung = pool.submit(work.hang, str(mark))
     ran_in = pid_in(mark)
@@ -88,19 +86,20 @@ def test_a_pool_that_was_resized_often(
         pool.resize(1)
         pool.resize(2)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
-    other = tmp_path / "hangs too"
-    hung_too = pool.submit(work.hang, str(other))
-    pid_in(other)
+    other, go = tmp_path / "runs", tmp_path / "go"
+    beside = pool.submit(work.hold, str(other), str(go))
+    beside_in = pid_in(other)
     os.kill(ran_in, signal.SIGKILL)
-    for future in (hung, hung_too):
-        with pytest.raises(WorkerLostError, match="may have run in part"):
-            future.result(PATIENCE)
+    with pytest.raises(WorkerLostError, match="may have run in part"):
+        hung.result(PATIENCE)
+    go.touch()
+    assert beside.result(PATIENCE) == beside_in
 
 
 @each
-def test_more_workers_for_what_was_held_back(make_pool: MakePool, tmp_path: Path) -> None:
-    """What waits because a task with a limit runs is handed over as soon as there are more workers."""
-    pool = make_pool(1, factory=True, queue_capacity=20)
+def test_more_workers_for_what_waits(make_pool: MakePool, tmp_path: Path) -> None:
+    """What waits because a task with a limit runs begins as soon as there are more workers."""
+    pool = make_pool(1, queue_capacity=20)
     mark, go = tmp_path / "runs", tmp_path / "go"
     limited = pool.options(timeout=60.0).submit(work.hold, str(mark), str(go), 60.0)
     pid_in(mark)
@@ -113,29 +112,29 @@ def test_more_workers_for_what_was_held_back(make_pool: MakePool, tmp_path: Path
 
 
 @each
-def test_stop_ends_what_is_ours_beside_a_shared_backend(make_pool: MakePool, tmp_path: Path) -> None:
-    """The executors for tasks with a limit end with the pool, and nothing begins later; the rest stays."""
-    pool = make_pool(1, own_backend=False, queue_capacity=5)
+def test_stop_leaves_a_shared_backend_alone(make_pool: MakePool, tmp_path: Path) -> None:
+    """What runs there goes on, nothing begins later, and others can use it."""
+    pool = make_pool(1, own_backend=False, queue_capacity=5, prefetch=0)
     backend: Any = pool._engine.backend
+    mark, go, never = tmp_path / "runs", tmp_path / "go", tmp_path / "never"
     try:
-        view = pool.options(timeout=60.0)
-        mark, never = tmp_path / "hangs", tmp_path / "never"
-        view.submit(work.hang, str(mark))
+        pool.submit(work.hold, str(mark), str(go))
         ran_in = pid_in(mark)
-        view.submit(work.sign, str(never))
+        pool.submit(work.sign, str(never))
         pool.stop(0.1)
-        until(lambda: ended(ran_in))
+        go.touch()
+        assert backend.submit(work.pid).result(PATIENCE) == ran_in
         until(lambda: pool.stats().in_flight == 0)
         check(pool.stats())
         assert not never.exists()
-        assert backend.submit(abs, -1).result(PATIENCE) == 1
     finally:
+        go.touch()
         backend.shutdown()
 
 
 @each
-def test_a_worker_of_its_own_that_died_idle(make_pool: MakePool) -> None:
-    """A task with a limit is not lost because the process kept for it is gone."""
+def test_a_worker_that_died_idle(make_pool: MakePool) -> None:
+    """A task with a limit is not lost because an idle process is gone."""
     view = make_pool(1).options(timeout=60.0)
     idle = view.submit(work.pid).result(PATIENCE)
     os.kill(idle, signal.SIGKILL)
@@ -172,6 +171,7 @@ class _TakesItsTime:
 def test_stop_does_not_wait_for_pickling(make_pool: MakePool) -> None:
     """A stop that hands over what had to wait returns, however long the application's own code takes."""
     pool = make_pool(1, queue_capacity=5)
+    pool.submit(int).result(PATIENCE)  # the worker is up
     pool.pause()
     value: Any = _TakesItsTime()
     held_up = pool.submit(abs, value)
@@ -210,7 +210,32 @@ def test_a_callback_does_not_wait_for_itself(make_pool: MakePool, tmp_path: Path
     assert [future.result(PATIENCE) for future in others] == [0, 1]
 
 
-@pytest.mark.parametrize("kind", ["fork"], indirect=True)
+@pytest.mark.parametrize("kind", ["fork", "loky"], indirect=True)
+@pytest.mark.parametrize("what", ["sockets", "processes"])
+def test_a_system_short_of_something(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """A worker that cannot be started for want of it is tried again, and its task waits for it."""
+    pool = make_pool(1, queue_capacity=5)
+    tried = threading.Semaphore(0)
+
+    def none_left(*_: Any, **__: Any) -> Any:
+        tried.release()
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        if what == "sockets":
+            patch.setattr(Line, "_pair", none_left)
+        else:
+            patch.setattr(Recipe, "start", none_left)
+        future = pool.submit(abs, -1)
+        for _ in range(2):
+            assert tried.acquire(timeout=PATIENCE)
+    assert future.result(PATIENCE) == 1
+    stats = check(pool.stats())
+    assert (stats.state, stats.completed[Result.OK]) == ("open", 1)
+    assert pool._engine.workers.rebuilds() == 0
+
+
+@pytest.mark.parametrize("kind", ["handed"], indirect=True)
 def test_a_backend_short_of_processes(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that cannot take a task for want of a descriptor costs that task, and is not given up."""
     pool = make_pool(1, queue_capacity=5)
@@ -223,11 +248,9 @@ def test_a_backend_short_of_processes(make_pool: MakePool, monkeypatch: pytest.M
     check(pool.stats())
 
 
-@pytest.mark.parametrize(("times", "idempotent"), [(1, False), (4, True)])
-@pytest.mark.parametrize("kind", ["fork", "loky"], indirect=True)
-def test_a_backend_that_stumbles(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, times: int, idempotent: bool
-) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("kind", ["handed"], indirect=True)
+def test_a_backend_that_stumbles(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """One that breaks fails at its own closed pipes first: a task that may be repeated survives that."""
     pool = make_pool(1, queue_capacity=5)
     backend: Any = pool._engine.backend
@@ -239,37 +262,8 @@ def test_a_backend_that_stumbles(
         return submit(*args)
 
     monkeypatch.setattr(backend, "submit", stumble)
-    assert pool.options(idempotent=idempotent).submit(abs, -1).result(PATIENCE) == 1
+    assert pool.options(idempotent=True).submit(abs, -1).result(PATIENCE) == 1
     assert not faults
-    check(pool.stats())
-
-
-@pytest.mark.parametrize("kind", ["fork", "loky"], indirect=True)
-def test_two_calls_for_one_worker(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that was handed over while another had a worker come is made even if that one never came."""
-    pool = make_pool(1, queue_capacity=5)
-    backend: Any = pool._engine.backend
-    submit, faults = backend.submit, 3
-    asked, go = threading.Event(), threading.Event()
-
-    def stumble(*args: Any) -> Any:
-        nonlocal faults
-        if not faults:
-            return submit(*args)
-        asked.set()
-        assert go.wait(PATIENCE)
-        faults -= 1
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(backend, "submit", stumble)
-    with ThreadPoolExecutor(1) as other:
-        first = other.submit(pool.submit, abs, -1)
-        assert asked.wait(PATIENCE)
-        second = pool.submit(abs, -2)
-        go.set()
-        assert second.result(PATIENCE) == 2
-        # Whether that one got through in the end depends on who asked last.
-        assert isinstance(first.result(PATIENCE).exception(PATIENCE), WorkerLostError | None)
     check(pool.stats())
 
 

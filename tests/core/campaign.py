@@ -42,6 +42,7 @@ class Books:
     calls: deque[None] = field(default_factory=deque)
     refused: deque[Reason] = field(default_factory=deque)
     futures: deque[Future[Any]] = field(default_factory=deque)
+    expired_in_line: deque[None] = field(default_factory=deque)
     # Coroutines that went away while they stood in line: whether their task was let in nobody can tell,
     # but if it ran, it has an entry in `ended`.
     walked_away: deque[None] = field(default_factory=deque)
@@ -108,6 +109,9 @@ class Tasks:
             future = submit()
         except RejectedError as error:
             self.books.refused.append(error.reason)
+            return None
+        except TaskExpiredError:
+            self.books.expired_in_line.append(None)
             return None
         self.books.futures.append(future)
         return future
@@ -301,7 +305,7 @@ class Campaign:
         assert stats.offered == len(books.calls)
         assert {result: ended[result] for result in Result} == dict(stats.completed)
         # One that the stop gave up on, handed to a worker that had not begun it, may expire there yet.
-        expired_late = stats.dropped[Reason.EXPIRED] - fates["TaskExpiredError"]
+        expired_late = stats.dropped[Reason.EXPIRED] - len(books.expired_in_line) - fates["TaskExpiredError"]
         assert 0 <= expired_late <= fates["WorkerLostError"]
         for reason in (Reason.BREAKER_OPEN, Reason.TENANT_LIMIT, Reason.RATE_LIMITED):
             assert stats.dropped[reason] == refused[reason]
@@ -315,7 +319,8 @@ class Campaign:
         }
         assert sum(extra.values()) == unknown, (extra, unknown)
         assert min(extra.values()) >= 0, extra
-        assert stats.submitted == len(books.futures) + len(books.walkers_ran) + extra["cancelled"]
+        admitted = len(books.futures) + len(books.expired_in_line) + len(books.walkers_ran)
+        assert stats.submitted == admitted + extra["cancelled"]
         # Each future says what its task did; one that was abandoned says only that.
         told = fates["ok"] + fates["error"] + fates["panic"] + fates["WorkerLostError"]
         assert told - expired_late == sum(stats.completed.values()) - len(books.walkers_ran)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from prodpool import InstrumentedPool, PoolFullError, PoolStats, Reason
 from prodpool.admission.gate import Line, Waiter
+from prodpool.worker import Worker
 
 # Seconds after which a test that would hang fails. A machine that is busy takes a while for anything.
 PATIENCE = 30.0
@@ -54,7 +56,7 @@ class WatchedLine(Line):
 
     def __init__(self, pool: InstrumentedPool) -> None:
         dispatcher = pool._engine.dispatcher
-        super().__init__(dispatcher.ledger, pool._engine.now)
+        super().__init__(dispatcher.ledger, pool._engine.now, dispatcher.lock)
         self._came = threading.Semaphore(0)
         with dispatcher.lock:
             assert not dispatcher.line.length
@@ -165,3 +167,17 @@ def check_counters(before: dict[str, float], after: dict[str, float]) -> None:
         and not after.get(name, -1.0) >= value
     }
     assert not shrunk, shrunk
+
+
+class Ahead(Worker):
+    """A worker that is given tasks ahead, of which it has not begun the last ``unbegun``."""
+
+    def __init__(self) -> None:
+        super().__init__("test", lambda: 0.0)
+        self.ahead = deque()
+        self.unbegun = 0
+
+    def withdraw(self, *, sent: bool) -> int:  # noqa: ARG002
+        """Return how many those are, once."""
+        count, self.unbegun = self.unbegun, 0
+        return count

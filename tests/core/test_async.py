@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result
+from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result, TaskExpiredError
 from tests.api.gates import until
 from tests.core.rig import PATIENCE, BoomError, Hold, WatchedLine, check, occupy
 from tests.support import MakePool
@@ -117,15 +117,18 @@ async def test_waiter_cancelled_when_just_let_in(make_pool: MakePool, hold: Hold
 
 
 async def test_bounded_wait(make_pool: MakePool, hold: Hold) -> None:
-    """A coroutine whose wait is over gets PoolFullError and leaves the line."""
+    """A coroutine whose wait is over gets PoolFullError, or TaskExpiredError at its task's own deadline."""
     pool = make_pool(1, queue_capacity=0)
     await asyncio.to_thread(occupy, pool, hold, 1)
-    for view in (pool.options(wait=0), pool.options(wait=0.01), pool.options(deadline=0.01)):
+    for view in (pool.options(wait=0), pool.options(wait=0.01)):
         with pytest.raises(PoolFullError):
             await view.submit_async(int)
+    with pytest.raises(TaskExpiredError):
+        await pool.options(deadline=0.01).submit_async(int)
     assert pool._engine.dispatcher.line.length == 0
     stats = check(pool.stats())
-    assert (stats.submitted, stats.dropped[Reason.FULL]) == (1, 3)
+    assert (stats.submitted, stats.offered) == (2, 4)
+    assert (stats.dropped[Reason.FULL], stats.dropped[Reason.EXPIRED]) == (2, 1)
 
 
 async def test_refused_at_close(make_pool: MakePool, hold: Hold) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
@@ -23,7 +24,7 @@ from prodpool import (
 )
 from prodpool.workers.threads import TURN
 from tests.api.gates import until
-from tests.core.rig import PATIENCE, Crew, Hold, check, fill, law_holds, occupy
+from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, fill, law_holds, occupy
 from tests.support import Logs, MakePool
 
 
@@ -360,6 +361,63 @@ def test_failing_initializer(registry: CollectorRegistry, logs: Logs) -> None:
     pool.close_metrics()
 
 
+class Breaking:
+    """A full pool of two workers, of which the second breaks the backend, as it is coming up."""
+
+    def __init__(self, registry: CollectorRegistry, hold: Hold) -> None:
+        self._hold = hold
+        self._come = threading.Event()
+        self._threads = itertools.count()
+        backend = ThreadPoolExecutor(2, initializer=self._initialize)
+        self.pool = InstrumentedPool(backend, name="breaking", queue_capacity=0, registry=registry)
+        occupy(self.pool, hold, 1)
+        self._lost = self.pool.submit(int)
+        self.line = WatchedLine(self.pool)
+
+    def _initialize(self) -> None:
+        if next(self._threads):
+            assert self._come.wait(PATIENCE)
+            raise OSError("no such device")
+
+    def breaks(self) -> None:
+        """Break the backend once a submitter stands in line."""
+        self.line.wait()
+        self._come.set()
+
+    def check(self, error: BaseException | None) -> None:
+        """Assert that a submitter got this error for what broke the backend, and end the pool."""
+        assert type(error) is PoolBrokenError
+        assert "initializer failed" in str(error)
+        assert "stop()" not in str(error)
+        assert isinstance(self._lost.exception(PATIENCE), WorkerLostError)
+        self._hold.let_go()
+        assert self.pool.stop(PATIENCE).abandoned == ()
+        stats = check(self.pool.stats())
+        assert (stats.dropped[Reason.CLOSED], stats.dropped[Reason.SHUTDOWN]) == (1, 1)
+        self.pool.close_metrics()
+
+
+def test_blocked_submitter_hears_that_the_backend_broke(registry: CollectorRegistry, hold: Hold) -> None:
+    """A thread that waits for a slot when the backend breaks gets the error that names the cause."""
+    breaking, crew = Breaking(registry, hold), Crew()
+    blocked = crew.start(lambda: breaking.pool.submit_wait(int))
+    breaking.breaks()
+    breaking.check(blocked.exception(PATIENCE))
+    crew.join()
+
+
+async def test_suspended_submitter_hears_that_the_backend_broke(
+    registry: CollectorRegistry, hold: Hold
+) -> None:
+    """So does a coroutine that waits for a slot."""
+    breaking = await asyncio.to_thread(Breaking, registry, hold)
+    suspended = asyncio.ensure_future(breaking.pool.submit_async(int))
+    await asyncio.to_thread(breaking.breaks)
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.wait([suspended])
+    await asyncio.to_thread(breaking.check, suspended.exception())
+
+
 class NoThreads:
     """While entered, no backend can start a thread; the stdlib enqueues the call and then raises."""
 
@@ -470,3 +528,34 @@ def test_capacity_is_exact_with_loops_coming_up(registry: CollectorRegistry) -> 
         future.result(PATIENCE)
     pool.stop(PATIENCE)
     pool.close_metrics()
+
+
+class OneAtATime:
+    """An executor of a kind that is not known, with one worker."""
+
+    def __init__(self) -> None:
+        self.executor = ThreadPoolExecutor(1)
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self.executor.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True) -> None:
+        self.executor.shutdown(wait)
+
+
+def test_less_is_handed_over_ahead_than_before(registry: CollectorRegistry, hold: Hold) -> None:
+    """What was handed over ahead still counts as waiting when less is to be from now on."""
+    backend = OneAtATime()
+    pool = InstrumentedPool(
+        backend, name="ahead", max_workers=1, queue_capacity=1, prefetch=1, registry=registry
+    )
+    futures = [pool.submit(hold), pool.submit(hold)]
+    assert pool._engine.dispatcher.look_ahead(lambda _workers: 0) == 0
+    stats = check(pool.stats())
+    assert (stats.running, stats.queued) == (1, 1)
+    with pytest.raises(PoolFullError):
+        pool.submit(int)
+    hold.let_go()
+    assert [future.result(PATIENCE) for future in futures] == [None, None]
+    assert pool.submit(int).result(PATIENCE) == 0
+    pool.stop(PATIENCE)

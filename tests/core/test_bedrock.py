@@ -131,7 +131,7 @@ def test_no_leaks(make_pool: MakePool) -> None:
     futures = [pool.submit(int) for _ in range(500)]
     assert all(future.result(PATIENCE) == 0 for future in futures)
     names = {thread.name for thread in set(threading.enumerate()) - before}
-    assert len(names - {"prodpool-watchdog"}) <= 8
+    assert len(names - {"prodpool-watchdog", "prodpool-log-test"}) <= 8
     pool.stop(PATIENCE)
     # Its report comes from the stop's own thread, which ends just after that.
     assert still_there(before, child_processes()) == ([], [])

@@ -137,6 +137,7 @@ def test_recovery(rig: Rig, logs: Logs) -> None:
     rig.half_open()
     assert isinstance(rig.pool.submit(boom).exception(PATIENCE), BoomError)
     assert rig.pool.stats().breaker == "open"
+    logs.wait_for("breaker.changed", count=6)
     moves = [entry["new"] for entry in logs.named("breaker.changed")]
     assert moves == ["open", "half_open", "closed", "open", "half_open", "open"]
 

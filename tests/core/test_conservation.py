@@ -29,6 +29,7 @@ from tests.api.gates import until
 from tests.core.rig import (
     AFTER_ADMISSION,
     PATIENCE,
+    Ahead,
     BoomError,
     Hold,
     check,
@@ -60,6 +61,9 @@ class Home:
 class DispatcherMachine(RuleBasedStateMachine):
     """Every task, worker and waiter is held here, so that each invariant can be checked from outside."""
 
+    # Whether workers are given tasks ahead.
+    gives_ahead = False
+
     @initialize(workers=st.integers(1, 3), capacity=st.integers(0, 3), prefetch=st.integers(0, 2))
     def build(self, workers: int, capacity: int, prefetch: int) -> None:
         self.ticks = itertools.count()
@@ -76,8 +80,12 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.told: list[ThreadWaiter] = []
         self.coming: list[Worker] = []
         self.at_work: dict[Worker, Task] = {}
+        # What they were given ahead, in the order in which they will run it.
+        self.ahead: dict[Worker, list[Task]] = {}
         self.returning: list[Worker] = []
         self.idle: list[Worker] = []
+        # What stood in the queue and was put back there: it may have overtaken others.
+        self.put_back: set[Task] = set()
         # With its helper, which has to end it before its own task.
         self.helped: list[tuple[Worker, Task]] = []
         self.finished: list[Task] = []
@@ -86,8 +94,8 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     # what submitters do
 
-    def task(self) -> Task:
-        task = Task(int, (), {}, Context(), float(next(self.ticks)), TaskOptions())
+    def task(self, timeout: float | None = None) -> Task:
+        task = Task(int, (), {}, Context(), float(next(self.ticks)), TaskOptions(timeout=timeout))
         task.future = PoolFuture(self.home, task)
         return task
 
@@ -102,15 +110,15 @@ class DispatcherMachine(RuleBasedStateMachine):
         return offer
 
     def start(self) -> None:
-        worker = Worker("test", lambda: 0.0)
+        worker = Ahead() if self.gives_ahead else Worker("test", lambda: 0.0)
         if self.dispatcher.reserve(worker):
             self.coming.append(worker)
             self.look()
 
-    @rule(count=st.integers(1, 4))
-    def submit(self, count: int) -> None:
+    @rule(count=st.integers(1, 4), timeout=st.sampled_from([None, None, None, 1.0]))
+    def submit(self, count: int, timeout: float | None) -> None:
         for _ in range(count):
-            offer = self.offer(self.task(), None)
+            offer = self.offer(self.task(timeout), None)
             if offer is Offer.FULL:
                 self.assert_full()
 
@@ -143,8 +151,13 @@ class DispatcherMachine(RuleBasedStateMachine):
             task = data.draw(st.sampled_from(queued))
             assert self.dispatcher.discard(task, reason)
             assert not self.dispatcher.discard(task, reason)
-            self.dropped.append(task)
+            self.settle_dropped(task)
             self.look()
+
+    def settle_dropped(self, task: Task) -> None:
+        assert task in self.dispatcher.unsettled
+        self.dispatcher.settled(task)
+        self.dropped.append(task)
 
     # what workers do
 
@@ -169,7 +182,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.coming))
         if self.dispatcher.queue.length < self.dispatcher.roster.starting:
             self.coming.remove(worker)
-            assert self.dispatcher.lose(worker, began=False) is None
+            self.dispatcher.start_failed(worker)
+            self.dispatcher.start_failed(worker)  # a second time is harmless
+            assert self.dispatcher.begin(worker) is None
 
     def can_finish(self) -> list[Worker]:
         helpers = {helper for helper, _ in self.helped}
@@ -186,7 +201,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.dispatcher.roster.release(worker)
             task.future._take(FINISHED, None, None)
             following = self.dispatcher.take(worker)
-        self.dispatcher.line.tell()
+        self.dispatcher.tell()
         self.took(worker, following)
 
     @precondition(lambda self: self.can_finish())
@@ -198,10 +213,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.finished.append(task)
         with self.dispatcher.lock:
             self.dispatcher.ledger.ok += 1
-            woken = self.dispatcher.release_running(worker)
+            self.dispatcher.roster.release(worker)
             task.future._take(FINISHED, None, None)
+            self.dispatcher.make_use_of_place()
         self.returning.append(worker)
-        self.dispatcher.wake(woken)
+        self.dispatcher.tell()
         self.look()
 
     @precondition(lambda self: self.returning)
@@ -211,10 +227,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.returning.remove(worker)
         with self.dispatcher.lock:
             following = self.dispatcher.take(worker)
-        self.dispatcher.line.tell()
+        self.dispatcher.tell()
         self.took(worker, following)
 
     def took(self, worker: Worker, task: Task | None) -> None:
+        if ahead := self.ahead.pop(worker, []):
+            assert task is ahead.pop(0), "what was given first is run first, also where nothing else is begun"
+            self.ahead[worker] = ahead
         if task is not None:
             self.at_work[worker] = task
         elif not worker.dismissed:
@@ -230,7 +249,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.idle.remove(worker)
 
     # Only threads help, and nothing is prefetched for threads.
-    @precondition(lambda self: self.at_work and not self.dispatcher.prefetch)
+    @precondition(lambda self: self.at_work and not self.gives_ahead and not self.dispatcher.prefetch)
     @rule(data=st.data())
     def help(self, data: st.DataObject) -> None:
         queued = [task for task in self.admitted if task.queued]
@@ -246,9 +265,10 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.finished.append(task)
         with self.dispatcher.lock:
             self.dispatcher.ledger.ok += 1
-            woken = self.dispatcher.release_assisted()
+            self.dispatcher.assisted -= 1
             task.future._take(FINISHED, None, None)
-        self.dispatcher.wake(woken)
+            self.dispatcher.make_use_of_place()
+        self.dispatcher.tell()
         self.look()
 
     # what the owner does
@@ -284,7 +304,17 @@ class DispatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.dispatcher.state is State.DRAINING)
     @rule()
     def drop(self) -> None:
-        self.dropped += self.dispatcher.drop_queued(Reason.SHUTDOWN)
+        for task in self.dispatcher.drop_queued(Reason.SHUTDOWN):
+            self.settle_dropped(task)
+
+    @rule()
+    def repair(self) -> None:
+        """Where nothing was interrupted there is nothing to repair."""
+        for _ in range(self.dispatcher.repair()):
+            self.start()
+        for worker in self.at_work:
+            worker.wake.acquire(blocking=False)  # reminded: its loop is not there to say that it has begun
+        self.look()
 
     def look(self) -> None:
         """Follow what the dispatcher did on its own: who was let in, was given a task or was sent away."""
@@ -292,7 +322,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             assert waiter._lock.acquire(blocking=False), "let in and not told"
             self.waiters.remove(waiter)
             self.admitted.append(waiter.task)
-        for worker in [worker for worker in self.idle if not worker.parked]:
+        for worker in [worker for worker in self.idle if worker.queued is None]:
             self.idle.remove(worker)
             if worker.dismissed:
                 assert worker.wake.acquire(blocking=False)
@@ -312,7 +342,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         waiting = [task for task in self.admitted if task.queued]
         assert ledger.submitted == len(self.admitted)
         assert (ledger.ok, dropped) == (len(self.finished), len(self.dropped))
-        assert there.queued + there.running == len(waiting) + len(self.at_work) + len(self.helped)
+        ahead = sum(map(len, self.ahead.values()))
+        assert there.queued + there.running == len(waiting) + len(self.at_work) + ahead + len(self.helped)
 
     @invariant()
     def bounded(self) -> None:
@@ -323,10 +354,19 @@ class DispatcherMachine(RuleBasedStateMachine):
         # A pool made smaller interrupts nobody, so it may go on running what it ran, and nothing more.
         assert 0 <= there.running <= max(dispatcher.workers(), self.ran)
         self.ran = there.running
+        if self.gives_ahead:
+            # What waits behind another task is shown as queued, and nothing else is.
+            assert there.running >= len(self.at_work)
+            # A process goes on with what it was sent already.
+            self.ran = max(self.ran, len({*self.at_work, *(each for each in self.ahead if self.ahead[each])}))
 
     @invariant()
     def in_order(self) -> None:
-        assert [task for task in self.admitted if task.queued] == self.dispatcher.queue.snapshot()
+        queued = self.dispatcher.queue.snapshot()
+        assert {task for task in self.admitted if task.queued} == set(queued)
+        in_order = [task for task in queued if task not in self.put_back]
+        assert [task for task in self.admitted if task.queued and task not in self.put_back] == in_order
+        assert self.dispatcher.queue.last is (queued[-1] if queued else self.dispatcher.queue)
         assert [waiter for waiter in self.waiters if waiter.queued] == self.dispatcher.line.snapshot()
         assert all(waiter.queued for waiter in self.waiters)
 
@@ -335,10 +375,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         dispatcher = self.dispatcher
         assert dispatcher.roster.parked == self.idle or set(dispatcher.roster.parked) == set(self.idle)
         assert dispatcher.roster.starting == len(self.coming)
-        assert dispatcher.roster.running == len(self.at_work)
+        ahead = sum(map(len, self.ahead.values()))
+        assert (dispatcher.roster.running, dispatcher.roster.ahead) == (len(self.at_work) + ahead, ahead)
+        assert all(list(worker.ahead or ()) == ahead for worker, ahead in self.ahead.items())
         assert dispatcher.assisted == len(self.helped)
         assert dispatcher.roster.workers == {*self.coming, *self.idle, *self.at_work, *self.returning}
-        assert not dispatcher.line.to_tell
+        assert not dispatcher.line.to_tell.length
+        assert not dispatcher.unsettled.length
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
@@ -346,7 +389,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         queued, line = dispatcher.queue.length, dispatcher.line.length
         if line:
             # Nobody else can get past them: a submit at this moment finds no room.
-            assert queued + dispatcher.assisted >= dispatcher._room()
+            assert dispatcher.in_flight >= dispatcher._slots()
         if dispatcher.paused:
             return
         # A helped task may keep the slot of a worker that came up for it in vain.
@@ -354,19 +397,93 @@ class DispatcherMachine(RuleBasedStateMachine):
         full = dispatcher.roster.running + queued + dispatcher.assisted >= places
         assert not (dispatcher.roster.parked and queued)
         # Who stands in line may have to wait for a worker that is on its way back, and takes it.
-        assert not (dispatcher.roster.parked and line) or full or self.returning
+        # Or for what another has been given ahead, which is taken back if it is not begun at once.
+        ahead = any(self.ahead.values())
+        assert not (dispatcher.roster.parked and line) or full or self.returning or ahead
         # Some loop comes by, or the watchdog starts what is missing.
-        assert not (queued or line) or dispatcher.roster.workers or dispatcher.missing()
+        assert not (queued or line) or dispatcher.roster.workers or dispatcher.repair()
 
 
-DispatcherMachine.TestCase.settings = settings(
+class AheadMachine(DispatcherMachine):
+    """The same over worker processes of the pool's own, which are given tasks ahead; none is prefetched."""
+
+    gives_ahead = True
+
+    @initialize(workers=st.integers(1, 3), capacity=st.integers(1, 6), prefetch=st.just(0))
+    def build(self, workers: int, capacity: int, prefetch: int) -> None:
+        super().build(workers, capacity, prefetch)
+        # Else hardly any example gets to what this is about.
+        self.submit(workers + capacity, None)
+        for worker in list(self.coming):
+            self.coming.remove(worker)
+            self.took(worker, self.dispatcher.begin(worker))
+
+    @precondition(lambda self: self.at_work)
+    @rule(data=st.data(), most=st.integers(1, 4))
+    def take_ahead(self, data: st.DataObject, most: int) -> None:
+        """The worker sends its process more, if others wait: in their order, and none with a time limit."""
+        worker = data.draw(st.sampled_from(list(self.at_work)))
+        queued, dispatcher = self.dispatcher.queue.snapshot(), self.dispatcher
+        surplus = len(dispatcher.roster.workers) > dispatcher.roster.max_workers
+        wanted = [] if dispatcher.paused or surplus else queued[:most]
+        wanted = list(itertools.takewhile(lambda task: task.options.timeout is None, wanted))
+        assert dispatcher.take_ahead(worker, most) == len(wanted)
+        self.ahead.setdefault(worker, []).extend(wanted)
+        assert all(task.future.running() for task in wanted)
+        assert not any(dispatcher.discard(task, Reason.CANCELLED) for task in wanted)
+
+    @precondition(lambda self: any(self.ahead.values()))
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """The process takes its time: the last of what waits for it goes back to the head of the queue."""
+        worker = data.draw(st.sampled_from([worker for worker, ahead in self.ahead.items() if ahead]))
+        ahead = self.ahead[worker]
+        count = data.draw(st.integers(1, len(ahead)))
+        self.ahead[worker], back = ahead[:-count], ahead[-count:]
+        queued = [*back, *self.dispatcher.queue.snapshot()]
+        assert isinstance(worker, Ahead)
+        worker.unbegun = count
+        self.dispatcher.take_back(worker)
+        self.were_put_back(back, queued)
+
+    @precondition(lambda self: self.at_work or self.returning or self.idle)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        """The process is gone. What it has not begun goes back, in its order; the rest was settled before."""
+        worker = data.draw(st.sampled_from([*self.at_work, *self.returning, *self.idle]))
+        task = self.at_work.pop(worker, None)
+        back = [*([] if task is None else [task]), *self.ahead.pop(worker, [])]
+        for others in (self.returning, self.idle):
+            if worker in others:
+                others.remove(worker)
+        queued = [*back, *self.dispatcher.queue.snapshot()]
+        self.dispatcher.part(worker)
+        assert (worker.task, worker.queued, len(worker.ahead or ())) == (None, None, 0)
+        self.were_put_back(back, queued)
+
+    def were_put_back(self, back: list[Task], queued: list[Task]) -> None:
+        """Check that tasks are queued again, or given to workers that were free, in this order."""
+        self.put_back.update(back)
+        before = len(self.at_work)
+        self.look()
+        left = self.dispatcher.queue.snapshot()
+        given = len(self.at_work) - before
+        assert left[: max(0, len(queued) - given)] == queued[given:]
+        assert set(queued[:given]) <= set(self.at_work.values())
+        assert not any(task.future.running() for task in queued[given:])
+
+
+SETTINGS = settings(
     max_examples=150,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],  # which a stalled machine is
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),  # explaining takes minutes
 )
+DispatcherMachine.TestCase.settings = SETTINGS
+AheadMachine.TestCase.settings = settings(SETTINGS, max_examples=300)
 TestDispatcherAgainstModel = DispatcherMachine.TestCase
+TestTasksAheadAgainstModel = AheadMachine.TestCase
 
 
 @pytest.mark.parametrize("fate", [Result.OK, Result.ERROR, Result.PANIC, *AFTER_ADMISSION])

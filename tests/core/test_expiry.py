@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -156,3 +157,32 @@ def test_a_callback_that_hangs_ends_no_watch(make_pool: MakePool, hold: Hold, cl
         clock.advance(1.0)
         assert isinstance(late.exception(PATIENCE / 2), TaskExpiredError)
     leave.set()
+
+
+def test_expired_after_a_wait_in_line(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
+    """A task that came into the queue from the line is dropped in time even if every worker hangs."""
+    pool = make_pool(1, queue_capacity=1, clock=clock, hung_after=1_000.0)
+    occupy(pool, hold, 1)
+    before = pool.submit(int)
+    admitted: list[Any] = []
+    view = pool.options(deadline=50.0)
+    submitter = threading.Thread(target=lambda: admitted.append(view.submit_wait(int)))
+    submitter.start()
+    while not pool._engine.dispatcher.line.length:
+        time.sleep(0.001)
+    before.cancel()
+    submitter.join(PATIENCE)
+    clock.advance(51.0)
+    pool._engine.monitor.tick()
+    assert isinstance(admitted[0].exception(0.5), TaskExpiredError)
+
+
+def test_expired_and_dropped_by_nobody(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
+    """Whoever is kept from dropping what has expired finds it again at the next look."""
+    pool = make_pool(1, queue_capacity=5, clock=clock, hung_after=1_000.0)
+    occupy(pool, hold, 1)
+    pool.options(deadline=2.0).submit(int)
+    dispatcher = pool._engine.dispatcher
+    with dispatcher.lock:
+        (task,) = dispatcher.expired(103.0)
+        assert dispatcher.expired(103.0) == [task]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prodpool import PoolClosedError, PoolFullError, Reason, Result, current_task
+from prodpool import PoolClosedError, PoolFullError, Reason, Result, TaskExpiredError, current_task
 from prodpool.testing import ManualClock
 from tests.core.rig import PATIENCE, BoomError, Crew, Hold, WatchedLine, check, fill, occupy
 from tests.support import MakePool
@@ -319,12 +319,24 @@ def test_submit_wait_is_bounded(make_pool: MakePool, hold: Hold) -> None:
     pool = make_pool(1, queue_capacity=1)
     occupy(pool, hold, 1)
     pool.submit(int)
-    for view in (pool.options(wait=0.02), pool.options(deadline=0.02), pool.options(wait=5, deadline=0.02)):
+    for view in (pool.options(wait=0.02), pool.options(wait=0.02, deadline=5)):
         with pytest.raises(PoolFullError):
             view.submit_wait(int)
     assert pool._engine.dispatcher.line.length == 0
     stats = check(pool.stats())
-    assert (stats.submitted, stats.dropped[Reason.FULL]) == (2, 3)
+    assert (stats.submitted, stats.dropped[Reason.FULL], stats.dropped[Reason.EXPIRED]) == (2, 2, 0)
+
+
+def test_wait_ends_with_the_deadline(make_pool: MakePool, hold: Hold) -> None:
+    """A task whose own deadline passes while it waits for a slot counts as one that came and expired."""
+    pool = make_pool(1, queue_capacity=0)
+    occupy(pool, hold, 1)
+    for view in (pool.options(deadline=0.02), pool.options(wait=5, deadline=0.02)):
+        with pytest.raises(TaskExpiredError):
+            view.submit_wait(int)
+    assert pool._engine.dispatcher.line.length == 0
+    stats = check(pool.stats())
+    assert (stats.submitted, stats.dropped[Reason.FULL], stats.dropped[Reason.EXPIRED]) == (3, 0, 2)
 
 
 def test_submit_wait_on_an_event_loop(make_pool: MakePool) -> None:

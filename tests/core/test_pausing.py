@@ -166,6 +166,7 @@ def test_resize_down_and_up(make_pool: MakePool, logs: Logs) -> None:
             future.result(PATIENCE)
         assert peak == workers
         assert check(pool.stats()).workers == workers
+    logs.wait_for("pool.resized", count=4)
     entries = logs.named("pool.resized")
     assert [(entry["old"], entry["new"]) for entry in entries] == [(4, 2), (2, 4), (4, 1), (1, 3)]
 

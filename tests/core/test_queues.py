@@ -72,12 +72,6 @@ class QueueMachine(RuleBasedStateMachine):
     def discard_what_is_gone(self, data: st.DataObject) -> None:
         assert not self.queue.discard(data.draw(st.sampled_from(self.gone)))
 
-    @rule()
-    def drain(self) -> None:
-        assert self.queue.drain() == self.model
-        self.gone.extend(self.model)
-        self.model.clear()
-
     @precondition(lambda self: self.gone)
     @rule()
     def push_again(self) -> None:
@@ -117,10 +111,9 @@ def queue_of(count: int) -> tuple[FifoQueue[Item], list[Item]]:
 def test_empty() -> None:
     """An empty queue has no first item and gives nothing out."""
     queue: FifoQueue[Item] = FifoQueue()
-    assert (queue.pop(), queue.first(), queue.drain(), queue.snapshot(), len(queue)) == (
+    assert (queue.pop(), queue.first(), queue.snapshot(), len(queue)) == (
         None,
         None,
-        [],
         [],
         0,
     )

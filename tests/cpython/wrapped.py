@@ -7,9 +7,10 @@ nothing of the package around it.
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -18,7 +19,8 @@ from prometheus_client import CollectorRegistry
 from prodpool import InstrumentedPool
 
 # Attributes of the stdlib classes that their tests read to see threads and processes. Lending those of the
-# wrapped executor lets such cases run unchanged, instead of leaving them out.
+# wrapped executor, or what takes their place over processes, lets such cases run unchanged, instead of
+# leaving them out.
 LENT = frozenset(
     {
         "_broken",
@@ -84,6 +86,45 @@ class ProcessPoolExecutor(_Wrapped):
                 max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child
             )
         )
+
+    def __getattr__(self, name: str) -> Any:
+        # What the executor starts itself is nothing: it is a recipe.
+        if name == "_processes":
+            return _Processes(self._engine.workers)
+        if name == "_executor_manager_thread":
+            return _Threads(self._engine.workers.holding())
+        if name == "_call_queue":
+            return _closed_queue()
+        if name == "_broken":
+            return self._engine.broken is not None
+        return super().__getattr__(name)
+
+
+def _closed_queue() -> Any:
+    """Return what is left of a queue that nobody has used."""
+    queue: Any = multiprocessing.Queue()
+    queue.close()
+    queue.join_thread()
+    return queue
+
+
+class _Processes(dict[int, Any]):
+    """The worker processes that there are now, by their pids."""
+
+    def __init__(self, workers: Any) -> None:
+        super().__init__({each.pid: each for each in workers.holding() if hasattr(each, "pid")})
+
+
+class _Threads:
+    """The threads of the worker processes, as one."""
+
+    def __init__(self, held: Sequence[Any]) -> None:
+        self._held = held
+
+    def join(self) -> None:
+        """Wait until all of them have ended."""
+        for each in self._held:
+            each.join()
 
 
 def sleep_and_print(seconds: float, message: str) -> None:

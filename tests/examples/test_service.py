@@ -60,9 +60,15 @@ class Running:
                 last = scrape
         return last
 
-    def log(self, event: str) -> list[dict[str, Any]]:
-        records = [json.loads(line) for line in self._log.read_text().splitlines()]
-        return [record for record in records if record["event"] == event]
+    def log(self, event: str, **last: object) -> list[dict[str, Any]]:
+        """Return the lines of an event once the last has these fields: another thread writes them."""
+        give_up = time.monotonic() + 10.0
+        while True:
+            records = [json.loads(line) for line in self._log.read_text().splitlines() if line.endswith("}")]
+            found = [record for record in records if record["event"] == event]
+            if (found and last.items() <= found[-1].items()) or time.monotonic() > give_up:
+                return found
+            time.sleep(0.01)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int | None, float]:
         """Signal it, and return its exit status and the seconds it took."""
@@ -138,7 +144,7 @@ def test_an_open_breaker_answers_503_with_retry_after(start: StartService, custo
         service.post()
         time.sleep(0.05)
     assert service.post().status == 202
-    assert [record["new"] for record in service.log("breaker.changed")][-1] == "closed"
+    assert [record["new"] for record in service.log("breaker.changed", new="closed")][-1] == "closed"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.observe.prometheus import Prometheus
-from tests.observe.rig import JOB, RULES, WARM, busy_services
+from tests.observe.rig import FIRING, JOB, RULES, WARM, busy_services
 
 
 @pytest.fixture(scope="session")
@@ -25,4 +25,5 @@ def prometheus(busy: list[str], tmp_path_factory: pytest.TempPathFactory) -> Ite
     rules.write_text(RULES)
     with Prometheus(folder, {JOB: busy}, rule_files=[rules]) as server:
         server.wait_for(WARM, timeout=60)
+        server.wait_for(FIRING, timeout=60)
         yield server

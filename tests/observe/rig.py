@@ -35,6 +35,8 @@ groups:
         expr: increase(workerpool_dropped_total{reason="full"}[1m]) > 0
         labels: {severity: warning}
 """
+# For longer than the six seconds between two points of a panel.
+FIRING = 'count(ALERTS{alertname="PoolRefusing", alertstate="firing"} offset 8s)'
 
 
 @contextmanager

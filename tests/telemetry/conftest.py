@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -16,3 +17,18 @@ def gate(make_pool: MakePool) -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.open()
+
+
+@pytest.fixture
+def reports() -> Iterator[list[str]]:
+    """Return the errors that the library's own logger is told of."""
+    heard: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    logger, listener = logging.getLogger("prodpool"), Listener(logging.ERROR)
+    logger.addHandler(listener)
+    yield heard
+    logger.removeHandler(listener)

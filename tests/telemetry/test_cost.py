@@ -11,6 +11,7 @@ from opentelemetry import context as otel_context
 from prometheus_client import Counter, Gauge, Histogram
 
 from prodpool.clock import SystemClock
+from prodpool.testing import flush_telemetry
 from tests.api.gates import PATIENCE, Gate
 from tests.support import Logs, MakePool
 
@@ -50,6 +51,7 @@ def test_no_log_call_for_a_task_that_goes_well(make_pool: MakePool, logs: Logs) 
     """A task that ends well and in time writes nothing."""
     pool = make_pool(2)
     wait([pool.submit_wait(bool) for _ in range(200)], PATIENCE)
+    assert flush_telemetry(pool)
     assert logs.events == ["pool.created"]
 
 

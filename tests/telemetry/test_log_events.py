@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import BreakerPolicy, InstrumentedPool, PoolFullError
-from prodpool.testing import ManualClock
+from prodpool.testing import ManualClock, flush_telemetry
 from tests.api.gates import PATIENCE, Gate
 from tests.support import Logs, MakePool
 from tests.telemetry.ticking import ticks
@@ -86,8 +86,8 @@ def test_a_quiet_life(make_pool: MakePool, logs: Logs) -> None:
 def test_threads_of_its_own(registry: CollectorRegistry, logs: Logs) -> None:
     """The backend of prodpool.threads() is called threads."""
     with prodpool.threads(name="own", max_workers=2, registry=registry, logger=logs.logger):
-        created = logs.named("pool.created")
-    assert created == [entry("info", "pool.created", "own", backend="threads", workers=2, queue_capacity=4)]
+        created = logs.wait_for("pool.created")
+    assert created == entry("info", "pool.created", "own", backend="threads", workers=2, queue_capacity=4)
 
 
 @pytest.mark.parametrize(
@@ -337,6 +337,7 @@ def test_a_storm(
     fn = fns[event]
 
     def lines() -> list[object]:
+        assert flush_telemetry(pool)
         return [line.get("suppressed") for line in logs.named(event)]
 
     storm(pool, fn, 1000)
@@ -371,6 +372,7 @@ def test_storms_do_not_silence_other_events(make_pool: MakePool, logs: Logs) -> 
     ticks(pool)
     storm(pool, boom, 150)
     storm(pool, leave, 1)
+    pool.stop()
     assert logs.events.count("task.panic") == 1
 
 
@@ -396,4 +398,5 @@ def test_fields_never_collide(make_pool: MakePool, logs: Logs) -> None:
     names: list[Any] = ["event", "%s %d", "{}", "a b", "é" * 200, "pool=other"]
     for name in names:
         pool.options(task=name).submit(boom).exception(PATIENCE)
+    logs.wait_for("task.error", count=len(names))
     assert [line["task"] for line in logs.named("task.error")] == names

@@ -14,6 +14,7 @@ import structlog
 from structlog.testing import CapturingLogger
 
 from prodpool import InstrumentedPool
+from prodpool.testing import flush_telemetry
 from tests.api.gates import PATIENCE
 from tests.support import ROOT, Logs, MakePool
 
@@ -132,7 +133,8 @@ def test_no_format_in_a_name(make_pool: MakePool, records: Callable[[str], Recor
     handler = records("app.pools")
     pool = make_pool(1, logger=logging.getLogger("app.pools"))
     pool.options(task="100%s %d %(x)s").submit(boom).exception(PATIENCE)
-    assert "task=100%s %d %(x)s" in handler.records[-1].getMessage()
+    pool.stop()
+    assert "task=100%s %d %(x)s" in handler.records[1].getMessage()
 
 
 def test_configured_structlog(make_pool: MakePool, configure: Callable[[], list[dict[str, Any]]]) -> None:
@@ -153,10 +155,28 @@ def test_structlog_configured_later(
     """A pool that is older than structlog's configuration writes to stdlib before, and to structlog after."""
     handler = records("prodpool")
     pool = make_pool(1, logger=None)
+    assert flush_telemetry(pool)
     lines = configure()
     use(pool)
     assert [head.split()[0] for _, head in handler.heads] == ["pool.created"]
     assert [line["event"] for line in lines] == ["task.error", "pool.draining", "pool.stopped"]
+
+
+def test_what_is_bound_to_the_context(make_pool: MakePool) -> None:
+    """A line bears what structlog.contextvars has bound where it came about; another thread writes it."""
+    lines: list[tuple[str, str]] = []
+
+    def keep(_logger: object, _method: str, fields: Any) -> Any:
+        lines.append((fields["event"], fields.get("request", "")))
+        raise structlog.DropEvent
+
+    processors = [structlog.contextvars.merge_contextvars, keep]
+    pool = make_pool(2, logger=structlog.wrap_logger(None, processors=processors))
+    with structlog.contextvars.bound_contextvars(request="r-77"):
+        pool.resize(1)
+    pool.resize(2)
+    assert flush_telemetry(pool)
+    assert lines == [("pool.created", ""), ("pool.resized", "r-77"), ("pool.resized", "")]
 
 
 @pytest.mark.usefixtures("configure")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from prometheus_client import CollectorRegistry
 
-from prodpool import InstrumentedPool, PoolFuture, Result
-from prodpool.testing import ManualClock
+from prodpool import InstrumentedPool, PoolFuture, Result, TaskExpiredError
+from prodpool.testing import ManualClock, flush_telemetry
 from tests.api.gates import PATIENCE, Gate
 from tests.support import Logs, MakePool
 from tests.telemetry.scraping import value
@@ -111,21 +111,6 @@ def raising_listener(kind: type[BaseException]) -> Rig:
 
     circuit = pybreaker.CircuitBreaker(fail_max=100, listeners=[Bad()])
     return Rig("breaker", {"breaker": circuit})
-
-
-@pytest.fixture
-def reports() -> Iterator[list[str]]:
-    """Return the errors that the library's own logger is told of."""
-    heard: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            heard.append(record.getMessage())
-
-    logger, listener = logging.getLogger("prodpool"), Listener(logging.ERROR)
-    logger.addHandler(listener)
-    yield heard
-    logger.removeHandler(listener)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -233,11 +218,12 @@ def test_the_watchdog_outlives_its_log(make_pool: MakePool, gate: Gate, kind: ty
     pool.submit(gate)
     gate.wait_begun()
     expiring = pool.options(deadline=5.0).submit(len, "")
+    assert flush_telemetry(pool)
     before = pool._engine.trouble.counts()["log"]
     clock.advance(20.0)
     tick()
     assert pool._engine.trouble.counts()["log"] > before
-    assert expiring.done()
+    assert isinstance(expiring.exception(PATIENCE), TaskExpiredError)
 
 
 def test_the_watchdog_outlives_itself(

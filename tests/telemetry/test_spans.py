@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
 from prodpool import InstrumentedPool, PoolFullError, PoolFuture
-from prodpool.testing import ManualClock
+from prodpool.testing import ManualClock, flush_telemetry
 from tests.api.gates import PATIENCE, Gate
 from tests.support import ROOT, Logs, MakePool
 from tests.telemetry.tracer import Spans, attributes_of, context_of, is_child
@@ -91,7 +91,9 @@ def test_the_wait_is_seen(make_pool: MakePool, gate: Gate) -> None:
 def test_short_waits_have_no_span(make_pool: MakePool, gate: Gate, dwell: float, seen: bool) -> None:
     """A wait has a span from 1 ms on."""
     spans, clock = Spans(), ManualClock()
-    behind(gate, make_pool(1, clock=clock, tracer_provider=spans.provider), clock, dwell, bool)
+    pool = make_pool(1, clock=clock, tracer_provider=spans.provider)
+    behind(gate, pool, clock, dwell, bool)
+    assert flush_telemetry(pool)
     assert ("workerpool.queue waits" in spans.names) is seen
 
 
@@ -309,6 +311,7 @@ def test_an_unsampled_task_costs_one_span_and_nothing_more(
     provider, clock = FrugalProvider(), ManualClock()
     pool = make_pool(1, clock=clock, tracer_provider=provider)
     behind(gate, pool, clock, 2.0, fn)
+    assert flush_telemetry(pool)
     assert provider.tracer.started == [("workerpool.task Gate", None), ("workerpool.task waits", None)]
     assert pool._engine.trouble.counts()["trace"] == 0
 
@@ -319,6 +322,7 @@ def test_an_unsampled_task_that_was_dropped(make_pool: MakePool, gate: Gate) -> 
     pool = make_pool(1, tracer_provider=provider)
     pool.submit(gate)
     assert pool.options(task="never").submit(bool).cancel()
+    assert flush_telemetry(pool)
     assert ("workerpool.queue never", None) in provider.tracer.started
     assert pool._engine.trouble.counts()["trace"] == 0
 
@@ -333,6 +337,7 @@ def test_unsampled_spans_are_not_exported(make_pool: MakePool, sampler: Any) -> 
     inside = future.result(PATIENCE)
     assert inside.trace_id == request.get_span_context().trace_id
     assert not inside.trace_flags.sampled
+    assert flush_telemetry(pool)
     assert spans.ended == ()
 
 
@@ -353,7 +358,7 @@ LATE_PROVIDER = """
 from opentelemetry import trace
 from prometheus_client import CollectorRegistry
 import prodpool
-from prodpool.testing import ManualClock
+from prodpool.testing import ManualClock, flush_telemetry
 from tests.telemetry.tracer import Spans
 
 clock = ManualClock()
@@ -379,6 +384,17 @@ def test_a_provider_set_after_the_pool_was_built() -> None:
         check=False,
     )
     assert (run.stdout, run.stderr) == ("workerpool.task after\n", "")
+
+
+def test_a_burst_loses_no_span(make_pool: MakePool) -> None:
+    """Workers that are never idle leave the thread that ends their spans the time to keep up with them."""
+    spans = Spans()
+    pool = make_pool(8, queue_capacity=8_000, tracer_provider=spans.provider)
+    futures = [pool.submit(bool) for _ in range(8_000)]
+    assert not any(future.result(PATIENCE) for future in futures)
+    pool.stop(PATIENCE)
+    assert spans.names.count("workerpool.task bool") == 8_000
+    assert pool._engine.trouble.counts()["trace"] == 0
 
 
 # The ties to logs and metrics

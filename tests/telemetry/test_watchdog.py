@@ -181,6 +181,49 @@ def test_the_gauges_tell_the_same(make_pool: MakePool, registry: CollectorRegist
     assert value(registry, "workerpool_busy_seconds_total") == busy
 
 
+def test_a_callback_that_hangs(
+    make_pool: MakePool, registry: CollectorRegistry, logs: Logs, gate: Gate
+) -> None:
+    """A done-callback that hangs is seen like a task: in numbers, lines and dump; the task itself is over."""
+    clock, task = ManualClock(), Gate()
+    pool = make_pool(1, clock=clock, hung_after=60.0)
+    tick = ticks(pool)
+    future = pool.options(task="deliver").submit(task)
+    task.wait_begun()
+    future.add_done_callback(lambda _: deliver_to_a_customer_who_hangs(gate))
+    clock.advance(5.0)
+    task.open()
+    gate.wait_begun()
+
+    def seen() -> tuple[float, ...]:
+        tick()
+        stats = pool.stats()
+        names = ("longest_running_seconds", "hung_tasks")
+        assert tuple(value(registry, f"workerpool_{name}") for name in names) == (
+            stats.longest_running,
+            stats.hung,
+        )
+        return stats.running, stats.longest_running, stats.hung
+
+    for seconds, expected in ((59.0, (0, 59, 0)), (1.0, (0, 60, 1)), (60.0, (0, 120, 1))):
+        clock.advance(seconds)
+        assert seen() == expected
+    assert value(registry, "workerpool_busy_seconds_total") == 5
+    lines = logs.named("task.still_running")
+    assert [(line["task"], line["elapsed"]) for line in lines] == [
+        ("a done-callback of deliver", 60.0),
+        ("a done-callback of deliver", 120.0),
+    ]
+    assert all(f"in {deliver_to_a_customer_who_hangs.__name__}" in line["stack"] for line in lines)
+    dumped = pool.dump()
+    assert "a done-callback of deliver, for 120 s in thread " in dumped
+    assert f"in {deliver_to_a_customer_who_hangs.__name__}" in dumped
+    gate.open()
+    pool.submit(int).result(PATIENCE)
+    assert seen() == (0, 0, 0)
+    assert value(registry, "workerpool_busy_seconds_total") == 5
+
+
 def test_expired_tasks_do_not_wait_for_a_worker(make_pool: MakePool, gate: Gate) -> None:
     """While all workers hang a tick drops what has expired, so that its callers need not hang as well."""
     clock = ManualClock()
@@ -395,3 +438,37 @@ def test_a_note_left_to_the_last_tick() -> None:
     watchdog.watch(Last())
     assert called.wait(PATIENCE)
     until(lambda: watchdog._thread is None)
+
+
+class OutOfMemory(float):
+    """Seconds for whose sum with others there is no memory the first time."""
+
+    failed = False
+
+    def __radd__(self, other: float) -> float:
+        if not self.failed:
+            self.failed = True
+            raise MemoryError
+        return other + float(self)
+
+
+def test_it_outlives_a_failed_allocation() -> None:
+    """An allocation that fails in its own thread costs a tick and not the watch over every pool."""
+
+    class Watched:
+        def __init__(self) -> None:
+            self.interval = 0.001
+            self.ticked = threading.Event()
+
+        def tick(self) -> None:
+            self.ticked.set()
+
+    watchdog, first, second = Watchdog(), Watched(), Watched()
+    watchdog.watch(first)
+    fails = first.interval = OutOfMemory(0.001)
+    until(lambda: fails.failed)
+    watchdog.watch(second)
+    for each in (first, second):
+        each.ticked.clear()
+        assert each.ticked.wait(PATIENCE)
+        watchdog.unwatch(each)

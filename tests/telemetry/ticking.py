@@ -6,10 +6,19 @@ from collections.abc import Callable
 
 from prodpool import InstrumentedPool
 from prodpool.telemetry.watchdog import watchdog
+from prodpool.testing import flush_telemetry
 
 
 def ticks(pool: InstrumentedPool) -> Callable[[], None]:
-    """Take the pool from the watchdog's thread and return what makes one tick of it."""
+    """Take the pool from the watchdog's thread and return what makes one tick of it.
+
+    What the tick has to say is written when it returns.
+    """
     monitor = pool._engine.monitor
     watchdog().unwatch(monitor)
-    return monitor.tick
+
+    def tick() -> None:
+        monitor.tick()
+        assert flush_telemetry(pool, 20.0)
+
+    return tick

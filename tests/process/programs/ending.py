@@ -18,11 +18,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 
 import prodpool
 from prodpool import InstrumentedPool, exits
+from prodpool.testing import flush_telemetry
 
 DEADLINE = 0.2
 FOREVER = threading.Event()
@@ -189,6 +196,7 @@ def interrupted(pool: InstrumentedPool) -> None:
 def holds_log(pool: InstrumentedPool) -> None:
     """A task hangs while it holds the lock that every log line, and logging's own atexit, wants."""
     exits.LAST_RESORT_AFTER = 0.5
+    flush_telemetry(pool)  # or the line about its birth would be the one that waits for the lock
     (handler,) = logging.getLogger().handlers
 
     def hold_the_lock() -> None:
@@ -242,6 +250,121 @@ def born_late(pool: InstrumentedPool) -> None:
     ending()
 
 
+def drains(pool: InstrumentedPool) -> None:
+    """Tasks still run when the exit begins."""
+    begun = threading.Event()
+
+    def task() -> None:
+        begun.set()
+        time.sleep(0.3)
+
+    pool.submit(task)
+    begun.wait(30)
+    ending()
+
+
+def first_span(pool: InstrumentedPool) -> None:
+    """A pool ends its first span while it is drained at exit, when no thread starts (3.12 on)."""
+    late = build("executor", "late", workers=1)
+    KEPT.append(late)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(FileExporter(Path(sys.argv[3], "spans"))))
+    trace.set_tracer_provider(provider)
+    begun = threading.Event()
+
+    def task() -> None:
+        begun.set()
+        while late.stats().state == "open":
+            time.sleep(0.001)
+
+    late.options(task="last").submit(task)
+    assert begun.wait(30)
+    ending()
+
+
+def closed_stream(pool: InstrumentedPool) -> None:
+    """The stream that the log goes to is closed before the interpreter exits, as pytest does it."""
+    flush_telemetry(pool)
+    closed = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for handler in logging.getLogger().handlers:
+        assert isinstance(handler, logging.StreamHandler)
+        handler.setStream(closed)
+    closed.close()
+    ending()
+
+
+class HangingHandler(logging.Handler):
+    """Hangs at the first line about a task, holding its lock as ``handle`` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "task.error" in record.getMessage():
+            self.hangs.set()
+            FOREVER.wait()
+
+
+def hung_log(pool: InstrumentedPool) -> None:
+    """A log handler hangs, and the pool is left to the exit."""
+    handler = HangingHandler()
+    logging.getLogger("prodpool").addHandler(handler)
+    pool.submit(divmod, 1, 0).exception(30)
+    assert handler.hangs.wait(30)
+    ending()
+    sys.stdout.flush()
+
+
+def hung_log_stopped(pool: InstrumentedPool) -> None:
+    """The same, and the pool is stopped before the exit."""
+    hung_log(pool)
+    assert pool.stop().drained
+
+
+def hung_exporter(pool: InstrumentedPool) -> None:
+    """An exporter hangs in the end of a span."""
+    hangs = threading.Event()
+
+    class Hanging(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
+            hangs.set()
+            FOREVER.wait()
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(Hanging()))
+    traced = build("executor", "traced", tracer_provider=provider)
+    KEPT.append(traced)
+    assert traced.submit(int).result(30) == 0
+    assert hangs.wait(30)
+    ending()
+
+
+def hung_callback(pool: InstrumentedPool) -> None:
+    """A done-callback of a task that the exit drops hangs, and holds the lock of the log."""
+    another = build("executor", "another", workers=1, queue_capacity=1)
+    KEPT.append(another)
+    go = threading.Event()
+    begun = threading.Event()
+    handler = logging.getLogger().handlers[0]
+
+    def task() -> None:
+        begun.set()
+        go.wait()
+
+    def hold_the_lock(_: object) -> None:
+        handler.acquire()
+        go.set()
+        FOREVER.wait()
+
+    another.submit(task)
+    assert begun.wait(30)
+    another.submit(int).add_done_callback(hold_the_lock)
+    ending()
+    sys.stdout.flush()
+
+
 WAYS: dict[str, Callable[[InstrumentedPool], None]] = {
     way.__name__: way
     for way in (
@@ -264,6 +387,13 @@ WAYS: dict[str, Callable[[InstrumentedPool], None]] = {
         holds_log_noticed,
         other_hook,
         born_late,
+        drains,
+        first_span,
+        closed_stream,
+        hung_log,
+        hung_log_stopped,
+        hung_exporter,
+        hung_callback,
     )
 }
 
@@ -276,7 +406,7 @@ def main() -> None:
     provider.add_span_processor(BatchSpanProcessor(FileExporter(Path(folder, "spans"))))
     atexit.register(say, "ATEXIT")
     # Where nothing hangs the deadline is not what ends the drain.
-    deadline = 30.0 if way in {"unused", "idle"} else DEADLINE
+    deadline = 30.0 if way in {"unused", "idle", "drains", "first_span", "closed_stream"} else DEADLINE
     WAYS[way](first_pool(backend, provider, keep=way != "unreferred", drain_deadline=deadline))
 
 

@@ -41,7 +41,7 @@ from prodpool.telemetry.watchdog import watchdog
 warnings.simplefilter("ignore", DeprecationWarning)
 PATIENCE = 40.0
 LOCKS = (type(threading.Lock()), type(threading.RLock()))
-BACKENDS = ("executor", "threads", "processes")
+BACKENDS = ("executor", "threads", "processes", "factory")
 CONTAINERS = (list, tuple, dict, set, frozenset, deque, types.MethodType, types.CellType, partial)
 REGISTRY = CollectorRegistry(auto_describe=True)
 
@@ -116,6 +116,14 @@ def locks_of(*roots: object) -> list[Any]:
 
 
 EVENTS: list[Any] = []
+# The pids of the processes in which a pool's factory was called.
+BUILT_BY: list[int] = []
+
+
+def build(workers: int) -> ProcessPoolExecutor:
+    """Build a backend as a pool's factory."""
+    BUILT_BY.append(os.getpid())
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
 
 
 def hold() -> str:
@@ -137,6 +145,8 @@ class Held:
             if backend == "threads"
             else InstrumentedPool(ProcessPoolExecutor(1, mp_context=context), **options)
             if backend == "processes"
+            else InstrumentedPool(build, max_workers=1, **options)
+            if backend == "factory"
             else InstrumentedPool(ThreadPoolExecutor(1), **options)
         )
         # Before the first task, so that a worker process inherits them.
@@ -179,12 +189,19 @@ def use(held: Held) -> None:
     refused(pool.stats)
     refused(pool.pause)
     refused(pool.resume)
+    refused(pool.dump)
     refused(pool.resize, 1)
+    refused(pool.resize, 3)
+    refused(lambda: list(view.map(int, [1])))
+    assert repr(pool.name) in repr(pool)
+    assert repr(pool.name) in repr(view)
+    assert os.getpid() not in BUILT_BY
 
-    async def submit_async() -> object:
-        return await (await pool.submit_async(int))
+    async def submit_async(way_in: Any) -> object:
+        return await (await way_in.submit_async(int))
 
-    refused(lambda: asyncio.run(submit_async()))
+    refused(lambda: asyncio.run(submit_async(pool)))
+    refused(lambda: asyncio.run(submit_async(view)))
 
 
 def ask_futures(held: Held) -> None:
@@ -264,6 +281,20 @@ def inherited_threads() -> None:
 def inherited_processes() -> None:
     """The same over processes, whose workers stay the parent's."""
     in_turn(use, ask_futures, stop, scrape, build_anew, watch_anew, forget, backend="processes")
+
+
+def inherited_factory() -> None:
+    """The same over a factory, which no use of the pool in a child calls."""
+    in_turn(use, ask_futures, stop, scrape, build_anew, watch_anew, forget, backend="factory")
+
+
+def stopped() -> None:
+    """A pool that was stopped before the fork refuses in the child too, whatever locks were held then."""
+    held = Held()
+    held.let_go()
+    with holding(locks_of(held.pool)):
+        pid = forked(partial(use, held))
+    wait_for(pid)
 
 
 def every_lock(backend: str) -> None:
@@ -504,6 +535,6 @@ def law_holds(pool: InstrumentedPool) -> None:
 
 if __name__ == "__main__":
     ways = [inherited, inherited_threads, inherited_processes, from_a_task, to_the_end, to_the_end_processes]
-    ways += [half_read, hammered, busy]
+    ways += [inherited_factory, stopped, half_read, hammered, busy]
     locked = {f"every_lock_{backend}": partial(every_lock, backend) for backend in BACKENDS}
     ({way.__name__: way for way in ways} | locked)[sys.argv[1]]()

@@ -14,7 +14,7 @@ import platform
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from pathlib import Path
@@ -27,10 +27,11 @@ from prodpool.current import CurrentTask, here
 from prodpool.errors import RemoteTaskError, UnpicklableError
 from prodpool.task import Task, TaskOptions
 from prodpool.telemetry.stacks import own_frames_dropped
+from prodpool.text import short_stack, type_name
 from prodpool.token import Token
-from prodpool.workers.beacon import is_asked, mark
-from prodpool.workers.carried import carried
-from prodpool.workers.child import known, settle_in
+from prodpool.workers.in_worker.context_vars import carried
+
+Dumps = Callable[[Any], bytes]
 
 # What a backend carries as it is; anything else travels as bytes of our own making.
 _PLAIN = frozenset({type(None), bool, int, float, str})
@@ -56,21 +57,17 @@ class Terms(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """What the shim has to know about the call. It is pickled with each one, so it is kept small.
+    """What a worker has to know about the call. It is pickled with each one, so it is kept small.
 
     Attributes:
         pool: The pool's name.
         task: The task's name.
-        number: The hand-over's number, which the beacon is marked with.
-        mark: Path of the beacon's file and the slot in it; None where the worker could not see it.
         carrier: W3C trace context; None while nothing is traced.
         terms: What else the task may know of itself; None where it is what anybody would guess.
     """
 
     pool: str
     task: str
-    number: int
-    mark: tuple[str, int] | None
     carrier: Mapping[str, str] | None
     terms: Terms | None
 
@@ -105,21 +102,44 @@ def this_host() -> str:
         return f"{platform.node()} {uuid.getnode()}"
 
 
-def run_pickled(ticket: Ticket, call: bytes) -> Outcome:
-    """Load a call, make it, and return its outcome with result or exception as bytes."""
+def standard_dumps(value: Any) -> bytes:
+    """Pickle as the standard library does."""
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+def run_pickled(ticket: Ticket, call: bytes, dumps: Dumps = standard_dumps) -> Outcome:
+    """Load a call that a backend was handed, make it, and return its outcome, as `run_taken` does."""
+    return run_taken(ticket, lambda: call, dumps)
+
+
+def run_taken(
+    ticket: Ticket,
+    take: Callable[[], bytes | memoryview],
+    dumps: Dumps,
+    asked: Callable[[], bool] | None = None,
+) -> Outcome:
+    """Load a call, make it, and return its outcome with result or exception as bytes.
+
+    Args:
+        ticket: What to know about it.
+        take: Returns function, arguments and context variables, pickled; nothing keeps those meanwhile.
+        dumps: Pickles the result.
+        asked: Tells whether the pool wants the call to end; None where it has no way to say so.
+    """
     started = time.monotonic()
-    if ticket.mark is not None:
-        if ticket.mark[0] not in known:
-            settle_in(ticket.mark[0])
-        mark(*ticket.mark, ticket.number, started)
     if _has_expired(ticket.terms, started):
         return Outcome(started, started, this_host(), pickled=False, value=None, expired=True)
     try:
-        fn, args, kwargs, variables = pickle.loads(call)  # noqa: S301  # bytes of our own, from the pool's process
+        fn, args, kwargs, variables = pickle.loads(take())  # noqa: S301  # our own, from the pool's process
     except BaseException as error:  # noqa: BLE001  # a class's __setstate__ may raise anything
         lost = _unpicklable(ticket, "the call does not load in the worker process", error)
-        return failed(ticket, started, lost, pickled=True)
-    return _call(ticket, started, fn, args, kwargs, variables, pickled=True)
+        return failed(ticket, started, lost, dumps)
+    return _call(ticket, started, fn, args, kwargs, variables, dumps=dumps, asked=asked)
+
+
+def call_each(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Make several calls as one task."""
+    return [fn(*args) for args in calls]
 
 
 def run_plain(
@@ -133,7 +153,7 @@ def run_plain(
     started = time.monotonic()
     if _has_expired(ticket.terms, started):
         return Outcome(started, started, this_host(), pickled=False, value=None, expired=True)
-    return _call(ticket, started, fn, args, kwargs, variables, pickled=False)
+    return _call(ticket, started, fn, args, kwargs, variables, dumps=None)
 
 
 def _has_expired(terms: Terms | None, started: float) -> bool:
@@ -154,9 +174,10 @@ def _call(
     kwargs: Mapping[str, Any],
     variables: Mapping[str, Any],
     *,
-    pickled: bool,
+    dumps: Dumps | None,
+    asked: Callable[[], bool] | None = None,
 ) -> Outcome:
-    outer, here.remote = here.remote, Remote(ticket, started)
+    outer, here.remote = here.remote, Remote(ticket, started, asked)
     try:
         with ExitStack() as around:
             if variables:
@@ -165,39 +186,79 @@ def _call(
                 around.enter_context(_traced(ticket.carrier))
             value = fn(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001  # SystemExit is the task's, not the worker's
-        return failed(ticket, started, error, pickled=pickled)
+        return failed(ticket, started, error, dumps)
     finally:
         here.remote = outer
     ended = time.monotonic()
-    if pickled and type(value) not in _PLAIN:
+    pickled = dumps is not None and type(value) not in _PLAIN
+    if pickled:
         try:
-            value = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+            value = (dumps or standard_dumps)(value)
         except BaseException as error:  # noqa: BLE001
-            lost = _unpicklable(ticket, f"its result (a {type(value).__qualname__}) does not pickle", error)
-            return failed(ticket, started, lost, pickled=True)
-    else:
-        pickled = False
+            lost = _unpicklable(ticket, f"its result (a {type_name(value)}) does not pickle", error)
+            return failed(ticket, started, lost, dumps)
     return Outcome(started, ended, this_host(), pickled, value)
 
 
-def failed(ticket: Ticket, started: float, error: BaseException, *, pickled: bool) -> Outcome:
-    """Return the outcome of a call that raised ``error``, as bytes if ``pickled``."""
+def failed(ticket: Ticket, started: float, error: BaseException, dumps: Dumps | None) -> Outcome:
+    """Return the outcome of a call that raised ``error``, as bytes if there are ``dumps``."""
     ended = time.monotonic()
     BaseException.with_traceback(error, own_frames_dropped(error.__traceback__))
     stack = _render(error)
-    packed = _pack_error(ticket, error) if pickled else error
-    return Outcome(started, ended, this_host(), pickled, None, packed, stack)
+    packed = error if dumps is None else _pack_error(ticket, error, dumps)
+    return Outcome(started, ended, this_host(), dumps is not None, None, packed, stack)
 
 
-def _pack_error(ticket: Ticket, error: BaseException) -> bytes:
-    try:
-        data = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
-        # One whose __init__ does not take what it passed on breaks a whole process pool when it is loaded.
-        pickle.loads(data)  # noqa: S301
-    except BaseException:  # noqa: BLE001
-        substitute = RemoteTaskError(pool=ticket.pool, task=ticket.task, error=type(error).__qualname__)
-        return pickle.dumps(substitute, pickle.HIGHEST_PROTOCOL)
-    return data
+def _pack_error(ticket: Ticket, error: BaseException, dumps: Dumps) -> bytes:
+    """Pickle an exception: as it is, else without its ``__init__``, else what stands in for it."""
+    for form in (lambda: error, lambda: Rebuilt.of(error)):
+        try:
+            data = dumps(form())
+            # One whose __init__ does not take what it passed on would not load in the pool's process.
+            if type(pickle.loads(data)) is type(error):  # noqa: S301
+                return data
+        except BaseException:  # noqa: BLE001, S110  # its own code, which may raise anything
+            pass
+    kinds = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
+    substitute = RemoteTaskError(pool=ticket.pool, task=ticket.task, error=type_name(error), kinds=kinds)
+    return pickle.dumps(substitute, pickle.HIGHEST_PROTOCOL)
+
+
+class Rebuilt:
+    """Pickles as an exception that is made anew from its class, ``args`` and attributes.
+
+    By itself it pickles as a call of its class with ``args``, which fails where ``__init__`` takes others.
+    """
+
+    def __init__(self, kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> None:
+        self._parts = kind, args, attributes
+
+    @classmethod
+    def of(cls, error: BaseException) -> Rebuilt:
+        """Return what pickles as ``error``."""
+        attributes = {name: value for name, value in vars(error).items() if name != "__notes__"}
+        # Not ``args``: those of an OSError leave out the file's name.
+        args: tuple[Any, ...] = _builtin(type(error)).__reduce__(error)[1]
+        return cls(type(error), args, attributes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild_error, self._parts
+
+
+def rebuild_error(
+    kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> BaseException:
+    """Make an exception without an ``__init__`` but that of the interpreter's own class."""
+    error = kind.__new__(kind, *args)
+    _builtin(kind).__init__(error, *args)
+    # Not by assignment: an exception may be a frozen dataclass.
+    vars(error).update(attributes)
+    return error
+
+
+def _builtin(kind: type[BaseException]) -> Any:
+    """Return the interpreter's own class that an exception's class is derived from."""
+    return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
 def _unpicklable(ticket: Ticket, what: str, error: BaseException) -> UnpicklableError:
@@ -206,9 +267,9 @@ def _unpicklable(ticket: Ticket, what: str, error: BaseException) -> Unpicklable
 
 def _render(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(error))
+        return short_stack(traceback.format_exception(error))
     except BaseException:  # noqa: BLE001
-        return f"{type(error).__qualname__} (its stack could not be rendered)"
+        return f"{type_name(error)} (its stack could not be rendered)"
 
 
 @contextmanager
@@ -224,10 +285,11 @@ def _traced(carrier: Mapping[str, str]) -> Iterator[None]:
 class Remote:
     """Makes, when the call asks for it, what it may know of itself."""
 
-    __slots__ = ("_current", "_started", "_ticket")
+    __slots__ = ("_asked", "_current", "_started", "_ticket")
 
-    def __init__(self, ticket: Ticket, started: float) -> None:
+    def __init__(self, ticket: Ticket, started: float, asked: Callable[[], bool] | None) -> None:
         self._ticket = ticket
+        self._asked = asked
         self._started = started
         self._current: CurrentTask | None = None
 
@@ -256,8 +318,7 @@ class Remote:
         return self._started + terms.timeout - time.monotonic()
 
     def _is_asked(self) -> bool:
-        mark = self._ticket.mark
-        return mark is not None and is_asked(*mark, self._ticket.number)
+        return self._asked is not None and self._asked()
 
 
 def _nothing() -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from typing import Any
 
+from prodpool.text import said, shown
+
 _WAY_OUT = "name each as 'module:variable', such as 'service.context:request_id'"
 
 
@@ -34,12 +36,12 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
         TypeError, ValueError: One is not; the message names it.
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"context_vars={names!r} is no list of names: {_WAY_OUT}")
+        raise TypeError(f"context_vars={shown(names)} is no list of names: {_WAY_OUT}")
     for name in names:
         try:
             variable(name)
         except (ImportError, LookupError, ValueError) as error:  # ValueError: an empty module name
-            raise ValueError(f"context_vars={names!r}: {error}: {_WAY_OUT}") from error
+            raise ValueError(f"context_vars={shown(names)}: {said(error)}: {_WAY_OUT}") from error
     return tuple(names)
 
 

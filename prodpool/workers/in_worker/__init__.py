@@ -1,0 +1,1 @@
+"""What runs inside a worker process. It imports nothing from the other folders of ``workers``."""

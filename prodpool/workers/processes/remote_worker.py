@@ -1,0 +1,222 @@
+"""One worker process, as the dispatcher and the watchdog see it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any
+
+from prodpool.latch import Latch
+from prodpool.worker import Worker
+from prodpool.workers.base import kill
+from prodpool.workers.processes.line import Line
+from prodpool.workers.processes.pace import Pace
+from prodpool.workers.processes.stack_dumps import stack_of
+
+if TYPE_CHECKING:
+    from prodpool.task import Task
+    from prodpool.workers.processes.losses import Loss
+
+# Bytes of calls that are sent ahead. What waits in a socket must fit into its buffer: a worker that has an
+# outcome to send reads nothing meanwhile.
+ROOM_AHEAD = 1 << 15
+# Seconds that a process gets to end whose connection has ended already.
+ENDS_WITHIN = 5.0
+# Seconds after its end in which the system should say how a process has ended.
+FORGOTTEN_AFTER = 0.1
+
+
+class RemoteWorker(Worker):
+    """The record of a worker process and of the calls that are on their way to it.
+
+    ``task`` and those ``ahead`` are in the order in which the process runs them. What was sent and is not
+    answered is in ``sent``, in the same order.
+    ``sent``, ``sizes`` and ``calls`` grow, and are taken back from, under ``lock``; whoever takes back holds
+    the dispatcher's lock already. That one would not do: calls are permitted under it, a system call.
+    """
+
+    __slots__ = (
+        "answered",
+        "answers",
+        "calls",
+        "forked",
+        "line",
+        "lock",
+        "loss",
+        "lost",
+        "looked_at",
+        "pace",
+        "process",
+        "ready",
+        "sent",
+        "sizes",
+        "timed_out",
+        "withdrawals",
+    )
+
+    remote = True
+
+    def __init__(self, pool: str, now: Callable[[], float]) -> None:
+        super().__init__(pool, now)
+        self.ahead = deque()
+        self.process: Any = None
+        self.line: Line | None = None
+        # Whether its process is there and can be sent calls.
+        self.ready = False
+        # Whether the process may be asked for its stacks.
+        self.answers = False
+        # Opens when its process has been forked.
+        self.forked = Latch()
+        # How many calls the process was sent so far, but for those taken back, and how many it has answered.
+        # They are numbered from 1 on; a number that was taken back is given again.
+        self.calls = self.answered = 0
+        self.sent: deque[Task] = deque()
+        self.sizes: deque[int] = deque()
+        # Reentrant, since a finalizer may stop the pool in the midst of it.
+        self.lock = threading.RLock()
+        # How often calls were taken back.
+        self.withdrawals = 0
+        # How many it had answered when the watchdog looked last.
+        self.looked_at = 0
+        # The number of the call for whose time limit the process was killed.
+        self.timed_out = 0
+        self.pace = Pace()
+        # What was found out about its process, once that has gone.
+        self.loss: Loss | None = None
+        # Whether the watchdog has found the process gone while it had nothing to do.
+        self.lost = False
+
+    def stack(self) -> str:
+        """Return where its task is right now, innermost frame last, or why that cannot be known."""
+        line = self.line
+        if line is None or not self.sent:
+            return "(no stack: it has not begun)"
+        if not self.answers:
+            return f"(no stack: worker process {self.process.pid} cannot be asked: the signal is taken there)"
+        return stack_of(self.process, line.stacks)
+
+    def place(self) -> str:
+        """Name the process that its task runs in."""
+        process = self.process
+        return "a worker process that is starting" if process is None else f"process {process.pid}"
+
+    def remind(self) -> None:
+        """Set it going once more, in case it has not heard."""
+        if not self.sent:
+            super().remind()
+
+    def request_cancel(self) -> None:
+        """Ask its task to end, and whatever the process has begun besides."""
+        super().request_cancel()
+        line = self.line
+        if line is not None and self.sent:
+            line.cancel(self.calls)
+
+    def note_sent(self, task: Task, size: int) -> None:
+        """Note that ``task`` is sent next, as a call of so many bytes. The lock is held."""
+        self.calls += 1
+        self.sizes.append(size)
+        self.sent.append(task)
+
+    def note_answered(self) -> None:
+        """Note that the first of the calls is answered."""
+        self.answered += 1
+        self.sizes.popleft()
+        self.sent.popleft().packed = None
+
+    def withdraw(self, *, sent: bool) -> int:
+        """Keep the process from what it was given ahead and has not begun; return how many that are."""
+        ahead, line = self.ahead, self.line
+        assert ahead is not None  # noqa: S101  # set for good
+        if self.loss is not None:
+            return 0  # its own thread decides what becomes of them, and has begun to
+        with self.lock:
+            self.withdrawals += 1
+            unsent = self.unsent()
+            taken = line.take_back(len(ahead) - unsent) if sent and line is not None else 0
+            self.forget_sent(taken)
+        return unsent + taken
+
+    def forget_sent(self, count: int) -> None:
+        """Note that the last calls were taken back, or never got there. The lock is held."""
+        self.calls -= count
+        for _ in range(count):
+            self.sent.pop()
+            self.sizes.pop()
+
+    def unsent(self) -> int:
+        """Return how many of those ahead were not sent, the last ones. Both locks are held."""
+        assert self.ahead is not None  # noqa: S101  # likewise
+        last = self.sent[-1] if self.sent else None
+        count = 0
+        for task in reversed(self.ahead):
+            if task is last:
+                break
+            count += 1
+        return count
+
+    def room(self) -> int:
+        """Return how many bytes may still be sent ahead. The lock is held."""
+        # The first call is being made: it does not wait in the connection.
+        return ROOM_AHEAD - sum(islice(self.sizes, 1, None))
+
+    def hang_up(self) -> None:
+        """End the connection, and so the process; forget both."""
+        self.ready = False
+        line, self.line = self.line, None
+        if line is not None:
+            line.close()
+        self.sent.clear()
+        self.sizes.clear()
+
+    def end(self) -> int | None:
+        """Wait for the process to end, or kill it; return its exit code, None if that cannot be known."""
+        process = self.process
+        if not _has_ended(process):
+            kill(process)
+            _has_ended(process)
+        code: int | None = process.exitcode
+        return code
+
+
+def _has_ended(process: Any) -> bool:
+    """Wait for a process to end; False if it does not, or if there is nobody to ask."""
+    until = time.monotonic() + ENDS_WITHIN
+    while process.is_alive():
+        # In steps: it waits for a pipe to end, which a process may hold open that was forked by a task.
+        if wait([process.sentinel], 0.05):
+            # It has. Another thread of ours is just told how, or the system has forgotten it, as it does
+            # where the application ignores SIGCHLD.
+            until = min(until, time.monotonic() + FORGOTTEN_AFTER)
+            time.sleep(0.005)
+        if time.monotonic() >= until:
+            return False
+    return True
+
+
+def how_it_ended(pid: int | None, code: int | None) -> str:
+    """Say how a process ended, and what usually causes that."""
+    which = f"its worker process {pid}"
+    if code is None:
+        return f"{which} has gone"
+    if code >= 0:
+        return f"{which} ended with exit code {code}, as one does that calls os._exit"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{which} was killed by {name}{_CAUSES.get(name, '')}"
+
+
+_CAUSES = {
+    "SIGKILL": ", which the system sends when memory runs out",
+    "SIGSEGV": ": a fault in an extension module, or a recursion that is too deep",
+    "SIGBUS": ": a mapped file was cut short, or its disk is full",
+    "SIGABRT": ": an extension module or the interpreter has given up",
+    "SIGTERM": ", by somebody who asked it to end",
+}

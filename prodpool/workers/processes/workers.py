@@ -1,0 +1,278 @@
+"""The worker processes of one pool. Each has a thread here, which sends it calls and settles their outcomes.
+
+A thread to each, so that nothing one of them waits for holds up another: a large call, the application's own
+pickling, a done-callback. Calls are sent ahead of the one that runs while tasks are short, and taken back as
+soon as that one turns out to be long. So each process is known to have begun exactly one of its calls, and
+its death loses no other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from prodpool.current import here
+from prodpool.dispatch import Dispatcher
+from prodpool.execution import Runner
+from prodpool.reentry import in_main_thread, start_thread
+from prodpool.task import Task
+from prodpool.telemetry.logs import PoolLog
+from prodpool.telemetry.trouble import Trouble
+from prodpool.vocabulary import Reason
+from prodpool.workers.base import Joinable, shut_down
+from prodpool.workers.processes.calls import Calls
+from prodpool.workers.processes.losses import Losses
+from prodpool.workers.processes.recipes import Recipe
+from prodpool.workers.processes.remote_worker import RemoteWorker, how_it_ended
+from prodpool.workers.processes.starts import Starts
+from prodpool.workers.processes.time_limits import TimeLimits
+
+# Seconds after which something is tried again for which there was no memory.
+RETRY_AFTER = 0.05
+# Seconds that the main thread waits for a process to be forked, which takes milliseconds.
+FORKED_WITHIN = 2.0
+
+
+class ProcessWorkers:
+    """Starts, feeds and replaces the worker processes of one pool.
+
+    Args:
+        pool: The pool's name.
+        backend: The wrapped executor, which is shut down with the pool.
+        recipe: What a worker process is made of.
+        prefetch: Tasks that are sent ahead in all; None for as many as are done soon.
+        context_vars: Names of the context variables that travel with each task.
+        dispatcher: Who gives workers their tasks.
+        runner: What settles a task.
+        log: Where it is said that a process was replaced.
+        trouble: Told what goes wrong here.
+        now: The pool's clock.
+        on_broken: Told that no process comes up any more, and why.
+        start_loops: Starts so many more workers, or as many as there can be.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        backend: Any,
+        recipe: Recipe,
+        prefetch: int | None,
+        context_vars: Sequence[str],
+        dispatcher: Dispatcher,
+        runner: Runner,
+        log: PoolLog,
+        trouble: Trouble,
+        now: Callable[[], float],
+        on_broken: Callable[[BaseException], None],
+        start_loops: Callable[[int], None],
+    ) -> None:
+        self._pool = pool
+        self._backend = backend
+        self._recipe = recipe
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._log = log
+        self._trouble = trouble
+        self._now = now
+        self._starts = Starts(
+            pool=pool, recipe=recipe, now=now, any_is_up=self._any_is_up, on_broken=on_broken
+        )
+        self._limits = TimeLimits(pool)
+        self._calls = Calls(
+            pool=pool,
+            recipe=recipe,
+            prefetch=prefetch,
+            context_vars=context_vars,
+            dispatcher=dispatcher,
+            runner=runner,
+            limits=self._limits,
+            now=now,
+            renew=self._starts.renew,
+            start_loops=start_loops,
+        )
+        self._losses = Losses(pool, dispatcher=dispatcher, runner=runner, limits=self._limits, now=now)
+        self._replaced = 0
+        # Whichever have not ended: plain set operations only, each of them atomic.
+        self._threads: set[threading.Thread] = set()
+
+    def start(self) -> bool:
+        """Add one more worker; False when there are enough.
+
+        Raises:
+            RuntimeError: The system has no thread to give.
+        """
+        worker = RemoteWorker(self._pool, self._now)
+        try:
+            if not self._dispatcher.reserve(worker):
+                return False
+            name = f"prodpool-worker-{self._pool}"
+            thread = threading.Thread(target=self._run, args=(worker,), name=name, daemon=True)
+            self._threads.add(thread)
+            try:
+                start_thread(thread)
+            except Exception:
+                self._threads.discard(thread)
+                raise
+        except BaseException:
+            self._dispatcher.start_failed(worker)
+            raise
+        if self._recipe.forks and in_main_thread():
+            # A process that is forked must not find locks taken which the main thread takes after this.
+            worker.forked.wait(FORKED_WITHIN)
+        with suppress(RuntimeError):  # without a thread for it: the first task with a limit tries again
+            self._limits.start()
+        return True
+
+    def fit(self, workers: int) -> int:  # noqa: ARG002
+        """Return 0: there can be as many as are wanted, and what is sent ahead can be taken back."""
+        return 0
+
+    def resized(self) -> None:
+        """Nothing was held back."""
+
+    def look(self) -> None:
+        """Nothing to look for: what each process runs is known."""
+
+    def repair(self, aside: Callable[[Callable[[], None]], object]) -> None:
+        """Notice the processes whose end nobody was told of, and the calls that wait behind a callback."""
+        for worker in self._workers():
+            # Not in this thread: it may be the main one, in which signal handlers run.
+            if worker.ahead and worker.answered == worker.looked_at:
+                aside(partial(self._calls.take_back, worker))
+            worker.looked_at = worker.answered
+            process, line = worker.process, worker.line
+            if process is None or line is None or not worker.begun or process.is_alive():
+                continue
+            if self._dispatcher.leave(worker):
+                worker.lost = worker.dismissed = True
+                worker.wake.release()
+            elif worker.sent:
+                # A process that its task has started may hold the connection open. What was sent can be read.
+                aside(line.hang_up)
+
+    def holding(self) -> list[Joinable]:
+        """Return the processes and threads, which have ended when the pool has."""
+        limits = self._limits.thread()
+        # Threads first: each has seen its process end, which a join of that may not (see `RemoteWorker.end`).
+        return [*self._threads, *self._starts.processes, *([] if limits is None else [limits])]
+
+    def can_kill(self) -> bool:
+        """Return True: its workers are processes of this host."""
+        return True
+
+    def kill(self) -> None:
+        """Kill the processes, and those that are just being started."""
+        self._starts.kill()
+
+    def shutdown(self) -> None:
+        """Start no more processes; those that are idle end."""
+        self.close()
+        with self._trouble.guard("internal"):
+            shut_down(self._backend)
+
+    def rebuilds(self) -> int:
+        """Return how many processes were started in place of others that were lost."""
+        return self._replaced
+
+    def close(self) -> None:
+        """Let go of everything; no task is left."""
+        self._starts.closed.set()
+        self._limits.close()
+
+    def _workers(self) -> list[RemoteWorker]:
+        return [each for each in list(self._dispatcher.roster.workers) if isinstance(each, RemoteWorker)]
+
+    def _any_is_up(self) -> bool:
+        """Tell whether there are other processes: then the system may just have no more to give."""
+        return any(each.ready for each in self._workers())
+
+    # The thread of one worker.
+
+    def _run(self, worker: RemoteWorker | None) -> None:
+        here.settles = self._dispatcher.roster.workers
+        try:
+            while worker is not None:
+                worker = self._replacement(worker) if self._employ(worker) else None
+        except BaseException as error:  # noqa: BLE001  # a fault of ours; the watchdog starts another
+            self._trouble.report("internal", error)
+        finally:
+            self._threads.discard(threading.current_thread())
+
+    def _employ(self, worker: RemoteWorker) -> bool:
+        """Start a process and have it run tasks; True if it is to be replaced."""
+        try:
+            if not self._starts.bring_up(worker):
+                worker.forked.open()
+                self._dispatcher.start_failed(worker)
+                return False
+            # Not the task itself: this frame stays for as long as the process, and would keep it alive.
+            first: Callable[[], Task | None] = partial(self._dispatcher.begin, worker)
+            while True:
+                try:
+                    self._serve(worker, first)
+                except MemoryError as error:
+                    first = partial(self._after_failed_allocation, worker, error)
+                else:
+                    return worker.lost
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the process is not to be trusted
+            if not isinstance(error, EOFError | OSError):
+                self._trouble.report("internal", error)
+            self._settle_lost(worker)
+            return True
+        finally:
+            self._starts.let_go(worker)
+
+    def _after_failed_allocation(self, worker: RemoteWorker, error: MemoryError) -> Task | None:
+        """Go on where it is certain what was sent."""
+        if worker.sent or worker.ahead:
+            raise EOFError from error  # it is not: the process goes, and what it runs
+        return self._runner.recover(worker, error)
+
+    def _settle_lost(self, worker: RemoteWorker) -> None:
+        while True:
+            try:
+                self._losses.settle(worker)
+            except MemoryError as error:
+                # Nobody else would settle its task, or put another in its place.
+                self._trouble.report("internal", error)
+                self._starts.closed.wait(RETRY_AFTER)
+            else:
+                break
+        if self._starts.broken is not None and not self._any_is_up():
+            # What it had was put back after the queue was emptied, and there is nobody left to run it.
+            for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
+                self._runner.lost(task, self._starts.broken)
+
+    def _replacement(self, lost: RemoteWorker) -> RemoteWorker | None:
+        """Return the record of the process that takes the place of a lost one, if there is to be any."""
+        worker = RemoteWorker(self._pool, self._now)
+        if self._starts.closed.is_set() or not self._dispatcher.reserve(worker):
+            return None
+        if not lost.timed_out:  # else the pool itself has killed it
+            self._replaced += 1
+            died = how_it_ended(lost.process.pid, lost.process.exitcode).removeprefix("its worker ")
+            self._log.warning("pool.backend_rebuilt", rebuilds=self._replaced, died=died)
+        return worker
+
+    def _serve(self, worker: RemoteWorker, first: Callable[[], Task | None]) -> None:
+        """Have the process run tasks until the worker is dismissed.
+
+        Raises:
+            EOFError, OSError: The process has gone.
+        """
+        task = first()
+        while True:
+            while task is not None:
+                task = self._calls.advance(worker, task)
+            if worker.dismissed:
+                return
+            linger = self._recipe.linger
+            if not worker.wake.acquire(timeout=-1 if linger is None else linger):
+                if self._dispatcher.leave(worker):
+                    return
+                worker.wake.acquire()  # given a task at the very moment it gave up waiting
+            task = worker.task
