@@ -253,10 +253,11 @@ class Breaker:
     def _refusal(self, now: float) -> BreakerOpenError:
         open_for = self._circuit.open_for
         if self._state == "open":
-            wait, why = self._opened_at + open_for - now, f"open, {self._why_open}"
+            # What has passed is taken first: the other way round, rounding may end above open_for.
+            wait, why = open_for - (now - self._opened_at), f"open, {self._why_open}"
         else:
             # A probe that fails opens for open_for; one that never answers is given up after hung_after.
-            wait = min(open_for, min(self._probes.values()) + self._hung_after - now)
+            wait = min(open_for, self._hung_after - (now - min(self._probes.values())))
             why = f"half-open, all permits ({len(self._probes)}) are out with probes"
         return BreakerOpenError(pool=self._pool, retry_after=max(wait, 0.0), why=why)
 

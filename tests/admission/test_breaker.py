@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -154,6 +155,14 @@ def test_retry_after_is_enough() -> None:
     assert left == pytest.approx(0.01)
     rig.clock.advance(left + 1e-9)
     assert isinstance(rig.breaker.acquire(), Probe)
+
+
+@pytest.mark.parametrize("number", range(64))
+def test_retry_after_is_never_more_than_open_for(number: int) -> None:
+    """A wait that is told at once is open_for exactly, at whatever time the breaker opened."""
+    rig = make(BreakerPolicy(open_for=1), start=random.Random(number).uniform(1000, 1_000_000))  # noqa: S311
+    rig.fail(5)
+    assert rig.refused().retry_after == 1.0
 
 
 def test_state_goes_half_open_by_time_alone() -> None:

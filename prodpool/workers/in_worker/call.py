@@ -315,7 +315,7 @@ class Remote:
         terms = self._ticket.terms
         if terms is None or terms.timeout is None:
             return math.inf
-        return self._started + terms.timeout - time.monotonic()
+        return terms.timeout - (time.monotonic() - self._started)
 
     def _is_asked(self) -> bool:
         return self._asked is not None and self._asked()
