@@ -48,7 +48,7 @@ coverage: $(VENV)/.dev ## Measure branch coverage of the source tree.
 dashboards: $(VENV)/.dev ## Make the dashboards' JSON anew from dashboards/*.py.
 	@$(BIN)/python -m dashboards.build
 
-alerts: $(VENV)/.dev ## Write alerts/ and runbook.md anew from prodpool/bundle.
+alerts: $(VENV)/.dev ## Write alerts/ and runbook.md anew from prodpool/monitoring.
 	@$(BIN)/prodpool export alerts alerts --force
 	@$(BIN)/prodpool export runbook . --force
 

@@ -1,7 +1,6 @@
 """Wrap a service's executors: bounded queue, metrics, traces, breaker, watchdog, a stop that ends."""
 
-from prodpool.admission.policy import BreakerPolicy
-from prodpool.current import CurrentTask, current_task
+from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.errors import (
     BreakerOpenError,
     PoolBrokenError,
@@ -16,13 +15,14 @@ from prodpool.errors import (
     UnpicklableError,
     WorkerLostError,
 )
-from prodpool.futures import PoolFuture
+from prodpool.execution.current_task import CurrentTask, current_task
+from prodpool.factories import dask, processes, threads
 from prodpool.pool import InstrumentedPool
-from prodpool.ready import dask, processes, threads
+from prodpool.shutdown.stopper import StopReport
 from prodpool.stats import PoolStats
-from prodpool.stopping import StopReport
-from prodpool.views import PoolView
-from prodpool.vocabulary import Reason, Result
+from prodpool.submission.options import PoolView
+from prodpool.task.future import PoolFuture
+from prodpool.task.outcomes import Reason, Result
 
 __all__ = [
     "BreakerOpenError",

@@ -8,9 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from prodpool.bundle.files import KINDS, NoFilesError, bundle
-from prodpool.bundle.settings import SettingError, Settings, options
-from prodpool.bundle.units import decimal
+from prodpool.monitoring.export import KINDS, NoFilesError, render_files
+from prodpool.monitoring.formatting import decimal
+from prodpool.monitoring.thresholds import AlertThresholds, SettingError, options
 
 _EXPORT = """
 Write the dashboards (Grafana), the alert rules (Prometheus, its Kubernetes operator, jsonnet; with routes for
@@ -69,8 +69,8 @@ def _reader(kind: Callable[[str], Any], example: object) -> Callable[[str], Any]
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    settings = Settings(**{name: getattr(chosen, name) for name, *_ in options()})
-    texts = {chosen.dir / name: text for name, text in bundle(chosen.kind, settings).items()}
+    settings = AlertThresholds(**{name: getattr(chosen, name) for name, *_ in options()})
+    texts = {chosen.dir / name: text for name, text in render_files(chosen.kind, settings).items()}
     there = [str(path) for path in texts if path.exists()]
     if there and not chosen.force:
         raise FileExistsError(

@@ -21,32 +21,32 @@ from weakref import WeakSet
 from opentelemetry.trace import TracerProvider
 from prometheus_client.registry import CollectorRegistry
 
-from prodpool.admission.breaker import Breaker
-from prodpool.aside import Aside
-from prodpool.dispatch import Dispatcher
+from prodpool.admission.breaker.breaker import Breaker
+from prodpool.concurrency.background_thread import background_thread
+from prodpool.concurrency.call_queue import CallQueue
+from prodpool.concurrency.call_thread import CallThread
+from prodpool.config.settings import PoolSettings
 from prodpool.errors import PoolBrokenError, PoolClosedError
-from prodpool.execution import Runner
-from prodpool.exits import exit_desk
-from prodpool.monitor import Monitor
-from prodpool.settings import Settings
-from prodpool.stopping import Stopper
-from prodpool.task import Task
-from prodpool.telemetry.ledger import Ledger
-from prodpool.telemetry.logs import PoolLog
-from prodpool.telemetry.prometheus import collector_of
-from prodpool.telemetry.reading import PoolReading, Remains, tally
-from prodpool.telemetry.sink_thread import SinkThread
+from prodpool.execution.runner import Runner
+from prodpool.execution.watchdog import PoolWatchdog
+from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.shutdown.at_exit import exit_registry
+from prodpool.shutdown.stopper import Stopper
+from prodpool.task.outcomes import Reason, State
+from prodpool.task.task import Task
+from prodpool.telemetry.counters import PoolCounters
+from prodpool.telemetry.exporters.prometheus import collector_of
+from prodpool.telemetry.log_events import PoolLog
+from prodpool.telemetry.snapshot import PoolSnapshot, Remains, tally
+from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracing import Tracing
-from prodpool.telemetry.trouble import Trouble
-from prodpool.telemetry.watchdog import watchdog
 from prodpool.text import shown
-from prodpool.vocabulary import Reason, State
 from prodpool.workers.base import Capabilities, Workers, prefetch_for
-from prodpool.workers.handoff import HandoffWorkers
-from prodpool.workers.pace import Pace
+from prodpool.workers.handoff.rebuildable_backend import Factory, RebuildableBackend
+from prodpool.workers.handoff.workers import HandoffWorkers
 from prodpool.workers.processes.workers import ProcessWorkers
-from prodpool.workers.supply import Factory, Supply
-from prodpool.workers.threads import LeasedWorkers
+from prodpool.workers.run_times import AdaptivePrefetch
+from prodpool.workers.threads.leased import LeasedWorkers
 
 try:
     VERSION = version("prodpool")
@@ -71,7 +71,7 @@ class Engine:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: PoolSettings,
         backend: Any,
         abilities: Capabilities,
         *,
@@ -87,14 +87,16 @@ class Engine:
         self.backend = backend
         self.factory = factory
         self.now = now
-        self.trouble = Trouble(settings.name)
+        self.trouble = TelemetryErrors(settings.name)
         self.log = PoolLog(settings.name, logger, self.trouble, now)
         self.tracing = Tracing(settings.name, tracer_provider, self.trouble)
-        self.aside = Aside(f"prodpool-callbacks-{settings.name}", partial(self.trouble.report, "internal"))
+        self.aside = CallThread(
+            f"prodpool-callbacks-{settings.name}", partial(self.trouble.report, "internal")
+        )
         self.dispatcher = Dispatcher(
             workers=settings.max_workers,
             queue_capacity=settings.queue_capacity,
-            ledger=Ledger(settings.buckets),
+            ledger=PoolCounters(settings.buckets),
             now=now,
             prefetch=self._places_ahead(),
         )
@@ -111,7 +113,7 @@ class Engine:
             now=now,
         )
         self.workers: Workers = self._make_workers()
-        self.monitor = Monitor(
+        self.monitor = PoolWatchdog(
             dispatcher=self.dispatcher,
             runner=self.runner,
             log=self.log,
@@ -154,10 +156,10 @@ class Engine:
             ValueError: A pool of that name is alive.
         """
         try:
-            watchdog().watch(self.monitor)
+            background_thread().watch(self.monitor)
             self._export = self.collector.add(self.settings.name, self)
             _engines.add(self)
-            exit_desk.enter(self)
+            exit_registry.enter(self)
             self.log.thread.open()
             self.tracing.open()
             self.log.info(
@@ -172,22 +174,22 @@ class Engine:
 
     def discard(self) -> None:
         """Let go of everything, for a pool that nobody will have, because its construction was broken off."""
-        watchdog().unwatch(self.monitor)
+        background_thread().unwatch(self.monitor)
         self.collector.withdraw(self.settings.name, self)
-        exit_desk.leave(self)
+        exit_registry.leave(self)
         self.workers.close()
         for sink in self._sinks():
             sink.finish(0.0)
         self.dispatcher.finish()
 
-    def read(self) -> PoolReading:
+    def read(self) -> PoolSnapshot:
         """Read the pool at one moment, under one lock."""
         self.workers.look()
         breaker = None if self.breaker is None else self.breaker.state
         errors = self.trouble.counts()
         with self.dispatcher.lock:
             facts, numbers = self._facts(), tally(self.dispatcher.ledger)
-        return PoolReading(**facts, **numbers, breaker=breaker, telemetry_errors=errors)
+        return PoolSnapshot(**facts, **numbers, breaker=breaker, telemetry_errors=errors)
 
     def close_metrics(self) -> None:
         """Export the pool no more."""
@@ -229,7 +231,7 @@ class Engine:
         """
         self._export.last = True
         if self.dispatcher.state is not State.STOPPED:
-            watchdog().soon(lambda: self.stopper.stop(math.inf, wait=False))
+            background_thread().soon(lambda: self.stopper.stop(math.inf, wait=False))
 
     def flush_telemetry(self, timeout: float) -> bool:
         """Wait until log and tracer were handed all there is by now; False after ``timeout`` seconds."""
@@ -310,7 +312,7 @@ class Engine:
         finally:
             self._starting = False
 
-    def _sinks(self) -> tuple[SinkThread, ...]:
+    def _sinks(self) -> tuple[CallQueue, ...]:
         # The reports last: they are about the other two.
         return self.tracing.thread, self.log.thread, self.trouble.reports
 
@@ -367,11 +369,11 @@ class Engine:
             return 0  # what its processes are sent ahead can be taken back
         return prefetch_for(settings.max_workers, abilities.max_workers, self._pace().ahead)
 
-    def _pace(self) -> Pace:
+    def _pace(self) -> AdaptivePrefetch:
         wanted = self.settings.prefetch
         # A backend that nothing is known of may have workers to spare, which would run what is ahead.
         fixed = wanted is not None or self.abilities.prefetch == 0
-        return Pace(self.abilities.prefetch if wanted is None else wanted, fixed=fixed)
+        return AdaptivePrefetch(self.abilities.prefetch if wanted is None else wanted, fixed=fixed)
 
     def _make_workers(self) -> Workers:
         settings, abilities = self.settings, self.abilities
@@ -404,7 +406,7 @@ class Engine:
             )
         return HandoffWorkers(
             pool=settings.name,
-            supply=Supply(
+            supply=RebuildableBackend(
                 self.backend,
                 self.factory,
                 abilities.max_workers,
@@ -441,18 +443,18 @@ class Engine:
         self.log.flush_suppressed()
 
     def _stopped(self) -> None:
-        exit_desk.leave(self)
+        exit_registry.leave(self)
         if self.dispatcher.roster.workers:
             # The watchdog goes on to speak of them.
-            exit_desk.leave_behind(self)
+            exit_registry.leave_behind(self)
         else:
             self._over()
             self.aside.finish(BRIEFLY)
 
     def _over(self) -> None:
         """Be done for good: the pool is stopped and its last worker is back."""
-        watchdog().unwatch(self.monitor)
-        exit_desk.come_back(self)
+        background_thread().unwatch(self.monitor)
+        exit_registry.come_back(self)
         self.workers.close()
         breaker = None if self.breaker is None else self.breaker.state
         with self.dispatcher.lock:
@@ -488,7 +490,7 @@ class Engine:
         self.dispatcher.close()
         # Nobody else may ever do it, and whoever looks shall see a pool that is stopped. Not from here: this
         # may be a thread that holds the backend's own lock.
-        watchdog().soon(lambda: self.stopper.stop(math.inf, wait=False))
+        background_thread().soon(lambda: self.stopper.stop(math.inf, wait=False))
         for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):
             self.runner.lost(queued, error)
 

@@ -7,8 +7,8 @@ from concurrent.futures import BrokenExecutor
 from pickle import PicklingError
 from typing import Any, Self
 
+from prodpool.task.outcomes import Reason
 from prodpool.text import said, shown, type_name
-from prodpool.vocabulary import Reason
 
 __all__ = [
     "BreakerOpenError",

@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prometheus_client import REGISTRY
 
-from prodpool.clock import Clock, SystemClock
-from prodpool.current import inside
-from prodpool.door import Door
-from prodpool.engine import Engine
-from prodpool.futures import PoolFuture
-from prodpool.settings import (
+from prodpool.concurrency.clock import Clock, SystemClock
+from prodpool.config.settings import (
     OnHangExit,
     Overload,
     check_collaborators,
@@ -24,21 +20,25 @@ from prodpool.settings import (
     check_seconds,
     check_settings,
 )
+from prodpool.engine import Engine
+from prodpool.execution.current_task import is_inside
+from prodpool.shutdown.stopper import StopReport
 from prodpool.stats import PoolStats
-from prodpool.stopping import StopReport
-from prodpool.task import DEFAULT_OPTIONS
+from prodpool.submission.options import PoolView
+from prodpool.submission.submitter import Submitter
+from prodpool.task.future import PoolFuture
+from prodpool.task.task import DEFAULT_OPTIONS
 from prodpool.text import shown
-from prodpool.views import PoolView
-from prodpool.workers.base import Submits, shut_down
-from prodpool.workers.kinds import capabilities
-from prodpool.workers.supply import Factory, is_factory
+from prodpool.workers.backends import detect_backend
+from prodpool.workers.base import SupportsSubmit, shut_down
+from prodpool.workers.handoff.rebuildable_backend import Factory, is_factory
 
 if TYPE_CHECKING:
     import pybreaker
     from opentelemetry.trace import TracerProvider
     from prometheus_client.registry import CollectorRegistry
 
-    from prodpool.admission.policy import BreakerPolicy
+    from prodpool.admission.breaker.policy import BreakerPolicy
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class InstrumentedPool(Executor):
 
     def __init__(
         self,
-        backend: Submits | Factory,
+        backend: SupportsSubmit | Factory,
         *,
         name: str,
         max_workers: int | None = None,
@@ -119,7 +119,7 @@ class InstrumentedPool(Executor):
                 backend = factory(check_count("max_workers", max_workers, least=1))
                 # A pool that is refused leaves nothing behind that nobody else knows.
                 undo.callback(shut_down, backend)
-            abilities = capabilities(backend, own=own_backend is True)
+            abilities = detect_backend(backend, own=own_backend is True)
             settings = check_settings(
                 name=name,
                 max_workers=max_workers,
@@ -151,7 +151,7 @@ class InstrumentedPool(Executor):
                 now=(SystemClock() if clock is None else clock).monotonic,
             )
             self._engine.open()
-            self._door = Door(self._engine)
+            self._door = Submitter(self._engine)
             self._finalizer = weakref.finalize(self, self._engine.owner_gone)
             self._finalizer.atexit = False
             undo.pop_all()
@@ -346,7 +346,7 @@ class InstrumentedPool(Executor):
         return self._engine.settings.drain_deadline
 
     def _refuse_from_inside(self, what: str) -> None:
-        if inside(self._engine.dispatcher.roster.workers):
+        if is_inside(self._engine.dispatcher.roster.workers):
             raise RuntimeError(
                 f"{what} inside a task of pool {self.name!r}, or a done-callback of one, would wait for that "
                 "very task: call shutdown(wait=False) there, or stop the pool from outside"

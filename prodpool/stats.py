@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from prodpool.telemetry.reading import PoolReading
-from prodpool.vocabulary import Reason, Result
+from prodpool.task.outcomes import Reason, Result
+from prodpool.telemetry.snapshot import PoolSnapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class PoolStats:
     breaker: str | None
 
     @classmethod
-    def of(cls, reading: PoolReading) -> Self:
+    def of(cls, reading: PoolSnapshot) -> Self:
         """Take the numbers from a reading."""
         return cls(
             name=reading.pool,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prodpool.clock import ManualClock
+from prodpool.concurrency.clock import ManualClock
 
 if TYPE_CHECKING:
     from prodpool.pool import InstrumentedPool

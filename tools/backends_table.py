@@ -13,10 +13,10 @@ from typing import Any
 import loky
 from distributed import Client, LocalCluster
 
+from prodpool.workers.backends import detect_backend
 from prodpool.workers.base import Capabilities
-from prodpool.workers.daemon import DaemonThreadExecutor
-from prodpool.workers.kinds import capabilities
-from prodpool.workers.processes.recipes import dumps
+from prodpool.workers.processes.process_template import dumps
+from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- backends: made by tools/backends_table.py -->\n", "<!-- end of backends -->\n"
@@ -76,12 +76,12 @@ def table() -> str:
         loky.ProcessPoolExecutor(1) as loky_processes,
     ):
         records = {
-            "`prodpool.threads()`": capabilities(DaemonThreadExecutor("table")),
-            "`ThreadPoolExecutor`": capabilities(threads),
-            "`ProcessPoolExecutor`, `prodpool.processes()`": capabilities(processes),
-            "loky": capabilities(loky_processes),
-            "dask, `prodpool.dask()`": capabilities(client.get_executor()),
-            "anything else with `submit`": capabilities(Other()),
+            "`prodpool.threads()`": detect_backend(DaemonThreadExecutor("table")),
+            "`ThreadPoolExecutor`": detect_backend(threads),
+            "`ProcessPoolExecutor`, `prodpool.processes()`": detect_backend(processes),
+            "loky": detect_backend(loky_processes),
+            "dask, `prodpool.dask()`": detect_backend(client.get_executor()),
+            "anything else with `submit`": detect_backend(Other()),
         }
     rows = [HEAD, ("---",) * len(HEAD), *(row(name, can) for name, can in records.items())]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)

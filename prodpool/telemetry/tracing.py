@@ -17,17 +17,17 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from prodpool.telemetry.ledger import Exemplar
-from prodpool.telemetry.sink_thread import SinkThread
-from prodpool.telemetry.stacks import render_error
+from prodpool.concurrency.call_queue import CallQueue
+from prodpool.task.outcomes import Reason
+from prodpool.telemetry.counters import Exemplar
+from prodpool.telemetry.tracebacks import render_error
 from prodpool.text import full_type_name, said, type_name
-from prodpool.vocabulary import Reason
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from prodpool.task import Task
-    from prodpool.telemetry.trouble import Trouble
+    from prodpool.task.task import Task
+    from prodpool.telemetry.telemetry_errors import TelemetryErrors
 
 # Waits shorter than this many seconds get no span of their own; they would only clutter a waterfall.
 QUEUE_SPAN_FROM = 0.001
@@ -43,13 +43,13 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 class Tracing:
     """Makes the spans of one pool. Nothing that a provider or exporter raises gets out of here."""
 
-    def __init__(self, pool: str, provider: trace.TracerProvider | None, trouble: Trouble) -> None:
+    def __init__(self, pool: str, provider: trace.TracerProvider | None, trouble: TelemetryErrors) -> None:
         self._pool = pool
         self._trouble = trouble
         self._given = provider
         self._tracer = provider.get_tracer("prodpool") if provider is not None else None
         self._look_at = float("-inf")
-        self.thread = SinkThread(
+        self.thread = CallQueue(
             f"prodpool-trace-{pool}",
             capacity=_CAPACITY,
             failed=partial(trouble.report, "trace"),

@@ -14,17 +14,17 @@ from prodpool.text import shown
 from prodpool.workers.in_worker.call import Dumps, standard_dumps
 
 if TYPE_CHECKING:
-    from prodpool.workers.processes.recipes import Recipe
+    from prodpool.workers.processes.process_template import ProcessTemplate
 
 
-class Submits(Protocol):
+class SupportsSubmit(Protocol):
     """What `InstrumentedPool` takes as a backend: an executor, or whatever else has its ``submit``."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn`` somewhere and return its future."""
 
 
-class Backend(Submits, Protocol):
+class Backend(SupportsSubmit, Protocol):
     """What the pool asks of an executor that it also ends."""
 
     def shutdown(self, wait: bool = True) -> None:
@@ -99,14 +99,6 @@ def prefetch_for(workers: int, size: int | None, prefetch: int) -> int:
     return 0 if size is not None and workers < size else prefetch
 
 
-def too_many(workers: int, most: int | None) -> ValueError:
-    """Return the error for more workers than a backend has."""
-    return ValueError(
-        f"max_workers={workers!r} is more than the {most} workers of the backend: pass at most {most}, or a "
-        "larger executor; prodpool.threads(...) grows, and so does a backend given as a factory"
-    )
-
-
 class NotTakenError(Exception):
     """What the future of a call raises that was not handed over after all, because of ``error``."""
 
@@ -115,7 +107,7 @@ class NotTakenError(Exception):
         self.error = error
 
 
-def submit_plainly(backend: Submits, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+def default_submit(backend: SupportsSubmit, fn: Callable[..., Any], *args: Any) -> Future[Any]:
     """Hand a call over as any executor takes it."""
     lease: Future[Any] = backend.submit(fn, *args)
     return lease
@@ -165,7 +157,7 @@ class Capabilities:
     prefetch: int = 0
     dumps: Dumps | None = None
     result_dumps: Dumps = standard_dumps
-    submit: Callable[..., Future[Any]] = submit_plainly
+    submit: Callable[..., Future[Any]] = default_submit
     processes: Callable[[Any], list[Any]] | None = None
-    recipe: Recipe | None = None
+    recipe: ProcessTemplate | None = None
     lost: tuple[type[BaseException], ...] = ()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import pybreaker
 import pytest
 
-from prodpool.admission.breaker import Breaker, Permit, Probe
-from prodpool.admission.policy import BreakerPolicy
-from prodpool.clock import ManualClock
+from prodpool.admission.breaker.breaker import Breaker, Permit, Probe
+from prodpool.admission.breaker.policy import BreakerPolicy
+from prodpool.concurrency.clock import ManualClock
 from prodpool.errors import BreakerOpenError
 
 HUNG_AFTER = 60.0

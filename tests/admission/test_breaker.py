@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from prodpool.admission.breaker import Breaker, Permit, Probe
-from prodpool.admission.policy import BreakerPolicy
+from prodpool.admission.breaker.breaker import Breaker, Permit, Probe
+from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.errors import PoolFullError, RejectedError
-from prodpool.vocabulary import Reason
+from prodpool.task.outcomes import Reason
 from tests.admission.breakers import HUNG_AFTER, BoomError, half_open, make
 
 NOT_FAILURES = [

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pybreaker
 import pytest
 
-from prodpool.admission.breaker import Permit, Probe
-from prodpool.admission.policy import BreakerPolicy
+from prodpool.admission.breaker.breaker import Permit, Probe
+from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.errors import BreakerOpenError
 from tests.admission.breakers import BoomError, Rig, half_open, make
 

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import prodpool
 from prodpool import InstrumentedPool, PoolFullError, PoolStats, Reason, Result
-from prodpool.telemetry.watchdog import THREAD_NAME, watchdog
+from prodpool.concurrency.background_thread import THREAD_NAME, background_thread
 from prodpool.testing import ManualClock
 from tests.api.gates import PATIENCE, Gate, until_collected
 from tests.support import Logs, MakePool
@@ -118,7 +118,9 @@ def test_stats_tell_everything_once(make_pool: MakePool) -> None:
     """Each way that a task may go is counted once, under its own word, and the sum is right."""
     clock, gate = ManualClock(), Gate()
     pool = make_pool(1, queue_capacity=3, clock=clock, hung_after=10.0)
-    watchdog().unwatch(pool._engine.monitor)  # which would drop what has expired before we have looked
+    background_thread().unwatch(
+        pool._engine.monitor
+    )  # which would drop what has expired before we have looked
     pool.submit(len, "ok").result(PATIENCE)
     pool.submit(divmod, 1, 0).exception(PATIENCE)
     pool.submit(exit).exception(PATIENCE)

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason
-from prodpool.mapping import MapIterator
-from prodpool.telemetry.watchdog import watchdog
+from prodpool.concurrency.background_thread import background_thread
+from prodpool.submission.lazy_map import MapIterator
 from tests.api.gates import PATIENCE, Gate, until, until_collected
 from tests.support import MakePool
 
@@ -325,7 +325,7 @@ def test_an_iterator_dropped_after_the_stop(make_pool: MakePool) -> None:
     results = pool.map(lambda each: each, itertools.repeat(argument))
     assert next(results) is argument
     pool.stop(PATIENCE)
-    until(lambda: watchdog()._thread is None)
+    until(lambda: background_thread()._thread is None)
     del results, argument
     until_collected(lambda: alive() is None)
 

@@ -21,7 +21,7 @@ from prodpool import (
     stopping,
 )
 from prodpool.workers.in_worker.frames import Frame, FrameReader
-from prodpool.workers.processes.line import Line
+from prodpool.workers.processes.connection import WorkerConnection
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
@@ -130,15 +130,15 @@ def test_killed_when_it_has_just_ended(make_pool: MakePool, monkeypatch: pytest.
     """A task whose process is killed with its outcome on the way has that; the next task is not lost."""
     pool = make_pool(1, queue_capacity=20)
     pid = pool.submit(work.pid).result(PATIENCE)
-    receive = Line.receive
+    receive = WorkerConnection.receive
 
-    def receive_late(line: Line, *, hurry: bool = False) -> Frame | None:
+    def receive_late(line: WorkerConnection, *, hurry: bool = False) -> Frame | None:
         if next(calls) == 0:
             until(lambda: not runs(pid))
         return receive(line, hurry=hurry)
 
     calls = itertools.count()
-    monkeypatch.setattr(Line, "receive", receive_late)
+    monkeypatch.setattr(WorkerConnection, "receive", receive_late)
     first = pool.options(timeout=0.5).submit(abs, -1)
     second = pool.submit(abs, -2)
     assert (first.result(PATIENCE), second.result(PATIENCE)) == (1, 2)

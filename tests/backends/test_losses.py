@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from prodpool import Result, WorkerLostError
-from prodpool.workers.processes import losses
+from prodpool.workers.processes import worker_losses
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, meanwhile, over_processes
@@ -185,7 +185,7 @@ def test_no_memory_for_a_loss(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str
 ) -> None:
     """Where there is no memory to settle a loss it is tried again: the task fails once, the next one runs."""
-    real, failed = getattr(losses, step), list[str]()
+    real, failed = getattr(worker_losses, step), list[str]()
 
     def fails_once(*args: Any, **kwargs: Any) -> Any:
         if not failed:
@@ -193,7 +193,7 @@ def test_no_memory_for_a_loss(
             raise MemoryError
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(losses, step, fails_once)
+    monkeypatch.setattr(worker_losses, step, fails_once)
     pool = make_pool(1)
     book = tmp_path / "book"
     with pytest.raises(WorkerLostError):

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import PoolBrokenError, Reason, Result, TaskExpiredError, UnpicklableError, WorkerLostError
-from prodpool.workers.processes import health
+from prodpool.workers.processes import restart_backoff
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import BACKENDS, PATIENCE, Held, MakePool, meanwhile, over_processes
@@ -196,7 +196,7 @@ def test_an_initializer_that_fails(make_pool: MakePool) -> None:
 def test_a_process_that_dies_before_it_is_ready(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Likewise where the process goes without a word."""
     # Within a minute, that is, which a busy machine may need for five processes that come up and die.
-    monkeypatch.setattr(health, "WITHIN", 600.0)
+    monkeypatch.setattr(restart_backoff, "WITHIN", 600.0)
     pool = make_pool(1, queue_capacity=20, factory_of=_failing_in(work.die))
     futures = [pool.submit(int) for _ in range(5)]
     assert not wait(futures, 120.0).not_done
@@ -230,7 +230,7 @@ def _failing_in(initializer: Callable[..., object], *initargs: Any) -> Callable[
 
 def test_stop_while_no_worker_comes_up(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop at its deadline ends a pool whose next worker is still to come, and nothing comes after it."""
-    monkeypatch.setattr(health, "FIRST_DELAY", 600.0)
+    monkeypatch.setattr(restart_backoff, "FIRST_DELAY", 600.0)
     pool = make_pool(1, queue_capacity=5, factory_of=_failing_in(work.boom))
     stranded = [pool.submit(int) for _ in range(3)]
     workers: Any = pool._engine.workers

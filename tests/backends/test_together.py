@@ -18,8 +18,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import PoolBrokenError, PoolFullError, Result, UnpicklableError, WorkerLostError
-from prodpool.workers.processes.line import Line
-from prodpool.workers.processes.recipes import Recipe
+from prodpool.workers.processes.connection import WorkerConnection
+from prodpool.workers.processes.process_template import ProcessTemplate
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import BACKENDS, PATIENCE, MakePool, over_processes
@@ -223,9 +223,9 @@ def test_a_system_short_of_something(make_pool: MakePool, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         if what == "sockets":
-            patch.setattr(Line, "_pair", none_left)
+            patch.setattr(WorkerConnection, "_pair", none_left)
         else:
-            patch.setattr(Recipe, "start", none_left)
+            patch.setattr(ProcessTemplate, "start", none_left)
         future = pool.submit(abs, -1)
         for _ in range(2):
             assert tried.acquire(timeout=PATIENCE)

@@ -25,8 +25,8 @@ import loky
 import pytest
 
 from prodpool import Result, WorkerLostError
-from prodpool.workers.processes import line
-from prodpool.workers.processes.line import Line
+from prodpool.workers.processes import connection
+from prodpool.workers.processes.connection import WorkerConnection
 from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
@@ -254,7 +254,7 @@ def test_no_descriptor_is_left(make_pool: MakePool, held: Held) -> None:
     until(lambda: not here & _sockets(os.getpid()))
 
 
-def _ends(line: Line) -> set[str]:
+def _ends(line: WorkerConnection) -> set[str]:
     return {f"socket:[{os.fstat(end.fileno()).st_ino}]" for end in line._sockets}
 
 
@@ -420,7 +420,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     What is sent ahead stays there: on a busy machine it might be taken back before the first task is done.
     """
-    monkeypatch.setattr(line, "QUIET", 1000 * PATIENCE)
+    monkeypatch.setattr(connection, "QUIET", 1000 * PATIENCE)
     work.gate.clear()
     yield work.gate
     work.gate.set()

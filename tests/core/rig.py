@@ -11,8 +11,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 
 from prodpool import InstrumentedPool, PoolFullError, PoolStats, Reason
-from prodpool.admission.gate import Line, Waiter
-from prodpool.worker import Worker
+from prodpool.scheduling.wait_queue import Waiter, WaitQueue
+from prodpool.scheduling.worker import Worker
 
 # Seconds after which a test that would hang fails. A machine that is busy takes a while for anything.
 PATIENCE = 30.0
@@ -46,7 +46,7 @@ class Hold:
         self._go.set()
 
 
-class WatchedLine(Line):
+class WatchedLine(WaitQueue):
     """The line of a pool that says when somebody has come to stand in it.
 
     From outside, a submitter in line looks like one that has not come yet.

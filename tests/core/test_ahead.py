@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from prodpool import Reason
-from prodpool.admission.gate import ThreadWaiter
-from prodpool.dispatch import Dispatcher, Offer
-from prodpool.futures import PoolFuture
-from prodpool.queues import FifoQueue
-from prodpool.roster import Roster
-from prodpool.task import Task, TaskOptions
-from prodpool.telemetry.ledger import Ledger
+from prodpool.scheduling.dispatcher import Admission, Dispatcher
+from prodpool.scheduling.fifo_queue import FifoQueue
+from prodpool.scheduling.wait_queue import ThreadWaiter
+from prodpool.scheduling.worker_set import WorkerSet
+from prodpool.task.future import PoolFuture
+from prodpool.task.task import Task, TaskOptions
+from prodpool.telemetry.counters import PoolCounters
 from tests.core.rig import Ahead
 
 
@@ -28,9 +28,9 @@ class Stage:
 
     def __init__(self, queued: int, *, workers: int = 1) -> None:
         self.dispatcher = Dispatcher(
-            workers=workers, queue_capacity=10, ledger=Ledger((1.0,)), now=lambda: 0.0
+            workers=workers, queue_capacity=10, ledger=PoolCounters((1.0,)), now=lambda: 0.0
         )
-        self.roster: Roster = self.dispatcher.roster
+        self.roster: WorkerSet = self.dispatcher.roster
         self.queue: FifoQueue[Task] = self.dispatcher.queue
         self.workers = [self.worker() for _ in range(workers)]
         self.first = self.workers[0]
@@ -54,7 +54,7 @@ class Stage:
     def submit(self, **options: Any) -> Task:
         """Submit one task; return it."""
         task = self.task(**options)
-        assert self.dispatcher.offer(task, may_start=False) is Offer.ADMITTED
+        assert self.dispatcher.offer(task, may_start=False) is Admission.ADMITTED
         return task
 
     def take(self, most: int = 1) -> list[Task]:
@@ -133,7 +133,7 @@ def test_whoever_stands_in_line_is_let_in() -> None:
     stage.take()
     stage.dispatcher.pause()
     waiter = ThreadWaiter(stage.task())
-    assert stage.dispatcher.offer(waiter.task, waiter) is Offer.WAITING
+    assert stage.dispatcher.offer(waiter.task, waiter) is Admission.WAITING
     with stage.dispatcher.lock:
         stage.roster.release(stage.first)
         stage.dispatcher.ledger.ok += 1
@@ -298,7 +298,7 @@ def test_let_in_for_whoever_is_free() -> None:
         stage.roster.release(other)
         stage.dispatcher.queue_capacity = 0
         assert stage.dispatcher.take(other) is None
-    assert stage.dispatcher.offer(waiter.task, waiter) is Offer.WAITING
+    assert stage.dispatcher.offer(waiter.task, waiter) is Admission.WAITING
     stage.dispatcher.queue_capacity = 1
     with stage.dispatcher.lock:
         stage.roster.release(stage.first)

@@ -22,7 +22,7 @@ from prodpool import (
     Result,
     WorkerLostError,
 )
-from prodpool.workers.threads import TURN
+from prodpool.workers.threads.leased import TURN
 from tests.api.gates import until
 from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, fill, law_holds, occupy
 from tests.support import Logs, MakePool

@@ -17,14 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from prometheus_client import CollectorRegistry
 
 from prodpool import PoolFullError, PoolStats, Reason, Result
-from prodpool.admission.gate import ThreadWaiter
-from prodpool.dispatch import Dispatcher, Offer
-from prodpool.futures import FINISHED, PoolFuture
-from prodpool.task import Task, TaskOptions
-from prodpool.telemetry.ledger import Ledger
+from prodpool.scheduling.dispatcher import Admission, Dispatcher
+from prodpool.scheduling.wait_queue import ThreadWaiter
+from prodpool.scheduling.worker import Worker
+from prodpool.task.future import FINISHED, PoolFuture
+from prodpool.task.outcomes import State
+from prodpool.task.task import Task, TaskOptions
+from prodpool.telemetry.counters import PoolCounters
 from prodpool.testing import ManualClock
-from prodpool.vocabulary import State
-from prodpool.worker import Worker
 from tests.api.gates import until
 from tests.core.rig import (
     AFTER_ADMISSION,
@@ -42,7 +42,7 @@ from tests.core.rig import (
 from tests.support import MakePool
 
 
-class Home:
+class FutureOwner:
     """A home for futures that are never waited for."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -71,10 +71,10 @@ class DispatcherMachine(RuleBasedStateMachine):
             workers=workers,
             queue_capacity=capacity,
             prefetch=prefetch,
-            ledger=Ledger((0.1, 1.0)),
+            ledger=PoolCounters((0.1, 1.0)),
             now=lambda: float(next(self.ticks)),
         )
-        self.home = Home(self.dispatcher)
+        self.home = FutureOwner(self.dispatcher)
         self.admitted: list[Task] = []
         self.waiters: list[ThreadWaiter] = []
         self.told: list[ThreadWaiter] = []
@@ -99,12 +99,12 @@ class DispatcherMachine(RuleBasedStateMachine):
         task.future = PoolFuture(self.home, task)
         return task
 
-    def offer(self, task: Task, waiter: ThreadWaiter | None) -> Offer:
+    def offer(self, task: Task, waiter: ThreadWaiter | None) -> Admission:
         offer = self.dispatcher.offer(task, waiter)
-        while offer is Offer.NEEDS_WORKER:
+        while offer is Admission.NEEDS_WORKER:
             self.start()
             offer = self.dispatcher.offer(task, waiter)
-        if offer is Offer.ADMITTED:
+        if offer is Admission.ADMITTED:
             self.admitted.append(task)
         self.look()
         return offer
@@ -119,7 +119,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def submit(self, count: int, timeout: float | None) -> None:
         for _ in range(count):
             offer = self.offer(self.task(timeout), None)
-            if offer is Offer.FULL:
+            if offer is Admission.FULL:
                 self.assert_full()
 
     def assert_full(self) -> None:
@@ -133,7 +133,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule()
     def submit_and_wait(self) -> None:
         waiter = ThreadWaiter(self.task())
-        if self.offer(waiter.task, waiter) is Offer.WAITING:
+        if self.offer(waiter.task, waiter) is Admission.WAITING:
             self.waiters.append(waiter)
             self.assert_full()
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from prodpool.queues import FifoQueue
+from prodpool.scheduling.fifo_queue import FifoQueue
 
 
 class Item:

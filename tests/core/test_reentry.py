@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import prodpool
-from prodpool.reentry import held_here, start_thread
+from prodpool.concurrency.interrupts import held_here, start_thread
 from tests.core.rig import PATIENCE, Crew
 
 

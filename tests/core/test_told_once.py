@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from prodpool import BreakerPolicy, InstrumentedPool, PoolFullError
-from prodpool.futures import FINISHED, PoolFuture
-from prodpool.telemetry.watchdog import watchdog
+from prodpool.concurrency.background_thread import background_thread
+from prodpool.task.future import FINISHED, PoolFuture
 from tests.core.rig import PATIENCE, Hold, check, occupy
 from tests.support import MakePool
 
@@ -51,7 +51,7 @@ def test_wait_right_after_cancel(make_pool: MakePool, hold: Hold) -> None:
     queued = [pool.submit(int) for _ in range(3)]
     wait(queued, timeout=0.0)
     # The watchdog, which tells what the main thread has cancelled, is busy just now.
-    watchdog().soon(lambda: time.sleep(0.05))
+    background_thread().soon(lambda: time.sleep(0.05))
     for each in queued:
         each.cancel()
     began = time.monotonic()
@@ -67,7 +67,7 @@ def test_as_completed_right_after_cancel(make_pool: MakePool, hold: Hold) -> Non
     queued = [pool.submit(int) for _ in range(3)]
     wait(queued, timeout=0.0)
     # The watchdog, which tells what the main thread has cancelled, is busy just now.
-    watchdog().soon(lambda: time.sleep(0.05))
+    background_thread().soon(lambda: time.sleep(0.05))
     for each in queued:
         each.cancel()
     seen: list[Future[Any]] = []

@@ -19,7 +19,7 @@ from tests.support import ROOT, normal
 
 WHEEL = os.environ.get("PRODPOOL_TESTED_WHEEL", "")
 CORE = {"opentelemetry-sdk", "prometheus-client", "pybreaker", "structlog"}
-BUNDLE = "prodpool/bundle/"
+BUNDLE = "prodpool/monitoring/"
 needs_wheel = pytest.mark.skipif(not WHEEL, reason="no wheel was built; `make test` builds one")
 
 

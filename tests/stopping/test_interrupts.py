@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 
 from prodpool import InstrumentedPool, StopReport
-from prodpool.exits import exit_desk
+from prodpool.shutdown.at_exit import exit_registry
 from tests.api.gates import until
 from tests.core.rig import LEEWAY, PATIENCE, check
 from tests.faults import points
@@ -76,7 +76,7 @@ def ends(pool: InstrumentedPool, futures: list[Future[object]], where: object = 
     assert pool.stats().state == "stopped", where
     assert all(future.done() for future in futures), where
     assert check(pool.stats()).in_flight == 0
-    until(lambda: pool._engine not in exit_desk._alive)
+    until(lambda: pool._engine not in exit_registry._alive)
     return report
 
 
@@ -259,7 +259,7 @@ def test_while_a_worker_comes_up(make_pool: MakePool, monkeypatch: pytest.Monkey
     future = pool.submit(int)
     report = pool.stop(0.05)
     assert (report.dropped, future.cancelled()) == (1, True)
-    until(lambda: engine not in exit_desk._alive)
+    until(lambda: engine not in exit_registry._alive)
     begin.set()
     until(lambda: not engine.dispatcher.roster.workers)
 
@@ -277,5 +277,5 @@ def test_backend_that_fails_to_shut_down(make_pool: MakePool, monkeypatch: pytes
 
     monkeypatch.setattr(backend, "shutdown", fail)
     assert pool.stop(PATIENCE).drained
-    until(lambda: engine not in exit_desk._alive)
+    until(lambda: engine not in exit_registry._alive)
     assert engine.trouble.counts()["internal"] == 1

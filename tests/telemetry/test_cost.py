@@ -10,7 +10,7 @@ import pytest
 from opentelemetry import context as otel_context
 from prometheus_client import Counter, Gauge, Histogram
 
-from prodpool.clock import SystemClock
+from prodpool.concurrency.clock import SystemClock
 from prodpool.testing import flush_telemetry
 from tests.api.gates import PATIENCE, Gate
 from tests.support import Logs, MakePool

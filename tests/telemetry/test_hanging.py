@@ -26,7 +26,7 @@ from prodpool import (
     TaskExpiredError,
     WorkerLostError,
 )
-from prodpool.aside import MOST_THREADS
+from prodpool.concurrency.call_thread import MOST_THREADS
 from prodpool.testing import ManualClock, flush_telemetry
 from tests.api.gates import PATIENCE, Gate, until
 from tests.core.rig import LEEWAY, law_holds

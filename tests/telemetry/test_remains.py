@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError
-from prodpool.telemetry import prometheus
+from prodpool.telemetry.exporters import prometheus
 from tests.api.gates import until_collected
 from tests.core.rig import PATIENCE, scrape
 from tests.support import MakePool

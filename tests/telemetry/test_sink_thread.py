@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from prodpool.telemetry.sink_thread import SinkThread
+from prodpool.concurrency.call_queue import CallQueue
 from tests.api.gates import PATIENCE, Gate, until, until_collected
 
 held: ContextVar[str | None] = ContextVar("held", default=None)
@@ -23,7 +23,7 @@ class Sink:
         self.made: list[object] = []
         self.errors: list[BaseException] = []
         self.lost = 0
-        self.thread = SinkThread("sink", capacity=capacity, failed=self.errors.append, lost=self._lose)
+        self.thread = CallQueue("sink", capacity=capacity, failed=self.errors.append, lost=self._lose)
 
     def _lose(self) -> None:
         self.lost += 1
@@ -176,8 +176,8 @@ def test_giving_way(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     sink.thread.post(gate)
     gate.wait_begun()
     with monkeypatch.context() as patch:
-        patch.setattr("prodpool.telemetry.sink_thread.time.sleep", slept.append)
-        patch.setattr("prodpool.telemetry.sink_thread._HANGS_AFTER", PATIENCE)
+        patch.setattr("prodpool.concurrency.call_queue.time.sleep", slept.append)
+        patch.setattr("prodpool.concurrency.call_queue._HANGS_AFTER", PATIENCE)
         for _ in range(5):
             sink.thread.post(sink.made.append, "waits")
             sink.thread.give_way()
@@ -185,7 +185,7 @@ def test_giving_way(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
         sink.thread.post(sink.made.append, "waits")
         sink.thread.give_way()
         assert slept == [0.001]
-        patch.setattr("prodpool.telemetry.sink_thread._HANGS_AFTER", 0.0)
+        patch.setattr("prodpool.concurrency.call_queue._HANGS_AFTER", 0.0)
         sink.thread.give_way()
         assert slept == [0.001]
     gate.open()

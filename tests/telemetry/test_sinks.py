@@ -240,7 +240,7 @@ def test_the_watchdog_outlives_itself(
     def bad(_: object) -> str:
         raise MemoryError("bad stack")
 
-    monkeypatch.setattr("prodpool.worker.Worker.stack", bad)
+    monkeypatch.setattr("prodpool.scheduling.worker.Worker.stack", bad)
     tick()
     clock.advance(100.0)
     tick()

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import PoolFullError, TaskExpiredError
-from prodpool.telemetry.watchdog import THREAD_NAME, Watchdog
+from prodpool.concurrency.background_thread import THREAD_NAME, BackgroundThread
 from prodpool.testing import ManualClock
 from tests.api.gates import PATIENCE, Gate, until
 from tests.support import Logs, MakePool
@@ -322,17 +322,17 @@ def test_it_keeps_nobody_s_context(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(held.get())
         start(thread)
 
-    watchdog, looking = Watchdog(), Looking()
+    background_thread, looking = BackgroundThread(), Looking()
 
     def begin() -> None:
         held.set("a span")
-        watchdog.watch(looking)
+        background_thread.watch(looking)
 
     monkeypatch.setattr(threading.Thread, "start", looking_start)
     copy_context().run(begin)
     until(lambda: len(seen) >= 3)
-    watchdog.unwatch(looking)
-    until(lambda: watchdog._thread is None)
+    background_thread.unwatch(looking)
+    until(lambda: background_thread._thread is None)
     assert set(seen) == {None}
 
 
@@ -340,7 +340,7 @@ def test_each_at_its_own_interval() -> None:
     """What is watched is ticked at its own interval; what is no longer watched is not."""
     ticked: dict[str, list[float]] = {"fast": [], "slow": []}
 
-    class Watched:
+    class Periodic:
         def __init__(self, name: str, interval: float) -> None:
             self.name = name
             self.interval = interval
@@ -348,13 +348,13 @@ def test_each_at_its_own_interval() -> None:
         def tick(self) -> None:
             ticked[self.name].append(time.monotonic())
 
-    watchdog, fast, slow = Watchdog(), Watched("fast", 0.002), Watched("slow", 3600.0)
-    watchdog.watch(slow)
-    watchdog.watch(fast)
+    background_thread, fast, slow = BackgroundThread(), Periodic("fast", 0.002), Periodic("slow", 3600.0)
+    background_thread.watch(slow)
+    background_thread.watch(fast)
     until(lambda: len(ticked["fast"]) >= 5)
-    watchdog.unwatch(fast)
-    watchdog.unwatch(slow)
-    until(lambda: watchdog._thread is None)
+    background_thread.unwatch(fast)
+    background_thread.unwatch(slow)
+    until(lambda: background_thread._thread is None)
     assert ticked["slow"] == []
     gaps = [later - earlier for earlier, later in zip(ticked["fast"], ticked["fast"][1:], strict=False)]
     assert min(gaps) >= 0.001
@@ -399,15 +399,15 @@ def test_a_start_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    watchdog, unlucky, lucky = Watchdog(), Ticked(), Ticked()
+    background_thread, unlucky, lucky = BackgroundThread(), Ticked(), Ticked()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            watchdog.watch(unlucky)
-    watchdog.watch(lucky)
+            background_thread.watch(unlucky)
+    background_thread.watch(lucky)
     assert lucky.ticked.wait(PATIENCE)
     assert not unlucky.ticked.is_set()
-    watchdog.unwatch(lucky)
+    background_thread.unwatch(lucky)
 
 
 def test_a_note_left_to_nobody() -> None:
@@ -417,8 +417,8 @@ def test_a_note_left_to_nobody() -> None:
         """Never called."""
 
     left = weakref.ref(note)
-    watchdog = Watchdog()
-    watchdog.soon(note)
+    background_thread = BackgroundThread()
+    background_thread.soon(note)
     del note
     assert left() is None
 
@@ -431,13 +431,13 @@ def test_a_note_left_to_the_last_tick() -> None:
         interval = 0.001
 
         def tick(self) -> None:
-            watchdog.unwatch(self)
-            watchdog.soon(called.set)
+            background_thread.unwatch(self)
+            background_thread.soon(called.set)
 
-    watchdog = Watchdog()
-    watchdog.watch(Last())
+    background_thread = BackgroundThread()
+    background_thread.watch(Last())
     assert called.wait(PATIENCE)
-    until(lambda: watchdog._thread is None)
+    until(lambda: background_thread._thread is None)
 
 
 class OutOfMemory(float):
@@ -455,7 +455,7 @@ class OutOfMemory(float):
 def test_it_outlives_a_failed_allocation() -> None:
     """An allocation that fails in its own thread costs a tick and not the watch over every pool."""
 
-    class Watched:
+    class Periodic:
         def __init__(self) -> None:
             self.interval = 0.001
             self.ticked = threading.Event()
@@ -463,12 +463,12 @@ def test_it_outlives_a_failed_allocation() -> None:
         def tick(self) -> None:
             self.ticked.set()
 
-    watchdog, first, second = Watchdog(), Watched(), Watched()
-    watchdog.watch(first)
+    background_thread, first, second = BackgroundThread(), Periodic(), Periodic()
+    background_thread.watch(first)
     fails = first.interval = OutOfMemory(0.001)
     until(lambda: fails.failed)
-    watchdog.watch(second)
+    background_thread.watch(second)
     for each in (first, second):
         each.ticked.clear()
         assert each.ticked.wait(PATIENCE)
-        watchdog.unwatch(each)
+        background_thread.unwatch(each)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-from prodpool.workers.in_worker.call import Dumps, Outcome, Terms, Ticket, failed, run_taken
+from prodpool.workers.in_worker.call import CallHeader, CallResult, Dumps, TaskInfo, failed, run_taken
 from prodpool.workers.in_worker.frames import OUTCOME, Frame, FrameReader, Kind, Payload, frame, header
 from prodpool.workers.in_worker.setup import end_with_parent, ignore_keyboard, is_taken, offer_stacks
 
@@ -103,7 +103,7 @@ class CallLoop:
         except BaseException as error:  # the pool is told, whatever it is
             # As the standard library's own worker does.
             logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
-            nothing = Ticket(self._pool, "initializer", None, None)
+            nothing = CallHeader(self._pool, "initializer", None, None)
             told = failed(nothing, 0.0, error, self._dumps)
             self._line.sendall(frame(Kind.START_FAILED, 0, pickle.dumps((told.error, told.stack))))
             return False
@@ -142,13 +142,13 @@ class CallLoop:
         body = memoryview(bodies.pop())
         length = int.from_bytes(body[:4], "little")
         task, carrier, terms = pickle.loads(body[4 : 4 + length])  # noqa: S301  # from our own pool
-        ticket = Ticket(self._pool, task, carrier, terms and Terms(*terms))
+        ticket = CallHeader(self._pool, task, carrier, terms and TaskInfo(*terms))
         bodies.append(body[4 + length :])
         del body
         outcome = run_taken(ticket, bodies.pop, self._dumps, partial(self._is_asked, number))
         self._tell(number, outcome)
 
-    def _tell(self, number: int, outcome: Outcome) -> None:
+    def _tell(self, number: int, outcome: CallResult) -> None:
         stack, payload = b"", b""
         if outcome.expired:
             kind = Payload.EXPIRED

@@ -11,16 +11,16 @@ from itertools import islice
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from prodpool.latch import Latch
-from prodpool.worker import Worker
+from prodpool.concurrency.signal_safe_event import SignalSafeEvent
+from prodpool.scheduling.worker import Worker
 from prodpool.workers.base import kill
-from prodpool.workers.processes.line import Line
-from prodpool.workers.processes.pace import Pace
+from prodpool.workers.processes.connection import WorkerConnection
+from prodpool.workers.processes.prefetch import WorkerPrefetch
 from prodpool.workers.processes.stack_dumps import stack_of
 
 if TYPE_CHECKING:
-    from prodpool.task import Task
-    from prodpool.workers.processes.losses import Loss
+    from prodpool.task.task import Task
+    from prodpool.workers.processes.worker_losses import WorkerLoss
 
 # Bytes of calls that are sent ahead. What waits in a socket must fit into its buffer: a worker that has an
 # outcome to send reads nothing meanwhile.
@@ -65,13 +65,13 @@ class RemoteWorker(Worker):
         super().__init__(pool, now)
         self.ahead = deque()
         self.process: Any = None
-        self.line: Line | None = None
+        self.line: WorkerConnection | None = None
         # Whether its process is there and can be sent calls.
         self.ready = False
         # Whether the process may be asked for its stacks.
         self.answers = False
         # Opens when its process has been forked.
-        self.forked = Latch()
+        self.forked = SignalSafeEvent()
         # How many calls the process was sent so far, but for those taken back, and how many it has answered.
         # They are numbered from 1 on; a number that was taken back is given again.
         self.calls = self.answered = 0
@@ -85,9 +85,9 @@ class RemoteWorker(Worker):
         self.looked_at = 0
         # The number of the call for whose time limit the process was killed.
         self.timed_out = 0
-        self.pace = Pace()
+        self.pace = WorkerPrefetch()
         # What was found out about its process, once that has gone.
-        self.loss: Loss | None = None
+        self.loss: WorkerLoss | None = None
         # Whether the watchdog has found the process gone while it had nothing to do.
         self.lost = False
 

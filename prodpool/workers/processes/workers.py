@@ -14,21 +14,21 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from prodpool.current import here
-from prodpool.dispatch import Dispatcher
-from prodpool.execution import Runner
-from prodpool.reentry import in_main_thread, start_thread
-from prodpool.task import Task
-from prodpool.telemetry.logs import PoolLog
-from prodpool.telemetry.trouble import Trouble
-from prodpool.vocabulary import Reason
+from prodpool.concurrency.interrupts import in_main_thread, start_thread
+from prodpool.execution.current_task import thread_state
+from prodpool.execution.runner import Runner
+from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.task.outcomes import Reason
+from prodpool.task.task import Task
+from prodpool.telemetry.log_events import PoolLog
+from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.workers.base import Joinable, shut_down
-from prodpool.workers.processes.calls import Calls
-from prodpool.workers.processes.losses import Losses
-from prodpool.workers.processes.recipes import Recipe
+from prodpool.workers.processes.call_sender import CallSender
+from prodpool.workers.processes.process_template import ProcessTemplate
 from prodpool.workers.processes.remote_worker import RemoteWorker, how_it_ended
-from prodpool.workers.processes.starts import Starts
-from prodpool.workers.processes.time_limits import TimeLimits
+from prodpool.workers.processes.timeouts import TimeoutEnforcer
+from prodpool.workers.processes.worker_losses import WorkerLosses
+from prodpool.workers.processes.worker_starter import WorkerStarter
 
 # Seconds after which something is tried again for which there was no memory.
 RETRY_AFTER = 0.05
@@ -59,13 +59,13 @@ class ProcessWorkers:
         *,
         pool: str,
         backend: Any,
-        recipe: Recipe,
+        recipe: ProcessTemplate,
         prefetch: int | None,
         context_vars: Sequence[str],
         dispatcher: Dispatcher,
         runner: Runner,
         log: PoolLog,
-        trouble: Trouble,
+        trouble: TelemetryErrors,
         now: Callable[[], float],
         on_broken: Callable[[BaseException], None],
         start_loops: Callable[[int], None],
@@ -78,11 +78,11 @@ class ProcessWorkers:
         self._log = log
         self._trouble = trouble
         self._now = now
-        self._starts = Starts(
+        self._starts = WorkerStarter(
             pool=pool, recipe=recipe, now=now, any_is_up=self._any_is_up, on_broken=on_broken
         )
-        self._limits = TimeLimits(pool)
-        self._calls = Calls(
+        self._limits = TimeoutEnforcer(pool)
+        self._calls = CallSender(
             pool=pool,
             recipe=recipe,
             prefetch=prefetch,
@@ -94,7 +94,7 @@ class ProcessWorkers:
             renew=self._starts.renew,
             start_loops=start_loops,
         )
-        self._losses = Losses(pool, dispatcher=dispatcher, runner=runner, limits=self._limits, now=now)
+        self._losses = WorkerLosses(pool, dispatcher=dispatcher, runner=runner, limits=self._limits, now=now)
         self._replaced = 0
         # Whichever have not ended: plain set operations only, each of them atomic.
         self._threads: set[threading.Thread] = set()
@@ -193,7 +193,7 @@ class ProcessWorkers:
     # The thread of one worker.
 
     def _run(self, worker: RemoteWorker | None) -> None:
-        here.settles = self._dispatcher.roster.workers
+        thread_state.settles = self._dispatcher.roster.workers
         try:
             while worker is not None:
                 worker = self._replacement(worker) if self._employ(worker) else None

@@ -35,7 +35,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import prodpool
 from prodpool import BreakerOpenError, BreakerPolicy, InstrumentedPool, PoolClosedError, Reason, RejectedError
-from prodpool.telemetry.watchdog import watchdog
+from prodpool.concurrency.background_thread import background_thread
 
 # Forking a process with threads is what this is about; 3.12 and later warn of it.
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -303,7 +303,7 @@ def every_lock(backend: str) -> None:
     for breaker in (BreakerPolicy(failure_rate=0.5), None):
         held = Held(backend, breaker=breaker)
         for do in (use, ask_futures, stop, collect, build_anew):
-            locks = locks_of(held.pool, held.running, watchdog(), held.pool._engine.collector)
+            locks = locks_of(held.pool, held.running, background_thread(), held.pool._engine.collector)
             assert len(locks) >= 8
             with holding(locks):
                 pid = forked(partial(do, held))

@@ -1,0 +1,158 @@
+"""What the watchdog does for one pool at each tick."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from prodpool.concurrency.call_thread import CallThread
+from prodpool.execution.runner import Runner
+from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.scheduling.worker import Worker
+from prodpool.task.outcomes import State
+from prodpool.telemetry.log_events import PoolLog, task_fields
+from prodpool.telemetry.telemetry_errors import TelemetryErrors
+
+# Seconds between two summaries of drops, and over which the mean duration for retry_after is taken.
+SUMMARY_EVERY = 10.0
+
+
+class PoolWatchdog:
+    """Speaks up about hung tasks and drops, and drops what expired, while workers may all be stuck."""
+
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        runner: Runner,
+        log: PoolLog,
+        trouble: TelemetryErrors,
+        hung_after: float,
+        now: Callable[[], float],
+        start_loops: Callable[[int], None],
+        look: Callable[[], None],
+        look_after: Callable[[], None],
+        repair_workers: Callable[[Callable[[Callable[[], None]], object]], None],
+        aside: CallThread,
+        on_over: Callable[[], None],
+    ) -> None:
+        self.interval = min(1.0, max(0.02, hung_after / 10))
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._log = log
+        self._trouble = trouble
+        self._hung_after = hung_after
+        self._now = now
+        self._start_loops = start_loops
+        self._look = look
+        self._look_after = look_after
+        self._repair_workers = repair_workers
+        self._aside = aside
+        self._on_over = on_over
+        self._summarised = dict.fromkeys(dispatcher.ledger.dropped, 0)
+        self._summary_at = float("-inf")
+        # (time, tasks finished, seconds they took) at earlier ticks, the oldest SUMMARY_EVERY ago.
+        self._history: deque[tuple[float, int, float]] = deque()
+
+    def tick(self) -> None:
+        """Look once. Never raises."""
+        try:
+            self._look()
+            self._look_after()
+            self._warn_of_hung()
+            # Their callbacks are called aside: one that hangs must not end the watch over every pool.
+            self._runner.drop_expired(self._aside.say)
+            self.repair()
+            self.summarise_drops()
+            self._log.flush_suppressed()
+            self._remember()
+            if self._dispatcher.state is State.STOPPED and not self._dispatcher.roster.workers:
+                self._on_over()
+        except Exception as error:  # noqa: BLE001  # the watchdog must outlive its own faults
+            self._trouble.report("watchdog", error)
+
+    def repair(self) -> None:
+        """Finish what interrupts and failed allocations have left undone; at each tick, or when asked."""
+        self._repair_workers(self._aside.say)
+        self._start_loops(self._dispatcher.repair())
+        self._runner.settle_left_over()
+
+    def summarise_drops(self, *, final: bool = False) -> None:
+        """Write ``pool.dropping`` if anything was dropped since the last time, at most every 10 s."""
+        now = self._now()
+        if now < self._summary_at and not final:
+            return
+        with self._dispatcher.lock:
+            dropped = dict(self._dispatcher.ledger.dropped)
+        news = {reason: count - self._summarised[reason] for reason, count in dropped.items()}
+        total = sum(news.values())
+        if total:
+            self._summarised = dropped
+            self._summary_at = now + SUMMARY_EVERY
+            by_reason = {reason.value: count for reason, count in news.items() if count}
+            self._log.warning("pool.dropping", dropped=total, **by_reason)
+
+    def mean_duration(self) -> float | None:
+        """Return the mean seconds of the tasks finished lately; None when none has."""
+        with self._dispatcher.lock:
+            histogram = self._dispatcher.ledger.duration
+            count, total = sum(histogram.counts), histogram.total
+        if self._history and count > self._history[0][1]:
+            _, count_then, total_then = self._history[0]
+            return (total - total_then) / (count - count_then)
+        return total / count if count else None
+
+    def dump(self) -> str:
+        """Return what every worker does right now: task, for how long, and the stack."""
+        self._look()
+        now = self._now()
+        with self._dispatcher.lock:
+            there = self._dispatcher.occupancy()
+            state = self._dispatcher.state
+            workers = [one for one in self._dispatcher.roster.workers if one.busy_since() is not None]
+        head = (
+            f"pool {self._runner.pool!r} {state.value}: {there.running} of {self._dispatcher.workers()} "
+            f"workers busy, {there.queued} of {self._dispatcher.queue_capacity} waiting places taken"
+        )
+        workers.sort(key=lambda worker: worker.busy_since() or now)
+        return "\n\n".join([head, *(self._describe(worker, now) for worker in workers)])
+
+    def _describe(self, worker: Worker, now: float) -> str:
+        # The task may end meanwhile: then the next one's name goes with its stack, or none with it.
+        activity = worker.activity()
+        if activity is None:
+            return f"(just ended) in {worker.place()}"
+        names = " which waits for ".join(activity.names) or "(just ended)"
+        elapsed = max(0.0, now - activity.since)
+        return f"{names}, for {elapsed:.3g} s in {activity.place}\n{activity.stack}"
+
+    def _remember(self) -> None:
+        now = self._now()
+        with self._dispatcher.lock:
+            histogram = self._dispatcher.ledger.duration
+            self._history.append((now, sum(histogram.counts), histogram.total))
+        while len(self._history) > 1 and self._history[1][0] <= now - SUMMARY_EVERY:
+            self._history.popleft()
+
+    def _warn_of_hung(self) -> None:
+        now = self._now()
+        for worker in list(self._dispatcher.roster.workers):
+            since = worker.busy_since()
+            if since is None or now - since < self._hung_after:
+                worker.next_warning = None
+            elif now - since >= (worker.next_warning or self._hung_after):
+                worker.next_warning = 2 * max(now - since, self._hung_after)
+                if worker.remote:
+                    # Its process is asked for its stack, and waited for if it does not answer.
+                    self._aside.say(partial(self._warn, worker, since, now - since))
+                else:
+                    self._warn(worker, since, now - since)
+
+    def _warn(self, worker: Worker, since: float, elapsed: float) -> None:
+        activity = worker.activity()
+        # Without a lock the task may have ended meanwhile, and the stack be another's.
+        if activity is None or not activity.tasks or worker.busy_since() != since:
+            return
+        fields = {**task_fields(activity.tasks[-1]), "task": activity.names[-1]}
+        self._log.warning("task.still_running", **fields, elapsed=elapsed, stack=activity.stack)

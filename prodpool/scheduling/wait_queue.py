@@ -1,0 +1,168 @@
+"""The line before the door: who waits for a slot, and how each is told that it got one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Protocol
+
+from prodpool.scheduling.fifo_queue import FifoQueue
+from prodpool.task.outcomes import Reason
+from prodpool.task.task import Task
+from prodpool.telemetry.counters import PoolCounters
+
+
+class Waiter(Protocol):
+    """A submitter that waits for a slot with its task in hand.
+
+    The pool itself enqueues the task the moment a slot is free and then tells the waiter. Nothing is
+    reserved in between, so a waiter that went away (timed out, cancelled, its event loop closed) has
+    nothing to give back.
+    """
+
+    task: Task
+    queued: Any
+    behind: Any
+    # None while it waits; True once admitted; False when the pool closed instead.
+    admitted: bool | None
+
+    def tell(self) -> None:
+        """Wake the submitter. Called without any lock held; never raises; a second time is harmless."""
+
+
+class ThreadWaiter:
+    """A thread blocked in ``submit_wait``."""
+
+    __slots__ = ("admitted", "behind", "queued", "task", "_lock")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.queued: Any = None
+        self.behind: Any = None
+        self.admitted: bool | None = None
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def tell(self) -> None:
+        """Wake the thread."""
+        with suppress(RuntimeError):  # told already
+            self._lock.release()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Block until told; False after ``timeout`` seconds."""
+        if timeout is None:
+            return self._lock.acquire()
+        return self._lock.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+
+
+class AsyncWaiter:
+    """A coroutine suspended in ``await submit_async(...)``; it holds no thread."""
+
+    __slots__ = ("admitted", "behind", "future", "queued", "task", "_loop")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.queued: Any = None
+        self.behind: Any = None
+        self.admitted: bool | None = None
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self._loop.create_future()
+
+    def tell(self) -> None:
+        """Wake the coroutine, from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._told)
+        except RuntimeError:
+            # The loop is closed and nobody will ever ask for this task: do not run it for nothing,
+            # unless the recursion limit is too near to cancel it.
+            with suppress(RecursionError):
+                self.task.future.cancel()
+
+    def _told(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class WaitQueue(FifoQueue[Waiter]):
+    """The submitters that wait for a place, first come first served.
+
+    The dispatcher's lock guards it; only `tell` is called without. Who has been let in, or turned away,
+    is in ``to_tell`` until it was told.
+    """
+
+    __slots__ = ("to_tell", "_ledger", "_lock", "_now", "_tellers")
+
+    def __init__(
+        self, ledger: PoolCounters, now: Callable[[], float], lock: AbstractContextManager[object]
+    ) -> None:
+        super().__init__()
+        self.to_tell: FifoQueue[Waiter] = FifoQueue()
+        self._lock = lock
+        self._ledger = ledger
+        self._now = now
+        # Idents of the threads that are telling right now.
+        self._tellers: set[int] = set()
+
+    def admit(self, queue: FifoQueue[Task]) -> None:
+        """Move the task of the first one to the end of ``queue``."""
+        now, ledger, to_tell = self._now(), self._ledger, self.to_tell
+        waiter = self.behind
+        if waiter is None:
+            return
+        task, waited_since = waiter.task, waiter.task.admitted_at
+        submitted, queued, telling = ledger.submitted + 1, queue.length + 1, to_tell.length + 1
+        self.pop()
+        # No call from here to the end of the move, as within `FifoQueue.push`.
+        last = task.queued = queue.last
+        last.behind = queue.last = task
+        queue.length = queued
+        ledger.submitted = submitted
+        task.admitted_at = now
+        waiter.admitted = True
+        ahead = waiter.queued = to_tell.last
+        ahead.behind = to_tell.last = waiter
+        to_tell.length = telling
+        ledger.admission_wait.observe(now - waited_since)
+
+    def give_up(self, waiter: Waiter) -> bool:
+        """Take one out that waits no longer; False when it was told (or is about to be) already."""
+        now = self._now()
+        if waiter.admitted is not None or not self.discard(waiter):
+            return False
+        self._ledger.admission_wait.observe(now - waiter.task.admitted_at)
+        return True
+
+    def turn_away(self) -> None:
+        """Refuse all of them, since the pool is closed."""
+        # Up to 3.11 to name a member of an enum is a call, and wants memory: not between the stores.
+        dropped, to_tell, reason = self._ledger.dropped, self.to_tell, Reason.CLOSED
+        while (waiter := self.behind) is not None:
+            closed, telling = dropped[reason] + 1, to_tell.length + 1
+            self.pop()
+            # No call from here to the end of the move, likewise.
+            waiter.admitted = False
+            dropped[reason] = closed
+            ahead = waiter.queued = to_tell.last
+            ahead.behind = to_tell.last = waiter
+            to_tell.length = telling
+
+    def tell(self) -> None:
+        """Tell those who are to be told; call it, with no lock held, whenever ``to_tell`` is not empty.
+
+        Telling one may let in the next (who cannot be told cancels its task, which frees a place). That
+        is left to the round that goes on already: a long line would else become a deep recursion.
+        """
+        me = threading.get_ident()
+        if me in self._tellers:
+            return
+        try:
+            self._tellers.add(me)
+            # Told before it is taken out: what is interrupted in between is told once more, not never.
+            while (waiter := self.to_tell.first()) is not None:
+                waiter.tell()
+                with self._lock:
+                    self.to_tell.discard(waiter)
+        finally:
+            self._tellers.discard(me)

@@ -1,0 +1,273 @@
+"""What goes to a backend and what comes back from it, task by task.
+
+Whoever gives a seat a task hands that task over, in its own thread; what comes back is settled by the
+courier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from functools import partial
+from typing import Any
+
+from prodpool.concurrency.loop_thread import LoopThread
+from prodpool.errors import UnpicklableError
+from prodpool.execution.current_task import thread_state
+from prodpool.execution.runner import Runner
+from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.task.outcomes import Result, State
+from prodpool.task.task import Task
+from prodpool.telemetry.log_events import PoolLog
+from prodpool.telemetry.telemetry_errors import TelemetryErrors
+from prodpool.text import shown
+from prodpool.workers.base import Capabilities, NotTakenError
+from prodpool.workers.handoff.backend_worker import BackendWorker
+from prodpool.workers.handoff.rebuildable_backend import RebuildableBackend
+from prodpool.workers.handoff.recovery import Recovery, worker_lost
+from prodpool.workers.handoff.transport import Transport
+from prodpool.workers.in_worker.call import CallResult
+
+
+class NoFutureError(TypeError):
+    """A backend's ``submit`` returned something else."""
+
+    def __init__(self, backend: Any, returned: Any) -> None:
+        super().__init__(
+            f"backend={shown(backend)} returned {shown(returned)} from submit, which has no "
+            "add_done_callback: wrap an executor whose submit returns a future as concurrent.futures does"
+        )
+
+
+class Transfers:
+    """Hands the tasks of one pool over and settles them.
+
+    Args:
+        pool: The pool's name.
+        supply: The backend in use.
+        abilities: What it can do.
+        context_vars: Names of the context variables that travel too.
+        dispatcher: Who gives seats their tasks.
+        runner: What settles a task.
+        log: Where a new backend is announced.
+        trouble: Told what goes wrong in the courier's thread.
+        now: The pool's clock.
+        on_sent: Called after each task that a backend has taken.
+        on_ran: Told how many seconds a task ran, in the courier's thread.
+        on_broken: Told that nothing can be done about the backend any more.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        *,
+        supply: RebuildableBackend,
+        abilities: Capabilities,
+        context_vars: Sequence[str],
+        dispatcher: Dispatcher,
+        runner: Runner,
+        log: PoolLog,
+        trouble: TelemetryErrors,
+        now: Callable[[], float],
+        on_sent: Callable[[], None],
+        on_ran: Callable[[float], None],
+        on_broken: Callable[[BaseException], None],
+    ) -> None:
+        self._pool = pool
+        self._supply = supply
+        self._abilities = abilities
+        self._transport = Transport(
+            pool, abilities, context_vars=context_vars, carrier=runner.carrier, now=now
+        )
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._courier = LoopThread(
+            pool,
+            on_start=self._begin_to_settle,
+            due_in=supply.due_in,
+            on_due=self._on_due,
+            on_error=lambda error: trouble.report("internal", error),
+        )
+        self._now = now
+        self._on_sent = on_sent
+        self._on_ran = on_ran
+        self._recovery = Recovery(
+            supply,
+            log=log,
+            workers=dispatcher.workers,
+            stopped=lambda: dispatcher.state is State.STOPPED,
+            work=self._work,
+            give_back=lambda seat, task, error: self._work(seat, runner.give_back(seat, task, error)),
+            on_broken=on_broken,
+        )
+
+    def _begin_to_settle(self) -> None:
+        """Mark this thread, so that it is refused what would wait for the tasks that it settles."""
+        thread_state.settles = self._dispatcher.roster.workers
+
+    def start(self) -> None:
+        """Have the courier running.
+
+        Raises:
+            RuntimeError: The system has no thread to give.
+        """
+        self._courier.start()
+
+    def close(self) -> None:
+        """Let the courier go; nothing more comes back."""
+        self._courier.close()
+
+    def set_to_work(self, seat: BackendWorker, task: Task | None) -> None:
+        """Hand over the task that a seat was given, if any, and whatever it is given after that."""
+        if self._dispatcher.state is State.OPEN:
+            self._work(seat, task)
+        else:
+            # A stop gets on, however long the application's own pickling takes.
+            self._courier.post(partial(self._work, seat, task))
+
+    def shutdown(self) -> None:
+        """Give up what was not handed over."""
+        self._courier.post(self._recovery.give_up_if_stopped)
+
+    # Handing over, in the thread of whoever gave the seat its task.
+
+    def _work(self, seat: BackendWorker, task: Task | None) -> None:
+        while task is not None:
+            given = task
+            try:
+                task = self._hand_over(seat, given)
+            except MemoryError as error:  # before it was sent: `_hand` takes care of the rest
+                task = self._runner.settle_anyway(seat, given, error)
+
+    def _hand_over(self, seat: BackendWorker, task: Task) -> Task | None:
+        """Hand over ``task``; returns the seat's next one if this one is settled already."""
+        if self._runner.has_expired(task, self._now()):
+            return self._settled(task, self._runner.expire(seat, task))
+        if self._recovery.holds(task):
+            self._courier.post(partial(self._recovery.strand, seat, task))
+            return None
+        seat.since = self._now()
+        generation, backend = self._supply.current
+        try:
+            call = self._transport.pack(task)
+        except BaseException as error:  # noqa: BLE001  # a __reduce__ may raise anything
+            return self._refuse(seat, task, error)
+        try:
+            self._send(seat, task, generation, backend, call)
+        except BaseException as error:  # noqa: BLE001
+            return self._turned_away(seat, task, generation, error)
+        return None
+
+    def _send(
+        self, seat: BackendWorker, task: Task, generation: int, backend: Any, call: tuple[Any, ...]
+    ) -> None:
+        """Hand a packed call over to the backend of ``generation``.
+
+        Raises:
+            UnpicklableError: The backend cannot carry the call; the message says what in it.
+            NoFutureError: Its ``submit`` returns no future.
+            BaseException: What else its ``submit`` raises.
+        """
+        seat.begin(self._now())
+        lease = self._transport.send(backend, task, self._transport.ticket(seat, task), call)
+        self._on_sent()
+        try:
+            lease.add_done_callback(
+                lambda lease: self._courier.post(partial(self._come_home, seat, task, generation, lease))
+            )
+        except AttributeError:
+            raise NoFutureError(backend, lease) from None
+
+    def _turned_away(
+        self, seat: BackendWorker, task: Task, generation: int, error: BaseException
+    ) -> Task | None:
+        """Settle a task that the backend did not take, if the fault is not the backend's."""
+        if isinstance(error, UnpicklableError | NoFutureError | MemoryError):
+            return self._refuse(seat, task, error)
+        if self._is_short(error):
+            # No process or descriptor to be had for this one, which may be queued there all the same.
+            self._courier.post(partial(self._lost, seat, task, generation, error))
+            return None
+        seat.end()
+        self._courier.post(partial(self._recovery.refused, seat, task, generation, error))
+        return None
+
+    def _is_short(self, error: BaseException) -> bool:
+        """Tell whether ``error`` is that of a process pool which gets nothing more from the system."""
+        return isinstance(error, OSError) and self._abilities.processes is not None
+
+    def _refuse(self, seat: BackendWorker, task: Task, error: BaseException) -> Task | None:
+        """Settle a task that cannot be handed over."""
+        seat.end()
+        now = self._now()
+        return self._settled(task, self._runner.settle(seat, task, now, now, None, error))
+
+    def _settled(self, task: Task, following: Task | None) -> Task | None:
+        """Note that a task was settled without having been away; return what its seat has to do next."""
+        if self._recovery.is_on_trial(task):
+            self._courier.post(partial(self._recovery.came_home, task))
+        return following
+
+    # Coming home, in the courier's thread.
+
+    def _come_home(self, seat: BackendWorker, task: Task, generation: int, lease: Future[Any]) -> None:
+        try:
+            outcome = lease.result(0)
+        except NotTakenError as late:
+            self._work(seat, self._turned_away(seat, task, generation, late.error))
+        except BaseException as error:  # noqa: BLE001  # whatever the backend found to raise instead
+            self._lost(seat, task, generation, error)
+        else:
+            self._arrived(seat, task, generation, outcome)
+
+    def _arrived(self, seat: BackendWorker, task: Task, generation: int, outcome: CallResult) -> None:
+        """Settle a task by its outcome."""
+        self._supply.succeeded(generation)
+        try:
+            self._settle(seat, task, outcome)
+        except MemoryError as error:
+            self._work(seat, self._runner.settle_anyway(seat, task, error))
+        # Not before: what its seat was given next must not run beside the next trial.
+        self._recovery.came_home(task)
+
+    def _settle(self, seat: BackendWorker, task: Task, outcome: CallResult) -> None:
+        if task.counted or task.dropped is not None:
+            return  # there was no memory to see that it had been sent
+        seat.end()
+        if outcome.expired:
+            self._work(seat, self._runner.expire(seat, task))
+            return
+        started, ended, value, failure = self._transport.read(seat, task, outcome)
+        self._on_ran(ended - started)
+        self._work(seat, self._runner.settle(seat, task, started, ended, value, failure))
+
+    def _lost(self, seat: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
+        """Decide about a task that has no outcome, because of ``error``."""
+        seat.end()
+        if isinstance(error, BrokenExecutor | CancelledError):
+            kept = self._recovery.broken(seat, task, generation, error)
+        elif isinstance(error, self._abilities.lost) or self._is_short(error):
+            kept = self._recovery.suspect(seat, task)
+        else:  # the backend's own failure with this one task
+            kept = False
+            self._work(seat, self._runner.settle(seat, task, seat.since, self._now(), None, error))
+            self._recovery.came_home(task)
+            return
+        if not kept:
+            lost = worker_lost(self._pool, task, error)
+            following = self._runner.settle(seat, task, seat.since, self._now(), None, lost, Result.PANIC)
+            self._work(seat, following)
+        self._recovery.came_home(task)  # not before, likewise
+
+    def post(self, call: Callable[[], object]) -> None:
+        """Have a call made in the courier's thread."""
+        self._courier.post(call)
+
+    def nudge(self) -> None:
+        """Have the courier look for calls, in case whoever posted one was kept from waking it."""
+        self._courier.nudge()
+
+    def _on_due(self) -> None:
+        """Build the next backend."""
+        if self._supply.due_in() == 0.0:
+            self._recovery.rebuild()
