@@ -87,16 +87,16 @@ class Engine:
         self.backend = backend
         self.factory = factory
         self.now = now
-        self.trouble = TelemetryErrors(settings.name)
-        self.log = PoolLog(settings.name, logger, self.trouble, now)
-        self.tracing = Tracing(settings.name, tracer_provider, self.trouble)
-        self.aside = CallThread(
-            f"prodpool-callbacks-{settings.name}", partial(self.trouble.report, "internal")
+        self.telemetry_errors = TelemetryErrors(settings.name)
+        self.log = PoolLog(settings.name, logger, self.telemetry_errors, now)
+        self.tracing = Tracing(settings.name, tracer_provider, self.telemetry_errors)
+        self.call_thread = CallThread(
+            f"prodpool-callbacks-{settings.name}", partial(self.telemetry_errors.report, "internal")
         )
         self.dispatcher = Dispatcher(
             workers=settings.max_workers,
             queue_capacity=settings.queue_capacity,
-            ledger=PoolCounters(settings.buckets),
+            counters=PoolCounters(settings.buckets),
             now=now,
             prefetch=self._places_ahead(),
         )
@@ -107,25 +107,25 @@ class Engine:
             breaker=self.breaker,
             tracing=self.tracing,
             log=self.log,
-            trouble=self.trouble,
-            aside=self.aside,
+            telemetry_errors=self.telemetry_errors,
+            call_thread=self.call_thread,
             slow_after=settings.slow_after,
             now=now,
         )
         self.workers: Workers = self._make_workers()
-        self.monitor = PoolWatchdog(
+        self.watchdog = PoolWatchdog(
             dispatcher=self.dispatcher,
             runner=self.runner,
             log=self.log,
-            trouble=self.trouble,
+            telemetry_errors=self.telemetry_errors,
             hung_after=settings.hung_after,
             now=now,
             start_loops=self._start_missing,
-            look=self.workers.look,
-            look_after=self._look_after,
+            refresh_workers=self.workers.refresh,
+            retry_failed=self._retry_failed,
             repair_workers=self.workers.repair,
-            aside=self.aside,
-            on_over=self._over,
+            call_thread=self.call_thread,
+            on_finished=self._release,
         )
         self.stopper = Stopper(
             pool=settings.name,
@@ -134,9 +134,9 @@ class Engine:
             workers=self.workers,
             start_loops=self.start_loops,
             log=self.log,
-            aside=self.aside,
-            trouble=self.trouble,
-            before_last_word=self._say_what_was_held_back,
+            call_thread=self.call_thread,
+            telemetry_errors=self.telemetry_errors,
+            before_last_word=self._flush_logs,
             flush_telemetry=self._finish_telemetry,
             on_stopped=self._stopped,
         )
@@ -156,10 +156,10 @@ class Engine:
             ValueError: A pool of that name is alive.
         """
         try:
-            background_thread().watch(self.monitor)
+            background_thread().add_periodic(self.watchdog)
             self._export = self.collector.add(self.settings.name, self)
             _engines.add(self)
-            exit_registry.enter(self)
+            exit_registry.add(self)
             self.log.thread.open()
             self.tracing.open()
             self.log.info(
@@ -174,21 +174,21 @@ class Engine:
 
     def discard(self) -> None:
         """Let go of everything, for a pool that nobody will have, because its construction was broken off."""
-        background_thread().unwatch(self.monitor)
+        background_thread().remove_periodic(self.watchdog)
         self.collector.withdraw(self.settings.name, self)
-        exit_registry.leave(self)
+        exit_registry.remove(self)
         self.workers.close()
         for sink in self._sinks():
-            sink.finish(0.0)
-        self.dispatcher.finish()
+            sink.close(0.0)
+        self.dispatcher.retire_workers()
 
-    def read(self) -> PoolSnapshot:
+    def snapshot(self) -> PoolSnapshot:
         """Read the pool at one moment, under one lock."""
-        self.workers.look()
+        self.workers.refresh()
         breaker = None if self.breaker is None else self.breaker.state
-        errors = self.trouble.counts()
+        errors = self.telemetry_errors.counts()
         with self.dispatcher.lock:
-            facts, numbers = self._facts(), tally(self.dispatcher.ledger)
+            facts, numbers = self._facts(), tally(self.dispatcher.counters)
         return PoolSnapshot(**facts, **numbers, breaker=breaker, telemetry_errors=errors)
 
     def close_metrics(self) -> None:
@@ -207,31 +207,31 @@ class Engine:
     def pause(self) -> None:
         """Start no more tasks, and take back soon what worker processes were sent ahead."""
         self.dispatcher.pause()
-        if self.dispatcher.roster.ahead:
+        if self.dispatcher.worker_set.ahead:
             # By a thread in which no signal handler runs, which might come between the steps of it.
-            self.aside.say(self._take_all_back)
+            self.call_thread.call_soon(self._requeue_all_ahead)
 
-    def _take_all_back(self) -> None:
-        self.start_loops(self.dispatcher.take_all_back())
-        self.runner.drop_what_came_back()
+    def _requeue_all_ahead(self) -> None:
+        self.start_loops(self.dispatcher.requeue_all_ahead())
+        self.runner.drop_requeued()
 
     def resize(self, workers: int) -> None:
         """Set how many tasks may run at once."""
         # The lock comes first: in a forked child it refuses, before anything is waited for or built.
         with self.dispatcher.lock:
             old = self.dispatcher.workers()
-        self.start_loops(self.dispatcher.resize(workers, self.workers.fit(workers)))
-        self.workers.resized()
+        self.start_loops(self.dispatcher.resize(workers, self.workers.prepare_resize(workers)))
+        self.workers.after_resize()
         self.log.info("pool.resized", old=old, new=workers)
 
-    def owner_gone(self) -> None:
+    def on_pool_collected(self) -> None:
         """Drain a pool that nobody refers to any more; its numbers stay for one more scrape.
 
         Called by a finalizer, which may run anywhere, also where any lock is held: it leaves notes.
         """
         self._export.last = True
         if self.dispatcher.state is not State.STOPPED:
-            background_thread().soon(lambda: self.stopper.stop(math.inf, wait=False))
+            background_thread().call_soon(lambda: self.stopper.stop(math.inf, wait=False))
 
     def flush_telemetry(self, timeout: float) -> bool:
         """Wait until log and tracer were handed all there is by now; False after ``timeout`` seconds."""
@@ -245,9 +245,9 @@ class Engine:
         finished, a mean of a second is as good as any.
         """
         now = self.now()
-        starts = [worker.started for worker in list(self.dispatcher.roster.workers)]
+        starts = [worker.started for worker in list(self.dispatcher.worker_set.workers)]
         runs = [now - began for began in starts if began is not None]
-        mean = self.monitor.mean_duration()
+        mean = self.watchdog.mean_duration()
         guess = max(UNKNOWN if mean is None else mean, fmean(runs or [0.0]))
         return max(LEAST_RETRY, guess / self.dispatcher.workers())
 
@@ -266,7 +266,7 @@ class Engine:
     def close(self) -> None:
         """Begin to drain."""
         self._exiting = True
-        self.start_loops(self.dispatcher.close())
+        self.start_loops(self.dispatcher.start_draining())
 
     def drain_deadline(self) -> float:
         """Return the seconds that the pool may take to drain."""
@@ -278,7 +278,9 @@ class Engine:
 
     def hung_threads(self) -> list[int]:
         """Return the idents of the threads of a stopped pool that do not end."""
-        return [worker.ident for worker in list(self.dispatcher.roster.workers) if worker.ident is not None]
+        return [
+            worker.ident for worker in list(self.dispatcher.worker_set.workers) if worker.ident is not None
+        ]
 
     def holds_up_exit(self) -> bool:
         """Tell whether those threads would be joined at exit, and should not be."""
@@ -290,10 +292,10 @@ class Engine:
         self.dispatcher.lock = self.runner.lock = lock
         if self.breaker is not None:
             self.breaker.forked(lock)
-        self.trouble.forked()
+        self.telemetry_errors.forked()
         self.stopper.forked()
         # A child that was forked by a task of this pool is no worker of it.
-        self.dispatcher.roster.workers = set()
+        self.dispatcher.worker_set.workers = set()
 
     # What the parts report.
 
@@ -304,9 +306,9 @@ class Engine:
         elif count and not self._starting:
             # A task may be handed over at once, and the application's own pickling or `submit` hang.
             self._starting = True
-            self.aside.say(partial(self._start_aside, count))
+            self.call_thread.call_soon(partial(self._start_later, count))
 
-    def _start_aside(self, count: int) -> None:
+    def _start_later(self, count: int) -> None:
         try:
             self.start_loops(count)
         finally:
@@ -314,14 +316,14 @@ class Engine:
 
     def _sinks(self) -> tuple[CallQueue, ...]:
         # The reports last: they are about the other two.
-        return self.tracing.thread, self.log.thread, self.trouble.reports
+        return self.tracing.thread, self.log.thread, self.telemetry_errors.reports
 
     def _finish_telemetry(self, patience: float, longest: float) -> None:
         """Have log and tracer take what waits; one call may last ``patience`` seconds, all ``longest``."""
         began = time.monotonic()
         for sink in self._sinks():
             passed = time.monotonic() - began
-            sink.finish(max(0.05, patience - passed), max(0.0, longest - passed))
+            sink.close(max(0.05, patience - passed), max(0.0, longest - passed))
 
     def _facts(self) -> dict[str, Any]:
         """Return what a reading says beside the ledger's numbers. The dispatcher's lock is held."""
@@ -329,13 +331,13 @@ class Engine:
         now = self.now()
         there = dispatcher.occupancy()
         first = dispatcher.queue.first()
-        workers = list(dispatcher.roster.workers)
+        workers = list(dispatcher.worker_set.workers)
         # A task may begin after ``now`` was read: it has run for no time then, not for less.
         starts = [worker.started for worker in workers]
         runs = [max(0.0, now - began) for began in starts if began is not None]
         # And one may have ended before ``now``, and be booked with less than it was shown with. A
         # counter that goes down is a restart to Prometheus, which would count the whole of it again.
-        self._busy_told = max(self._busy_told, dispatcher.ledger.busy_seconds + sum(runs))
+        self._busy_told = max(self._busy_told, dispatcher.counters.busy_seconds + sum(runs))
         # What a worker is busy with, callbacks included, may hang.
         since = [worker.busy_since() for worker in workers]
         busy = [max(0.0, now - began) for began in since if began is not None]
@@ -355,21 +357,21 @@ class Engine:
             "backend_rebuilds": self.workers.rebuilds(),
         }
 
-    def _look_after(self) -> None:
+    def _retry_failed(self) -> None:
         """Have what was asked for, and came to nothing, tried again."""
         self.stopper.retry()
-        self.aside.look()
+        self.call_thread.look()
         for sink in self._sinks():
             sink.look()
 
     def _places_ahead(self) -> int:
         """Return how many tasks the backend takes at first beyond those that it runs."""
         settings, abilities = self.settings, self.abilities
-        if abilities.recipe is not None:
+        if abilities.template is not None:
             return 0  # what its processes are sent ahead can be taken back
-        return prefetch_for(settings.max_workers, abilities.max_workers, self._pace().ahead)
+        return prefetch_for(settings.max_workers, abilities.max_workers, self._adaptive_prefetch().ahead)
 
-    def _pace(self) -> AdaptivePrefetch:
+    def _adaptive_prefetch(self) -> AdaptivePrefetch:
         wanted = self.settings.prefetch
         # A backend that nothing is known of may have workers to spare, which would run what is ahead.
         fixed = wanted is not None or self.abilities.prefetch == 0
@@ -389,24 +391,24 @@ class Engine:
                 now=self.now,
                 on_lost=self._worker_lost,
             )
-        if abilities.recipe is not None:
+        if abilities.template is not None:
             return ProcessWorkers(
                 pool=settings.name,
                 backend=self.backend,
-                recipe=abilities.recipe,
+                template=abilities.template,
                 prefetch=settings.prefetch,
                 context_vars=settings.context_vars,
                 dispatcher=self.dispatcher,
                 runner=self.runner,
                 log=self.log,
-                trouble=self.trouble,
+                telemetry_errors=self.telemetry_errors,
                 now=self.now,
                 on_broken=self._backend_broke,
                 start_loops=self.start_loops,
             )
         return HandoffWorkers(
             pool=settings.name,
-            supply=RebuildableBackend(
+            backends=RebuildableBackend(
                 self.backend,
                 self.factory,
                 abilities.max_workers,
@@ -414,10 +416,10 @@ class Engine:
                 processes=abilities.processes or (lambda _: []),
             ),
             own_backend=settings.own_backend,
-            pace=self._pace(),
+            pace=self._adaptive_prefetch(),
             abilities=abilities,
             log=self.log,
-            trouble=self.trouble,
+            telemetry_errors=self.telemetry_errors,
             context_vars=settings.context_vars,
             dispatcher=self.dispatcher,
             runner=self.runner,
@@ -432,40 +434,40 @@ class Engine:
             monotonic=self.now,
             hung_after=self.settings.hung_after,
             on_change=self._breaker_changed,
-            on_error=self.trouble.report,
+            on_error=self.telemetry_errors.report,
         )
 
     def _breaker_changed(self, old: str, new: str, why: str) -> None:
         self.log.warning("breaker.changed", old=old, new=new, why=why)
 
-    def _say_what_was_held_back(self) -> None:
-        self.monitor.summarise_drops(final=True)
+    def _flush_logs(self) -> None:
+        self.watchdog.summarise_drops(final=True)
         self.log.flush_suppressed()
 
     def _stopped(self) -> None:
-        exit_registry.leave(self)
-        if self.dispatcher.roster.workers:
+        exit_registry.remove(self)
+        if self.dispatcher.worker_set.workers:
             # The watchdog goes on to speak of them.
-            exit_registry.leave_behind(self)
+            exit_registry.add_hung(self)
         else:
-            self._over()
-            self.aside.finish(BRIEFLY)
+            self._release()
+            self.call_thread.close(BRIEFLY)
 
-    def _over(self) -> None:
+    def _release(self) -> None:
         """Be done for good: the pool is stopped and its last worker is back."""
-        background_thread().unwatch(self.monitor)
-        exit_registry.come_back(self)
+        background_thread().remove_periodic(self.watchdog)
+        exit_registry.remove_hung(self)
         self.workers.close()
         breaker = None if self.breaker is None else self.breaker.state
         with self.dispatcher.lock:
             facts = self._facts()
         # Whoever scrapes needs the numbers, which must not keep all the rest.
         facts["breaker"] = breaker
-        self._export.source = Remains(facts, self.dispatcher.ledger, self.trouble.counts)
+        self._export.source = Remains(facts, self.dispatcher.counters, self.telemetry_errors.counts)
         if self.breaker is not None:
             # The application's own circuit breaker outlives the pool. Aside, since pybreaker holds its lock
             # while it runs a function of the application's.
-            self.aside.say(self.breaker.detach)
+            self.call_thread.call_soon(self.breaker.detach)
 
     def _worker_lost(self, task: Task | None, error: BaseException | None) -> None:
         """Settle what a lost worker held; close the pool if the backend will run nothing any more."""
@@ -473,13 +475,13 @@ class Engine:
             return
         if error is not None and not isinstance(error, BrokenExecutor):
             # A loop of ours broke down. Another is started when a task needs one.
-            self.trouble.report("internal", error)
+            self.telemetry_errors.report("internal", error)
             if task is not None:
-                self.runner.lost(task, error)
+                self.runner.settle_lost(task, error)
             return
         self._backend_broke(error)
         if task is not None:
-            self.runner.lost(task, error)
+            self.runner.settle_lost(task, error)
 
     def _backend_broke(self, error: BaseException | None) -> None:
         """Close the pool, since its backend will run nothing any more, and settle what is queued."""
@@ -487,12 +489,12 @@ class Engine:
             return
         self.broken = error or BrokenExecutor("somebody has cancelled what the pool had submitted to it")
         self.log.error("pool.backend_broken", error=shown(self.broken))
-        self.dispatcher.close()
+        self.dispatcher.start_draining()
         # Nobody else may ever do it, and whoever looks shall see a pool that is stopped. Not from here: this
         # may be a thread that holds the backend's own lock.
-        background_thread().soon(lambda: self.stopper.stop(math.inf, wait=False))
+        background_thread().call_soon(lambda: self.stopper.stop(math.inf, wait=False))
         for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):
-            self.runner.lost(queued, error)
+            self.runner.settle_lost(queued, error)
 
 
 class ForkedLock:

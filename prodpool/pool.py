@@ -152,7 +152,7 @@ class InstrumentedPool(Executor):
             )
             self._engine.open()
             self._door = Submitter(self._engine)
-            self._finalizer = weakref.finalize(self, self._engine.owner_gone)
+            self._finalizer = weakref.finalize(self, self._engine.on_pool_collected)
             self._finalizer.atexit = False
             undo.pop_all()
 
@@ -282,7 +282,7 @@ class InstrumentedPool(Executor):
 
     def stats(self) -> PoolStats:
         """Return the pool's numbers at this moment, read under one lock."""
-        return PoolStats.of(self._engine.read())
+        return PoolStats.of(self._engine.snapshot())
 
     def dump(self) -> str:
         """Return what every worker does right now, as text for a person: task, for how long, and its stack.
@@ -291,7 +291,7 @@ class InstrumentedPool(Executor):
         can be had (dask, executors of unknown kind, a stopped process) the text says why. Arguments and
         local variables are never shown.
         """
-        return self._engine.monitor.dump()
+        return self._engine.watchdog.dump()
 
     def stop(self, deadline: float | None = None) -> StopReport:
         """Drain the pool within ``deadline`` seconds and report what became of its tasks.
@@ -332,7 +332,7 @@ class InstrumentedPool(Executor):
         dispatcher = self._engine.dispatcher
         return (
             f"<{type(self).__name__} {self.name!r} {dispatcher.state.value}: "
-            f"{min(dispatcher.roster.running, dispatcher.workers())}/{dispatcher.workers()} running, "
+            f"{min(dispatcher.worker_set.running, dispatcher.workers())}/{dispatcher.workers()} running, "
             f"{dispatcher.queue.length}/{dispatcher.queue_capacity} queued>"
         )
 
@@ -346,7 +346,7 @@ class InstrumentedPool(Executor):
         return self._engine.settings.drain_deadline
 
     def _refuse_from_inside(self, what: str) -> None:
-        if is_inside(self._engine.dispatcher.roster.workers):
+        if is_inside(self._engine.dispatcher.worker_set.workers):
             raise RuntimeError(
                 f"{what} inside a task of pool {self.name!r}, or a done-callback of one, would wait for that "
                 "very task: call shutdown(wait=False) there, or stop the pool from outside"

@@ -44,24 +44,34 @@ def row(name: str, can: Capabilities) -> tuple[str, ...]:
     if can.leased:
         reach, functions = "it lends its threads", "any"
     else:
-        ahead = "none ahead" if not can.prefetch else "two ahead" if can.lost else "one ahead for all"
+        ahead = (
+            "none ahead"
+            if not can.prefetch
+            else "two ahead"
+            if can.worker_lost_errors
+            else "one ahead for all"
+        )
         more = ", more if short" if can.prefetch else ""
         reach = f"one for each worker; {ahead}{more}"
-        if can.recipe is not None:
+        if can.template is not None:
             reach = "one for each worker; more if short, which are taken back from behind a long one"
         by_name = can.dumps is dumps
         functions = "what it carries itself" if can.dumps is None else "of a module" if by_name else "any"
-    if can.recipe is not None:
+    if can.template is not None:
         dies, still = "only its task is lost", "killed"
-    elif can.lost:
+    elif can.worker_lost_errors:
         dies, still = "only its tasks are lost", "left to the cluster"
     else:
         dies = "-" if can.leased else "as it says itself"
         still = "left behind" if can.leased else "left to it"
-    limit = "told" if can.recipe is None else "killed"
-    exact = can.leased or can.recipe is not None
+    limit = "told" if can.template is None else "killed"
+    exact = can.leased or can.template is not None
     times = (
-        "exact" if exact else "exact on this host, else from the length" if can.lost else "exact on this host"
+        "exact"
+        if exact
+        else "exact on this host, else from the length"
+        if can.worker_lost_errors
+        else "exact on this host"
     )
     return name, reach, functions, limit, dies, still, times, "stacks" if exact else "no stacks"
 

@@ -42,7 +42,7 @@ class BackgroundThread:
         # SimpleQueue is reentrant: `soon` may be called from a finalizer or a signal handler.
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
-    def watch(self, watched: Periodic) -> None:
+    def add_periodic(self, watched: Periodic) -> None:
         """Begin to tick ``watched``.
 
         Raises:
@@ -62,13 +62,13 @@ class BackgroundThread:
                 raise
             self._thread = thread
 
-    def unwatch(self, watched: Periodic) -> None:
+    def remove_periodic(self, watched: Periodic) -> None:
         """Stop ticking ``watched``; the thread ends with the last one."""
         with self._lock:
             self._due.pop(watched, None)
         self._calls.put(None)
 
-    def soon(self, call: Callable[[], object]) -> bool:
+    def call_soon(self, call: Callable[[], object]) -> bool:
         """Have ``call`` made by the watchdog's thread; it must never block and must not raise.
 
         False where there is no thread: then there is no pool left that the call could be about, and it would
@@ -79,7 +79,7 @@ class BackgroundThread:
         self._calls.put(call)
         return self._thread is not None
 
-    def is_here(self) -> bool:
+    def is_current_thread(self) -> bool:
         """Tell whether the calling thread is the watchdog's."""
         thread = self._thread
         return thread is not None and thread.ident == threading.get_ident()

@@ -70,10 +70,10 @@ class CallQueue:
 
     def open(self) -> None:
         """Start the thread and have it stay until `finish`."""
-        self.stay()
+        self.keep_thread()
         self._start()
 
-    def stay(self) -> None:
+    def keep_thread(self) -> None:
         """Have the thread stay until `finish` once it is started; as safe as `post`."""
         self._stays = not self._finished
 
@@ -86,7 +86,7 @@ class CallQueue:
             self._calls.put((call, args))
             # A thread is started by the watchdog's: ``Thread.start`` takes a lock of the threading module,
             # which the frame that a finalizer or a signal handler has interrupted may hold.
-            if self._thread is None and not background_thread().soon(self._start):
+            if self._thread is None and not background_thread().call_soon(self._start):
                 self._start()
         except MemoryError:
             self._lost()
@@ -104,7 +104,7 @@ class CallQueue:
         done = self._mark()
         return done is None or done.wait(timeout)
 
-    def finish(self, patience: float, longest: float = 0.0) -> bool:
+    def close(self, patience: float, longest: float = 0.0) -> bool:
         """Let the thread end as soon as nothing is left to do, and wait for that.
 
         Args:
@@ -124,7 +124,7 @@ class CallQueue:
             return None
         done = SignalSafeEvent()
         # Past the bound, or the question itself would be thrown away where a sink hangs.
-        self._calls.put((done.open, ()))
+        self._calls.put((done.set, ()))
         self._start()
         return done
 
@@ -148,7 +148,7 @@ class CallQueue:
             except Exception:  # noqa: BLE001  # no thread to be had, or no memory for one; `look` tries again
                 self._thread = None
                 if _Exit.has_begun:
-                    background_thread().soon(self._make_waiting)
+                    background_thread().call_soon(self._make_waiting)
             except BaseException:
                 # Ctrl-C in the middle of it. A thread that comes up later says so itself, see `_run`.
                 if not thread.is_alive():

@@ -38,7 +38,7 @@ class CallThread:
         # Those that hung when they were last looked at.
         self._hung: list[CallQueue] = []
 
-    def say(self, call: Callable[[], object]) -> None:
+    def call_soon(self, call: Callable[[], object]) -> None:
         """Have ``call`` made. Never blocks and never raises."""
         self._thread.post(call)
 
@@ -52,12 +52,12 @@ class CallThread:
             self._thread = self._another()
         self._thread.look()
 
-    def finish(self, timeout: float) -> None:
+    def close(self, timeout: float) -> None:
         """Wait until every call is made or hangs, ``timeout`` seconds at most."""
         if self._calls.empty() and not any(each.busy_for() for each in (self._thread, *self._hung)):
             return
         ends, done = time.monotonic() + timeout, SignalSafeEvent()
-        self.say(done.open)
+        self.call_soon(done.set)
         while not done.wait(min(STUCK_AFTER, left := max(0.0, ends - time.monotonic()))) and left:
             self.look()
 

@@ -79,7 +79,7 @@ class LoopThread:
             try:
                 sources = selectors.DefaultSelector()
                 undo.callback(sources.close)
-                sources.register(self._bell.open(), selectors.EVENT_READ, self._bell.quieten)
+                sources.register(self._bell.open(), selectors.EVENT_READ, self._bell.drain)
                 undo.callback(self._bell.close)
             except OSError as error:
                 raise RuntimeError(f"can't start the thread of pool {self._pool!r}: {error}") from error
@@ -92,20 +92,20 @@ class LoopThread:
             sources.close()
         self._bell.close()
 
-    def post(self, call: Callable[[], object]) -> None:
+    def call_soon(self, call: Callable[[], object]) -> None:
         """Have ``call`` made by the courier; may be called under any lock."""
         self._calls.append(call)
-        self._bell.ring()
+        self._bell.wake()
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Have it look for calls again."""
         if self._calls:
-            self._bell.ring()
+            self._bell.wake()
 
     def close(self) -> None:
         """Let the thread end when it has made the calls posted so far."""
         self._calls.append(None)
-        self._bell.ring()
+        self._bell.wake()
 
     def _run(self) -> None:
         with self._lock:
@@ -126,14 +126,14 @@ class LoopThread:
                 due = self._due_in()
                 if due is not None and due <= 0.0:
                     # What is due comes first, or a courier that is never idle would never get to it.
-                    self.make(self._on_due)
+                    self.call_now(self._on_due)
                     due = 0.0
                 for on_ready in self._wait(due):
-                    self.make(on_ready)
+                    self.call_now(on_ready)
                 for _ in range(len(self._calls)):
                     if self._calls[0] is None:
                         return True
-                    self.make(self._calls.popleft())
+                    self.call_now(self._calls.popleft())
         except MemoryError as error:
             # Everything that waited waits still; everything else in the pool waits for this thread.
             self._on_error(error)
@@ -141,7 +141,7 @@ class LoopThread:
 
     def _wait(self, seconds: float | None) -> list[Callable[[], object]]:
         """Wait until there is something to do; return what there is beside the calls."""
-        self._bell.listen()
+        self._bell.arm()
         if self._calls:  # posted before it would have rung
             seconds = 0.0
         if seconds is not None:
@@ -150,9 +150,9 @@ class LoopThread:
             assert self._sources is not None  # noqa: S101  # `start` opened them
             return [key.data for key, _ in self._sources.select(seconds)]
         finally:
-            self._bell.turn_away()
+            self._bell.disarm()
 
-    def make(self, call: Callable[[], object] | None) -> None:
+    def call_now(self, call: Callable[[], object] | None) -> None:
         """Make ``call`` now and tell what it raises; used by the courier alone."""
         try:
             if call is not None:
@@ -182,22 +182,22 @@ class WakeupSocket:
             end.settimeout(0.0)
         return self._ends[0]
 
-    def listen(self) -> None:
+    def arm(self) -> None:
         """Begin to wait: look afterwards whether there is anything to do already."""
         self._heard = True
 
-    def turn_away(self) -> None:
+    def disarm(self) -> None:
         """Wait no more."""
         self._heard = False
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the thread, if it waits; from any thread and under any lock."""
         if self._heard:
             with self._lock, suppress(OSError):  # rung often enough, or closed
                 self._heard = False
                 self._ends[1].send(b"\0")
 
-    def quieten(self) -> None:
+    def drain(self) -> None:
         """Take note of having been woken."""
         with suppress(BlockingIOError):
             self._ends[0].recv(4096)

@@ -24,7 +24,7 @@ class SignalSafeEvent:
         self._open = False
         self._waiting: list[threading.Lock] = []
 
-    def open(self) -> None:
+    def set(self) -> None:
         """Let everybody through, now and later."""
         self._open = True
         while self._waiting:
@@ -35,7 +35,7 @@ class SignalSafeEvent:
             with suppress(IndexError):
                 self._waiting.pop()
 
-    def _is_open(self) -> bool:
+    def _is_set(self) -> bool:
         return self._open
 
     def wait(self, timeout: float) -> bool:
@@ -46,7 +46,7 @@ class SignalSafeEvent:
         lock.acquire()
         self._waiting.append(lock)
         # Opened between the two lines above: `open` may have seen the list without this lock.
-        if self._is_open():
+        if self._is_set():
             return True
         ends = time.monotonic() + timeout
         while not lock.acquire(timeout=max(0.0, min(ends - time.monotonic(), LOOK_EVERY))):

@@ -46,11 +46,11 @@ class CurrentTask:
         That is when the pool's stop deadline has passed, or the task's own run-time limit.
         """
         task = self._task
-        if task.token is None:
-            task.token = CancelToken(self._left)
+        if task.cancel_token is None:
+            task.cancel_token = CancelToken(self._left)
         if task.cancel_requested:
-            task.token.set()
-        return task.token
+            task.cancel_token.set()
+        return task.cancel_token
 
     def _left(self) -> float:
         """Return the seconds until its run-time limit."""
@@ -63,7 +63,7 @@ class ThreadState(threading.local):
 
     worker: Worker | None = None
     # The workers whose tasks this thread settles, which run elsewhere.
-    settles: Collection[Worker] | None = None
+    settles_for: Collection[Worker] | None = None
     # Whether it is just submitting a loop to a backend, or handing a task over to one.
     submitting: bool = False
     handing_over: bool = False
@@ -79,19 +79,19 @@ def is_inside(workers: Collection[Worker]) -> bool:
 
     Whatever it runs on top of that: while it waits for one of them, they wait for it.
     """
-    if thread_state.settles is workers:
+    if thread_state.settles_for is workers:
         return True
     worker = thread_state.worker
     while worker is not None:
         if worker in workers:
             return True
-        worker = worker.outer
+        worker = worker.replaced
     return False
 
 
 def _after_fork() -> None:
     # Only the forking thread lives on, and whatever pool it worked for stayed in the parent.
-    thread_state.worker = thread_state.settles = None
+    thread_state.worker = thread_state.settles_for = None
     thread_state.submitting = thread_state.handing_over = False
     thread_state.remote = None
 

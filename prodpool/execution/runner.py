@@ -58,22 +58,22 @@ class Runner:
         breaker: Breaker | None,
         tracing: Tracing,
         log: PoolLog,
-        trouble: TelemetryErrors,
-        aside: CallThread,
+        telemetry_errors: TelemetryErrors,
+        call_thread: CallThread,
         slow_after: float,
         now: Callable[[], float],
     ) -> None:
         self.pool = pool
         self.lock = dispatcher.lock
         self._dispatcher = dispatcher
-        self._ledger = dispatcher.ledger
+        self._counters = dispatcher.counters
         self._breaker = breaker
         # The application's own, in which a listener may hang: a task is counted before it hears of it.
         self._shared = breaker if breaker is not None and breaker.shared else None
         self._tracing = tracing
         self._log = log
-        self._trouble = trouble
-        self._aside = aside
+        self._telemetry_errors = telemetry_errors
+        self._call_thread = call_thread
         self._slow_after = slow_after
         self._now = now
         # The tasks that were counted and not settled when the watchdog looked last.
@@ -112,8 +112,8 @@ class Runner:
         if task.permit is not None and self._breaker is not None:
             self._breaker.record(task.permit, None, duration)
             task.permit = None
-        dispatcher, ledger, future = self._dispatcher, self._ledger, task.future
-        dwells, durations, roster = ledger.dwell, ledger.duration, dispatcher.roster
+        dispatcher, counters, future = self._dispatcher, self._counters, task.future
+        dwells, durations, worker_set = counters.dwell, counters.duration, dispatcher.worker_set
         dwell = started - task.admitted_at
         waited, took = bisect_left(dwells.bounds, dwell), bisect_left(durations.bounds, duration)
         following: Task | None = None
@@ -121,31 +121,31 @@ class Runner:
             quick = future._cond is None and future._callbacks is None  # noqa: SLF001
             if quick:
                 # What may want memory comes first; from then on there are stores, and no call.
-                ok, busy, running = ledger.ok + 1, ledger.busy_seconds + duration, roster.running - 1
+                ok, busy, running = counters.ok + 1, counters.busy_seconds + duration, worker_set.running - 1
                 so_many_waited, so_many_took = dwells.counts[waited] + 1, durations.counts[took] + 1
                 total_waited, total_took = dwells.total + dwell, durations.total + duration
-                ledger.ok = ok
-                ledger.busy_seconds = busy
+                counters.ok = ok
+                counters.busy_seconds = busy
                 dwells.counts[waited] = so_many_waited
                 dwells.total = total_waited
                 durations.counts[took] = so_many_took
                 durations.total = total_took
                 worker.started = None
-                worker.occupied = False
-                roster.running = running
+                worker.counts_as_running = False
+                worker_set.running = running
                 task.counted = True
                 # As `PoolFuture._take`, in line; the state last.
                 future._result = value  # noqa: SLF001
                 future._task = None  # noqa: SLF001
                 future._state = FINISHED  # noqa: SLF001
                 # Before the worker forgets the task: should this fail, `recover` has to know of it.
-                if future._parked is not None:  # noqa: SLF001
+                if future._waiter_locks is not None:  # noqa: SLF001
                     future.wake()
-                following = dispatcher.take(worker)
+                following = dispatcher.next_task(worker)
         if not quick:
             return self._settle(worker, task, started, value, None, RunBy.WORKER, ended)
-        if dispatcher.line.to_tell.length:
-            dispatcher.line.tell()
+        if dispatcher.waiters.to_notify.length:
+            dispatcher.waiters.notify()
         return following
 
     def recover(self, worker: Worker, error: BaseException) -> Task | None:
@@ -153,15 +153,15 @@ class Runner:
 
         That is a failed allocation, or a fault of ours. The task is settled as far as it was not.
         """
-        self._trouble.report("internal", error)
+        self._telemetry_errors.report("internal", error)
         if not worker.begun:
-            return self._dispatcher.begin(worker)
+            return self._dispatcher.mark_started(worker)
         with self.lock:
-            parked, task = worker.queued is not None, worker.task
+            parked, task = worker.prev is not None, worker.task
         if parked:
             return None
         if task is None:
-            return self._next(worker)
+            return self._next_task(worker)
         if worker.started is None and not task.counted and task.dropped is None:
             return task  # it has not begun
         return self.settle_anyway(worker, task, error)
@@ -170,7 +170,7 @@ class Runner:
         """Do what is left of a settlement that ``error`` has interrupted; return the worker's next task."""
         if task.counted or task.dropped is not None:
             self.complete(worker, task)
-            return self._next(worker)
+            return self._next_task(worker)
         value, raised = task.outcome or (None, error)
         started = self._now() if worker.started is None else worker.started
         return self._settle(worker, task, started, value, raised, RunBy.WORKER)
@@ -191,17 +191,17 @@ class Runner:
         """
         return self._settle(worker, task, started, value, error, RunBy.WORKER, ended, result)
 
-    def give_back(self, worker: Worker, task: Task, error: BaseException | None) -> Task | None:
+    def fail_unstarted(self, worker: Worker, task: Task, error: BaseException | None) -> Task | None:
         """Settle a task that its worker could not begin; return the worker's next one."""
-        self._dispatcher.drop_given(worker, task, Reason.SHUTDOWN)
-        self.lost(task, error)
-        return self._next(worker)
+        self._dispatcher.drop_assigned(worker, task, Reason.SHUTDOWN)
+        self.settle_lost(task, error)
+        return self._next_task(worker)
 
     def has_expired(self, task: Task, now: float) -> bool:
         """Tell whether a task is not to be begun any more."""
         return task.expires_at is not None and now >= task.expires_at
 
-    def carrier(self, task: Task, now: float) -> dict[str, str] | None:
+    def trace_context(self, task: Task, now: float) -> dict[str, str] | None:
         """Begin the span of a task that will run elsewhere; return what makes spans there its children."""
         return self._tracing.hand_over(task, now) if self._tracing.wanted(now) else None
 
@@ -210,13 +210,13 @@ class Runner:
         worker = Worker(self.pool, self._now)
         worker.task = task
         # Stands in for the thread while the task runs; what the thread really is stays in sight.
-        worker.outer = thread_state.worker
+        worker.replaced = thread_state.worker
         task.future._state = RUNNING  # noqa: SLF001
         thread_state.worker = worker
         try:
-            error = self._run_aside(worker, task, RunBy.CALLER)
+            error = self._run_outside_worker(worker, task, RunBy.CALLER)
         finally:
-            thread_state.worker = worker.outer
+            thread_state.worker = worker.replaced
         if isinstance(error, KeyboardInterrupt):
             # Meant for the thread, which is the caller's, and not for the task.
             try:
@@ -235,42 +235,42 @@ class Runner:
             if held_here(self.lock):
                 # A destructor or a signal handler on top of a frame of ours: what comes next may want locks
                 # that others hold who wait for this one. It is done right afterwards.
-                background_thread().soon(partial(self.settle_dropped_aside, [task]))
+                background_thread().call_soon(partial(self.settle_dropped_later, [task]))
             else:
-                self.dropped(task)
+                self.settle_dropped(task)
         except BaseException:
             self._dispatcher.repair()
             if task.dropped is not None:
-                self.dropped(task)  # from where it was interrupted
+                self.settle_dropped(task)  # from where it was interrupted
             raise
         return True
 
-    def assist(self, task: Task) -> None:
+    def run_inline(self, task: Task) -> None:
         """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""
         worker = thread_state.worker
-        if worker is None or not is_inside(self._dispatcher.roster.workers):
+        if worker is None or not is_inside(self._dispatcher.worker_set.workers):
             return
         check_stack_depth()
         if task.expires_at is not None and self._now() >= task.expires_at:
             if self._dispatcher.discard(task, Reason.EXPIRED):
-                self.dropped(task)
+                self.settle_dropped(task)
             return
-        if not self._dispatcher.take_out(task):
+        if not self._dispatcher.claim_inline(task):
             return
-        worker.assisting.append(task)
+        worker.inline_tasks.append(task)
         try:
-            self._run_aside(worker, task, RunBy.ASSISTED)
+            self._run_outside_worker(worker, task, RunBy.ASSISTED)
         finally:
-            worker.assisting.pop()
+            worker.inline_tasks.pop()
 
     def callback_failed(self, fn: Callable[..., object], error: BaseException) -> None:
         """Count and log a done-callback that raised."""
-        self._trouble.count("callback")
+        self._telemetry_errors.count("callback")
         self._log.callback_failed(callable_name(fn), error)
 
     # What stop and the watchdog ask.
 
-    def dropped(self, task: Task, aside: CallbackRunner | None = None) -> None:
+    def settle_dropped(self, task: Task, run_callbacks: CallbackRunner | None = None) -> None:
         """Settle a task that was admitted, is counted as dropped, and will never run.
 
         It may be interrupted anywhere and called again; it goes on where it was.
@@ -288,9 +288,9 @@ class Runner:
             else:
                 future.set_outcome(CANCELLED, None, None)
             self._tracing.dropped(task, task.dropped or Reason.SHUTDOWN, now)
-        self._announce_dropped(task, aside)
+        self._finish_dropped(task, run_callbacks)
 
-    def lost(self, task: Task, error: BaseException | None) -> None:
+    def settle_lost(self, task: Task, error: BaseException | None) -> None:
         """Settle a task whose backend broke, counted as dropped by now; it will never run."""
         if task.permit is not None and self._breaker is not None:
             self._breaker.release(task.permit)
@@ -299,31 +299,31 @@ class Runner:
         lost = WorkerLostError(pool=self.pool, task=task.name, detail=detail, began=False)
         lost.__cause__ = error
         task.future.set_outcome(FINISHED, None, lost)
-        self._announce_dropped(task, None)
+        self._finish_dropped(task, None)
 
-    def _announce_dropped(self, task: Task, aside: CallbackRunner | None) -> None:
-        task.future.announce(aside)
+    def _finish_dropped(self, task: Task, run_callbacks: CallbackRunner | None) -> None:
+        task.future.announce(run_callbacks)
         # Whoever keeps the future must not keep the arguments of a call that never happened.
         task.forget_call()
-        self._dispatcher.settled(task)
+        self._dispatcher.mark_settled(task)
 
-    def settle_dropped_aside(self, tasks: Iterable[Task]) -> None:
+    def settle_dropped_later(self, tasks: Iterable[Task]) -> None:
         """Settle dropped tasks, and have their callbacks made by a thread that nobody waits for."""
         for task in tasks:
-            self.dropped(task, self._aside.say)
+            self.settle_dropped(task, self._call_thread.call_soon)
 
-    def drop_what_came_back(self) -> None:
+    def drop_requeued(self) -> None:
         """Drop what was put back into the queue after the stop had dropped everything there."""
         if self._dispatcher.state is State.STOPPED:
-            self.settle_dropped_aside(self._dispatcher.drop_queued(Reason.SHUTDOWN))
+            self.settle_dropped_later(self._dispatcher.drop_queued(Reason.SHUTDOWN))
 
-    def abandon(self, task: Task, aside: CallbackRunner, detail: str) -> bool:
+    def abandon(self, task: Task, run_callbacks: CallbackRunner, detail: str) -> bool:
         """Let nobody wait for a running task any longer; False when it has ended after all."""
         if (outcome := task.outcome) is not None:  # it has, and something hangs that was told of it
-            task.future.resolve(FINISHED, *outcome, aside)
+            task.future.resolve(FINISHED, *outcome, run_callbacks)
             return False
         error = WorkerLostError(pool=self.pool, task=task.name, detail=detail)
-        if not task.future.resolve(FINISHED, None, error, aside):
+        if not task.future.resolve(FINISHED, None, error, run_callbacks):
             return False
         # A hung task is the one whose trace is wanted.
         self._tracing.finish(task, "abandoned", error)
@@ -336,39 +336,39 @@ class Runner:
         """
         with self.lock:
             unsettled = set(self._dispatcher.unsettled)
-            tasks = [worker.task for worker in self._dispatcher.roster.workers]
+            tasks = [worker.task for worker in self._dispatcher.worker_set.workers]
         unsettled.update(
             task for task in tasks if task is not None and task.outcome is not None and task.counted
         )
         for task in unsettled & self._unsettled:
             if task.dropped is not None:
-                self.dropped(task, self._aside.say)
+                self.settle_dropped(task, self._call_thread.call_soon)
             elif (outcome := task.outcome) is not None:
-                task.future.resolve(FINISHED, *outcome, self._aside.say)
+                task.future.resolve(FINISHED, *outcome, self._call_thread.call_soon)
         # Those that are new are in the hands of whoever counted them.
         self._unsettled = unsettled
 
-    def drop_expired(self, aside: CallbackRunner | None = None) -> None:
+    def drop_expired(self, run_callbacks: CallbackRunner | None = None) -> None:
         """Drop the queued tasks whose deadline has passed, so that nobody waits for a hung pool."""
         for task in self._dispatcher.expired(self._now()):
             if self._dispatcher.discard(task, Reason.EXPIRED):
-                self.dropped(task, aside)
+                self.settle_dropped(task, run_callbacks)
 
     # The long way.
 
-    def _next(self, worker: Worker) -> Task | None:
+    def _next_task(self, worker: Worker) -> Task | None:
         with self.lock:
-            task = self._dispatcher.take(worker)
-        self._dispatcher.tell()
+            task = self._dispatcher.next_task(worker)
+        self._dispatcher.notify_waiters()
         return task
 
     def expire(self, worker: Worker, task: Task) -> Task | None:
         """Drop a task that its worker finds expired; return the worker's next one."""
-        self._dispatcher.drop_given(worker, task, Reason.EXPIRED)
-        self.dropped(task)
-        return self._next(worker)
+        self._dispatcher.drop_assigned(worker, task, Reason.EXPIRED)
+        self.settle_dropped(task)
+        return self._next_task(worker)
 
-    def _run_aside(self, worker: Worker, task: Task, place: RunBy) -> BaseException | None:
+    def _run_outside_worker(self, worker: Worker, task: Task, place: RunBy) -> BaseException | None:
         started = self._now()
         task.began_at = started
         if place is RunBy.CALLER:
@@ -430,17 +430,17 @@ class Runner:
                 self._log.task_failed(task, result, error, duration=duration)
             if duration >= self._slow_after:
                 self._log.task_slow(task, dwell=dwell, duration=duration, result=result.value)
-        except Exception as trouble:  # noqa: BLE001
+        except Exception as telemetry_errors:  # noqa: BLE001
             # Whatever an observer got up to, nobody may wait for this result for ever.
-            self._trouble.report("internal", trouble)
+            self._telemetry_errors.report("internal", telemetry_errors)
         finally:
             self.complete(worker, task)
-        return self._next(worker) if place is RunBy.WORKER else None
+        return self._next_task(worker) if place is RunBy.WORKER else None
 
     def complete(self, worker: Worker, task: Task) -> None:
         """Give a task that is counted its result, or go on with telling of it where that was left."""
         if task.dropped is not None:
-            self.dropped(task)
+            self.settle_dropped(task)
             return
         if task.permit is not None and self._breaker is not None:
             # An interrupt came before the breaker was told. It is to have its probe back all the same.
@@ -467,8 +467,8 @@ class Runner:
     ) -> None:
         """Count a task as completed and give back its place, as `run` does in line."""
         links = self._tracing.exemplar(task, dwell), self._tracing.exemplar(task, duration)
-        ledger, dispatcher = self._ledger, self._dispatcher
-        dwells, durations, roster = ledger.dwell, ledger.duration, dispatcher.roster
+        counters, dispatcher = self._counters, self._dispatcher
+        dwells, durations, worker_set = counters.dwell, counters.duration, dispatcher.worker_set
         waited, took = bisect_left(dwells.bounds, dwell), bisect_left(durations.bounds, duration)
         # Up to 3.11 to name a member of an enum is a call, and wants memory.
         ok, by_caller, assisting = result is Result.OK, place is RunBy.CALLER, place is RunBy.ASSISTED
@@ -476,36 +476,37 @@ class Runner:
             dwells.keep(waited, links[0])
             durations.keep(took, links[1])
             # What may want memory comes first; from then on there are stores, and no call.
-            so_many = (ledger.ok if ok else ledger.not_ok[result]) + 1
-            slow = ledger.slow + 1 if duration >= self._slow_after else ledger.slow
-            # Those of an assisted task are part of those of the task that waits for it.
-            busy = ledger.busy_seconds + (duration if place is RunBy.WORKER else 0.0)
-            submitted, assisted, running = ledger.submitted + 1, dispatcher.assisted - 1, roster.running - 1
+            so_many = (counters.ok if ok else counters.not_ok[result]) + 1
+            slow = counters.slow + 1 if duration >= self._slow_after else counters.slow
+            # Those of a task run inline are part of those of the task that waits for it.
+            busy = counters.busy_seconds + (duration if place is RunBy.WORKER else 0.0)
+            submitted, running = counters.submitted + 1, worker_set.running - 1
+            inline = dispatcher.inline - 1
             so_many_waited, so_many_took = dwells.counts[waited] + 1, durations.counts[took] + 1
             total_waited, total_took = dwells.total + dwell, durations.total + duration
             if ok:
-                ledger.ok = so_many
+                counters.ok = so_many
             else:
-                ledger.not_ok[result] = so_many
-            ledger.slow = slow
-            ledger.busy_seconds = busy
+                counters.not_ok[result] = so_many
+            counters.slow = slow
+            counters.busy_seconds = busy
             dwells.counts[waited] = so_many_waited
             dwells.total = total_waited
             durations.counts[took] = so_many_took
             durations.total = total_took
             task.counted = True
             if by_caller:
-                ledger.submitted = submitted
+                counters.submitted = submitted
                 return
             if assisting:
-                dispatcher.assisted = assisted
+                dispatcher.inline = inline
             else:
                 worker.started = None
-                if worker.occupied:
-                    worker.occupied = False
-                    roster.running = running
-            dispatcher.make_use_of_place()
-        dispatcher.tell()
+                if worker.counts_as_running:
+                    worker.counts_as_running = False
+                    worker_set.running = running
+            dispatcher.use_freed_slot()
+        dispatcher.notify_waiters()
 
 
 def check_stack_depth(frames: int = 60) -> None:

@@ -27,30 +27,30 @@ class PoolWatchdog:
         dispatcher: Dispatcher,
         runner: Runner,
         log: PoolLog,
-        trouble: TelemetryErrors,
+        telemetry_errors: TelemetryErrors,
         hung_after: float,
         now: Callable[[], float],
         start_loops: Callable[[int], None],
-        look: Callable[[], None],
-        look_after: Callable[[], None],
+        refresh_workers: Callable[[], None],
+        retry_failed: Callable[[], None],
         repair_workers: Callable[[Callable[[Callable[[], None]], object]], None],
-        aside: CallThread,
-        on_over: Callable[[], None],
+        call_thread: CallThread,
+        on_finished: Callable[[], None],
     ) -> None:
         self.interval = min(1.0, max(0.02, hung_after / 10))
         self._dispatcher = dispatcher
         self._runner = runner
         self._log = log
-        self._trouble = trouble
+        self._telemetry_errors = telemetry_errors
         self._hung_after = hung_after
         self._now = now
         self._start_loops = start_loops
-        self._look = look
-        self._look_after = look_after
+        self._refresh_workers = refresh_workers
+        self._retry_failed = retry_failed
         self._repair_workers = repair_workers
-        self._aside = aside
-        self._on_over = on_over
-        self._summarised = dict.fromkeys(dispatcher.ledger.dropped, 0)
+        self._call_thread = call_thread
+        self._on_finished = on_finished
+        self._summarised = dict.fromkeys(dispatcher.counters.dropped, 0)
         self._summary_at = float("-inf")
         # (time, tasks finished, seconds they took) at earlier ticks, the oldest SUMMARY_EVERY ago.
         self._history: deque[tuple[float, int, float]] = deque()
@@ -58,23 +58,23 @@ class PoolWatchdog:
     def tick(self) -> None:
         """Look once. Never raises."""
         try:
-            self._look()
-            self._look_after()
+            self._refresh_workers()
+            self._retry_failed()
             self._warn_of_hung()
             # Their callbacks are called aside: one that hangs must not end the watch over every pool.
-            self._runner.drop_expired(self._aside.say)
+            self._runner.drop_expired(self._call_thread.call_soon)
             self.repair()
             self.summarise_drops()
             self._log.flush_suppressed()
-            self._remember()
-            if self._dispatcher.state is State.STOPPED and not self._dispatcher.roster.workers:
-                self._on_over()
+            self._record_sample()
+            if self._dispatcher.state is State.STOPPED and not self._dispatcher.worker_set.workers:
+                self._on_finished()
         except Exception as error:  # noqa: BLE001  # the watchdog must outlive its own faults
-            self._trouble.report("watchdog", error)
+            self._telemetry_errors.report("watchdog", error)
 
     def repair(self) -> None:
         """Finish what interrupts and failed allocations have left undone; at each tick, or when asked."""
-        self._repair_workers(self._aside.say)
+        self._repair_workers(self._call_thread.call_soon)
         self._start_loops(self._dispatcher.repair())
         self._runner.settle_left_over()
 
@@ -84,7 +84,7 @@ class PoolWatchdog:
         if now < self._summary_at and not final:
             return
         with self._dispatcher.lock:
-            dropped = dict(self._dispatcher.ledger.dropped)
+            dropped = dict(self._dispatcher.counters.dropped)
         news = {reason: count - self._summarised[reason] for reason, count in dropped.items()}
         total = sum(news.values())
         if total:
@@ -96,7 +96,7 @@ class PoolWatchdog:
     def mean_duration(self) -> float | None:
         """Return the mean seconds of the tasks finished lately; None when none has."""
         with self._dispatcher.lock:
-            histogram = self._dispatcher.ledger.duration
+            histogram = self._dispatcher.counters.duration
             count, total = sum(histogram.counts), histogram.total
         if self._history and count > self._history[0][1]:
             _, count_then, total_then = self._history[0]
@@ -105,12 +105,12 @@ class PoolWatchdog:
 
     def dump(self) -> str:
         """Return what every worker does right now: task, for how long, and the stack."""
-        self._look()
+        self._refresh_workers()
         now = self._now()
         with self._dispatcher.lock:
             there = self._dispatcher.occupancy()
             state = self._dispatcher.state
-            workers = [one for one in self._dispatcher.roster.workers if one.busy_since() is not None]
+            workers = [one for one in self._dispatcher.worker_set.workers if one.busy_since() is not None]
         head = (
             f"pool {self._runner.pool!r} {state.value}: {there.running} of {self._dispatcher.workers()} "
             f"workers busy, {there.queued} of {self._dispatcher.queue_capacity} waiting places taken"
@@ -122,22 +122,22 @@ class PoolWatchdog:
         # The task may end meanwhile: then the next one's name goes with its stack, or none with it.
         activity = worker.activity()
         if activity is None:
-            return f"(just ended) in {worker.place()}"
+            return f"(just ended) in {worker.location()}"
         names = " which waits for ".join(activity.names) or "(just ended)"
         elapsed = max(0.0, now - activity.since)
-        return f"{names}, for {elapsed:.3g} s in {activity.place}\n{activity.stack}"
+        return f"{names}, for {elapsed:.3g} s in {activity.location}\n{activity.stack}"
 
-    def _remember(self) -> None:
+    def _record_sample(self) -> None:
         now = self._now()
         with self._dispatcher.lock:
-            histogram = self._dispatcher.ledger.duration
+            histogram = self._dispatcher.counters.duration
             self._history.append((now, sum(histogram.counts), histogram.total))
         while len(self._history) > 1 and self._history[1][0] <= now - SUMMARY_EVERY:
             self._history.popleft()
 
     def _warn_of_hung(self) -> None:
         now = self._now()
-        for worker in list(self._dispatcher.roster.workers):
+        for worker in list(self._dispatcher.worker_set.workers):
             since = worker.busy_since()
             if since is None or now - since < self._hung_after:
                 worker.next_warning = None
@@ -145,7 +145,7 @@ class PoolWatchdog:
                 worker.next_warning = 2 * max(now - since, self._hung_after)
                 if worker.remote:
                     # Its process is asked for its stack, and waited for if it does not answer.
-                    self._aside.say(partial(self._warn, worker, since, now - since))
+                    self._call_thread.call_soon(partial(self._warn, worker, since, now - since))
                 else:
                     self._warn(worker, since, now - since)
 

@@ -33,7 +33,7 @@ _ESSENTIALS = (
         name="PoolQueueGrowing",
         severity="warning",
         expr="max by (<process>) (min_over_time(workerpool_queue_depth[1m])) > <queue_depth>",
-        wait=300.0,
+        hold_for=300.0,
         per_process=True,
         summary="Pool {{ $labels.pool }} has more than <queue_depth> tasks waiting",
         description=_WHERE_EXACTLY + ": {{ $value | humanize }} tasks wait.",
@@ -51,7 +51,7 @@ _ESSENTIALS = (
             and
             sum by (<process>) (increase(workerpool_dropped_total{reason="closed"}[5m])) > 0
         """,
-        wait="drain",
+        hold_for="drain",
         per_process=True,
         summary="Pool {{ $labels.pool }} is stopped and still offered work",
         description=_WHERE_EXACTLY + " is stopped, refuses whatever it is offered, and its process goes on.",
@@ -61,7 +61,7 @@ _ESSENTIALS = (
         name="PoolPanicRate",
         severity="critical",
         expr='sum by (<service>) (rate(workerpool_completed_total{result="panic"}[5m])) > <panic_rate>',
-        wait=300.0,
+        hold_for=300.0,
         per_process=False,
         summary="Tasks of pool {{ $labels.pool }} panic",
         description=_WHERE + ": {{ $value | humanize }} tasks per second panic.",
@@ -76,7 +76,7 @@ _ESSENTIALS = (
               rate(workerpool_dropped_total{reason!~"cancelled|closed|shutdown"}[5m])
             ) > <drop_rate>
         """,
-        wait=300.0,
+        hold_for=300.0,
         per_process=False,
         summary="Pool {{ $labels.pool }} drops tasks",
         description=_WHERE + ": {{ $value | humanize }} tasks per second are refused or expire.",
@@ -90,7 +90,7 @@ _ESSENTIALS = (
               0.99, sum by (<service>, le) (rate(workerpool_task_duration_seconds_bucket[5m]))
             ) > <duration>
         """,
-        wait=600.0,
+        hold_for=600.0,
         per_process=False,
         summary="Tasks of pool {{ $labels.pool }} run for more than <duration_spoken>",
         description=_WHERE + ": one task in a hundred runs for {{ $value | humanizeDuration }} or more.",
@@ -107,7 +107,7 @@ _QUEUES = (
             and
             sum by (<process>) (increase(workerpool_completed_total[<stall>])) == 0
         """,
-        wait=120.0,
+        hold_for=120.0,
         per_process=True,
         summary="Pool {{ $labels.pool }} has tasks waiting and finishes none",
         description=_WHERE_EXACTLY
@@ -123,7 +123,7 @@ _QUEUES = (
             (max by (<process>) (max_over_time(workerpool_queue_capacity[1m])) > 0)
             > <queue_fill>
         """,
-        wait=300.0,
+        hold_for=300.0,
         per_process=True,
         summary="The queue of pool {{ $labels.pool }} is nearly full",
         description=_WHERE_EXACTLY + ": the queue is {{ $value | humanizePercentage }} full.",
@@ -144,7 +144,7 @@ _QUEUES = (
             max by (<process>) (min_over_time(workerpool_queue_depth[1m]))
             > <queue_fill> * max by (<process>) (max_over_time(workerpool_queue_capacity[1m]))
         """,
-        wait=600.0,
+        hold_for=600.0,
         per_process=True,
         summary="The queue of pool {{ $labels.pool }} will be full within half an hour",
         description=_WHERE_EXACTLY
@@ -159,7 +159,7 @@ _QUEUES = (
               0.95, sum by (<service>, le) (rate(workerpool_queue_dwell_seconds_bucket[5m]))
             ) > <dwell>
         """,
-        wait=600.0,
+        hold_for=600.0,
         per_process=False,
         summary="Tasks of pool {{ $labels.pool }} wait for more than <dwell_spoken>",
         description=_WHERE + ": one task in twenty waits for {{ $value | humanizeDuration }} or more.",
@@ -177,7 +177,7 @@ _WORKERS = (
             (sum by (<service>) (max_over_time(workerpool_workers[5m])) > 0)
             > <utilisation>
         """,
-        wait=1800.0,
+        hold_for=1800.0,
         per_process=False,
         summary="The workers of pool {{ $labels.pool }} are always busy",
         description=_WHERE + ": its workers spend {{ $value | humanizePercentage }} of their time in tasks.",
@@ -187,7 +187,7 @@ _WORKERS = (
         name="PoolHungTasks",
         severity="warning",
         expr="max by (<process>) (min_over_time(workerpool_hung_tasks[1m])) > 0",
-        wait=300.0,
+        hold_for=300.0,
         per_process=True,
         summary="Tasks of pool {{ $labels.pool }} hang",
         description=_WHERE_EXACTLY
@@ -202,7 +202,7 @@ _DEPENDENCIES = (
         name="PoolBreakerOpen",
         severity="warning",
         expr='max by (<process>) (max_over_time(workerpool_breaker_state{state="closed"}[1m])) == 0',
-        wait=300.0,
+        hold_for=300.0,
         per_process=True,
         summary="The breaker of pool {{ $labels.pool }} stays open",
         description=_WHERE_EXACTLY + ": the breaker has let no more than probes through.",
@@ -213,7 +213,7 @@ _DEPENDENCIES = (
         name="PoolBreakerFlapping",
         severity="warning",
         expr='max by (<process>) (changes(workerpool_breaker_state{state="closed"}[15m])) >= <flaps>',
-        wait=0.0,
+        hold_for=0.0,
         per_process=True,
         summary="The breaker of pool {{ $labels.pool }} opens again and again",
         description=_WHERE_EXACTLY + ": the breaker has opened or closed {{ $value }} times in 15 minutes.",
@@ -224,7 +224,7 @@ _DEPENDENCIES = (
         name="PoolBackendRebuilding",
         severity="warning",
         expr="sum by (<process>) (increase(workerpool_backend_rebuilds_total[15m])) >= <rebuilds>",
-        wait=0.0,
+        hold_for=0.0,
         per_process=True,
         summary="Worker processes of pool {{ $labels.pool }} die again and again",
         description=_WHERE_EXACTLY + ": they were replaced {{ $value | humanize }} times in 15 minutes.",
@@ -237,7 +237,7 @@ _LIFECYCLE = (
         name="PoolShutdownLostTasks",
         severity="warning",
         expr='sum by (<service>) (increase(workerpool_dropped_total{reason="shutdown"}[15m])) > 0',
-        wait=0.0,
+        hold_for=0.0,
         per_process=False,
         summary="Pool {{ $labels.pool }} lost queued tasks when it stopped",
         description=_WHERE + ": about {{ $value | humanize }} queued tasks were dropped by a stop.",
@@ -253,7 +253,7 @@ _LIFECYCLE = (
             unless
             count by (<service>) (workerpool_submitted_total)
         """,
-        wait=300.0,
+        hold_for=300.0,
         per_process=False,
         summary="Pool {{ $labels.pool }} has no metrics any more",
         description=_WHERE + " was scraped in {{ $value }} instances an hour ago, and in none now.",

@@ -57,15 +57,15 @@ class Alert:
     name: str
     severity: Severity
     expr: str
-    wait: float | Literal["drain"]
+    hold_for: float | Literal["drain"]
     per_process: bool
     summary: str
     description: str
     panel: PanelLink
 
-    def waits(self, settings: AlertThresholds) -> float:
+    def holds_for(self, settings: AlertThresholds) -> float:
         """Return for how many seconds it has to hold."""
-        return (settings.drain if self.wait == "drain" else self.wait) * settings.window_scale
+        return (settings.drain if self.hold_for == "drain" else self.hold_for) * settings.window_scale
 
     def labels(self) -> dict[str, str]:
         """Return the labels that it adds."""

@@ -53,7 +53,7 @@ def _rule(rule: Record | Alert, settings: AlertThresholds) -> Value:
     expr = render(rule.expr, settings)
     if isinstance(rule, Record):
         return {"record": rule.name, "expr": expr}
-    waits = rule.waits(settings)
+    waits = rule.holds_for(settings)
     return {
         "alert": rule.name,
         "expr": expr,

@@ -40,7 +40,7 @@ def runbook(settings: AlertThresholds) -> str:
 
 
 def _facts(alert: Alert, settings: AlertThresholds) -> dict[str, str]:
-    waits = alert.waits(settings)
+    waits = alert.holds_for(settings)
     held = f"once it has held for {humanize(waits)}" if waits else "as soon as it is seen"
     each = "each process" if alert.per_process else "all processes of a service together"
     facts = {

@@ -113,7 +113,7 @@ def _alert(burn: BurnRate) -> Alert:
             and
             pool:workerpool_ended:increase{burn.long} >= <min_tasks>
         """,
-        wait=burn.wait,
+        hold_for=burn.wait,
         per_process=False,
         summary=f"Pool {{{{ $labels.pool }}}} spends {burn.pace()}",
         description=(

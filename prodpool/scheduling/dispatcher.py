@@ -1,7 +1,7 @@
 """One lock and what it guards: which task waits, which worker is free, who gets what next.
 
 Nothing here calls out while the lock is held: what a state change brings about (a submitter to tell,
-a loop to start, a log line) is returned or left in ``line.to_tell`` for the caller to do afterwards.
+a loop to start, a log line) is returned or left in ``line.to_notify`` for the caller to do afterwards.
 
 A signal handler may raise, garbage may be collected and an allocation may fail at any call. Therefore each
 step first looks and reckons, and then changes the state in a run of stores without a call in between; what
@@ -59,12 +59,12 @@ class Dispatcher:
         *,
         workers: int,
         queue_capacity: int,
-        ledger: PoolCounters,
+        counters: PoolCounters,
         now: Callable[[], float],
         prefetch: int = 0,
     ) -> None:
         self.lock = threading.RLock()
-        self.ledger = ledger
+        self.counters = counters
         self.queue_capacity = queue_capacity
         self._workers = workers
         # Tasks that a backend takes beyond what it can run. They wait there instead of in the queue.
@@ -72,8 +72,8 @@ class Dispatcher:
         # As many may wait there now: more than that, for a while, after it was made less.
         self._ahead = self.prefetch
         self.queue: FifoQueue[Task] = FifoQueue()
-        self.line = WaitQueue(ledger, now, self.lock)
-        self.roster = WorkerSet(workers + self.prefetch)
+        self.waiters = WaitQueue(counters, now, self.lock)
+        self.worker_set = WorkerSet(workers + self.prefetch)
         # Tasks that are counted as dropped, until their futures are settled.
         self.unsettled: FifoQueue[Task] = FifoQueue()
         self.state = State.OPEN
@@ -81,18 +81,18 @@ class Dispatcher:
         # No queued task expires before this second.
         self.next_expiry = math.inf
         # Queued tasks that their own waiter runs right now (see `take_out`); they keep their place.
-        self.assisted = 0
+        self.inline = 0
         # What the ledger said had ended when the draining began; see `PoolCounters.ended`.
-        self.at_close = (0, 0)
+        self.ended_at_close = (0, 0)
         # Something is put here whenever a draining pool becomes idle; `is_quiet` tells the truth. A
         # SimpleQueue and no Event, because a signal handler may put something as well.
-        self.stirred: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.idle_signal: queue.SimpleQueue[None] = queue.SimpleQueue()
         # What is to be done, without the lock, when workers were notified; None: nothing.
         self.after_notify: Callable[[], object] | None = None
 
     # The submitter's side.
 
-    def offer(  # noqa: C901  # one step, all of it in line
+    def try_admit(  # noqa: C901  # one step, all of it in line
         self, task: Task, waiter: Waiter | None = None, *, may_start: bool = True
     ) -> Admission:
         """Admit ``task`` if there is a worker or a place for it; with a waiter, stand in line if not.
@@ -100,78 +100,82 @@ class Dispatcher:
         NEEDS_WORKER: a loop may be started for it; reserve and start one, then offer again.
         ``may_start`` is False where that has been tried in vain: answered only when no loop is left at all.
         """
-        queue, roster, ledger = self.queue, self.roster, self.ledger
-        parked = roster.parked
+        queue, worker_set, counters = self.queue, self.worker_set, self.counters
+        parked = worker_set.parked
         with self.lock:
-            loops = len(roster.workers)
+            loops = len(worker_set.workers)
             if self.state is not State.OPEN:
                 return Admission.CLOSED
             worker: Worker | None = None
-            in_flight = queue.length + roster.running + self.assisted
+            in_flight = queue.length + worker_set.running + self.inline
             if not self.paused and in_flight < self._workers + self.queue_capacity:
                 if parked.length:
-                    running, submitted, free = roster.running + 1, ledger.submitted + 1, parked.length - 1
+                    running, submitted, free = (
+                        worker_set.running + 1,
+                        counters.submitted + 1,
+                        parked.length - 1,
+                    )
                     # No call from here to the last: see above.
                     worker = newest = parked.last
-                    ahead = parked.last = newest.queued
-                    ahead.behind = newest.queued = None
+                    ahead = parked.last = newest.prev
+                    ahead.next = newest.prev = None
                     parked.length = free
                     newest.task = task
-                    newest.occupied = True
-                    roster.running = running
+                    newest.counts_as_running = True
+                    worker_set.running = running
                     task.future._state = RUNNING  # noqa: SLF001  # `begin` would be a call
-                    ledger.submitted = submitted
+                    counters.submitted = submitted
                     try:  # noqa: SIM105  # a context manager would be a call
                         newest.notify()
                     except RuntimeError:  # reminded (see `repair`), and awake already
                         pass
                 elif (
-                    loops < roster.max_workers
+                    loops < worker_set.max_workers
                     and (may_start or not loops)
                     # The loops that are starting up may have enough to do with what is admitted already.
-                    and (queue.length >= roster.starting or in_flight >= self._slots())
+                    and (queue.length >= worker_set.starting or in_flight >= self._slots())
                 ):
                     return Admission.NEEDS_WORKER
             if worker is None:
                 if in_flight >= self.queue_capacity:
                     slots = self._slots()
                     # That was a call: look again.
-                    in_flight = queue.length + roster.running + self.assisted
+                    in_flight = queue.length + worker_set.running + self.inline
                     if in_flight >= slots:
                         if waiter is None:
                             return Admission.FULL
-                        self.line.push(waiter)
+                        self.waiters.push(waiter)
                         return Admission.WAITING
-                submitted, length = ledger.submitted + 1, queue.length + 1
+                submitted, length = counters.submitted + 1, queue.length + 1
                 # Likewise.
                 if task.expires_at is not None and task.expires_at < self.next_expiry:
                     self.next_expiry = task.expires_at
-                last = task.queued = queue.last
-                last.behind = queue.last = task
+                last = task.prev = queue.last
+                last.next = queue.last = task
                 queue.length = length
-                ledger.submitted = submitted
+                counters.submitted = submitted
                 return Admission.ADMITTED
         if self.after_notify is not None:
             self.after_notify()
         return Admission.ADMITTED
 
-    def step_out(self, waiter: Waiter) -> bool:
+    def cancel_wait(self, waiter: Waiter) -> bool:
         """Leave the line; False when the waiter was told (or is about to be) already."""
         with self.lock:
-            return self.line.give_up(waiter)
+            return self.waiters.remove(waiter)
 
-    def refuse(self, reason: Reason) -> None:
+    def count_rejection(self, reason: Reason) -> None:
         """Count one task that was turned away at the door."""
         with self.lock:
-            self.ledger.dropped[reason] += 1
+            self.counters.dropped[reason] += 1
 
-    def expire_unadmitted(self) -> None:
+    def count_expired_in_wait(self) -> None:
         """Count a task whose deadline passed in line: as one that was admitted, waited and expired."""
-        reason, ledger = Reason.EXPIRED, self.ledger
-        dropped = ledger.dropped
+        reason, counters = Reason.EXPIRED, self.counters
+        dropped = counters.dropped
         with self.lock:
-            submitted, expired = ledger.submitted + 1, dropped[reason] + 1
-            ledger.submitted = submitted
+            submitted, expired = counters.submitted + 1, dropped[reason] + 1
+            counters.submitted = submitted
             dropped[reason] = expired
 
     def discard(self, task: Task, reason: Reason) -> bool:
@@ -180,179 +184,179 @@ class Dispatcher:
         It is ``unsettled`` until `settled` says otherwise.
         """
         with self.lock:
-            if task.dropped is not None or task.queued is None:
+            if task.dropped is not None or task.prev is None:
                 return False
             self._drop(task, reason)
-            self.make_use_of_place()
-        self.tell()
+            self.use_freed_slot()
+        self.notify_waiters()
         return True
 
-    def settled(self, task: Task) -> None:
+    def mark_settled(self, task: Task) -> None:
         """Note that the future of a dropped task is settled, and everybody told."""
         with self.lock:
             self.unsettled.discard(task)
 
-    def take_out(self, task: Task) -> bool:
+    def claim_inline(self, task: Task) -> bool:
         """Take a queued task out to be run by whoever waits for it; False when it is not queued.
 
-        It keeps its place (``assisted``) until it is settled: the waiting worker runs one thing at a
+        It keeps its place (``inline``) until it is settled: the waiting worker runs one thing at a
         time, so counting it as a second running task would break the bound, and not at all the law.
         A task for which a loop was coming had no place in the queue; it keeps that loop's.
         """
         with self.lock:
-            if task.dropped is not None or task.queued is None:
+            if task.dropped is not None or task.prev is None:
                 return False
-            assisted = self.assisted + 1
+            inline = self.inline + 1
             self.queue.discard(task)
-            self.assisted = assisted
+            self.inline = inline
             task.future._state = RUNNING  # noqa: SLF001  # `begin` would be a call
         return True
 
     # The worker's side.
 
-    def reserve(self, worker: Worker) -> bool:
+    def add_starting(self, worker: Worker) -> bool:
         """Count ``worker`` in before its loop is started; False when there are enough by now.
 
         Whatever is raised here or afterwards, `start_failed` takes it back.
         """
         with self.lock:
-            reserved = self.state is not State.STOPPED and self.roster.reserve(worker)
+            reserved = self.state is not State.STOPPED and self.worker_set.add_starting(worker)
             if reserved:
                 # The place that comes with it is for whoever has waited longest.
-                self._fill()
-        self.tell()
+                self._admit_waiters()
+        self.notify_waiters()
         return reserved
 
     def start_failed(self, worker: Worker) -> None:
         """Strike a reserved worker out, unless its loop has come up after all."""
         with self.lock:
             if not worker.begun:
-                self.roster.strike_out(worker)
-            self._check_quiet()
+                self.worker_set.remove(worker)
+            self._signal_if_idle()
 
-    def begin(self, worker: Worker) -> Task | None:
+    def mark_started(self, worker: Worker) -> Task | None:
         """Take the first task of a loop that has just come up; dismiss one struck out before that."""
         with self.lock:
-            task = self.take(worker) if self.roster.begin(worker) else None
-        self.tell()
+            task = self.next_task(worker) if self.worker_set.mark_started(worker) else None
+        self.notify_waiters()
         return task
 
-    def take(self, worker: Worker) -> Task | None:
+    def next_task(self, worker: Worker) -> Task | None:
         """Give ``worker`` the next task, or park it, or dismiss it. The lock is held.
 
         Whoever calls it tells the line once the lock is released.
         """
-        roster, queue = self.roster, self.queue
-        promoted = roster.promote(worker) if worker.ahead else None
+        worker_set, queue = self.worker_set, self.queue
+        promoted = worker_set.promote(worker) if worker.ahead else None
         if promoted is not None:
             # Others may be free to run what is let in now.
-            self.make_use_of_place()
+            self.use_freed_slot()
             return promoted
-        if self.line.length:
-            self._fill()
-        surplus = len(roster.workers) > roster.max_workers
+        if self.waiters.length:
+            self._admit_waiters()
+        surplus = len(worker_set.workers) > worker_set.max_workers
         # What was admitted on the strength of this worker's coming it takes in any case.
         takes = not (self.paused or surplus) or self.in_flight - self._busy() > self.queue_capacity
         if takes and queue.length:
-            return roster.assign(worker, queue)
+            return worker_set.assign(worker, queue)
         # Whoever asks still holds the task that it had: nothing is freed by this.
         worker.task = None
         if surplus or self.state is State.STOPPED:
-            roster.dismiss(worker)
+            worker_set.retire(worker)
         else:
-            free = roster.parked.length + 1
+            free = worker_set.parked.length + 1
             # No call from here on, as in `FifoQueue.push`.
-            last = worker.queued = roster.parked.last
-            last.behind = roster.parked.last = worker
-            roster.parked.length = free
+            last = worker.prev = worker_set.parked.last
+            last.next = worker_set.parked.last = worker
+            worker_set.parked.length = free
         if self.state is not State.OPEN:
-            self._check_quiet()
+            self._signal_if_idle()
         return None
 
-    def take_ahead(self, worker: Worker, most: int) -> int:
+    def assign_ahead(self, worker: Worker, most: int) -> int:
         """Give ``worker`` up to ``most`` tasks to run after its own; returns how many.
 
         None with a run-time limit, since its worker may have to be killed: what waits behind is moved.
         """
         count = 0
         with self.lock:
-            roster, queue = self.roster, self.queue
-            if self.paused or roster.surplus() or self.state is State.STOPPED:
+            worker_set, queue = self.worker_set, self.queue
+            if self.paused or worker_set.surplus() or self.state is State.STOPPED:
                 return 0
             while count < most and (task := queue.first()) is not None and task.options.timeout is None:
-                count += roster.take_ahead(worker, queue, task)
+                count += worker_set.assign_ahead(worker, queue, task)
         return count
 
-    def take_back(self, worker: Worker, *, sent: bool = True) -> int:
+    def requeue_ahead(self, worker: Worker, *, sent: bool = True) -> int:
         """Put back in the queue what ``worker`` was given ahead and has not begun, or was not even sent.
 
         Returns how many loops are to be started.
         """
         with self.lock:
-            self._take_back(worker, sent=sent)
-            missing = self._put_to_work()
-        self.tell()
+            self._requeue_ahead(worker, sent=sent)
+            missing = self._assign_queued()
+        self.notify_waiters()
         return missing
 
-    def take_all_back(self) -> int:
+    def requeue_all_ahead(self) -> int:
         """Do so for what any worker was given ahead and has not begun."""
         with self.lock:
-            self._take_all_back()
-            missing = self._put_to_work()
-        self.tell()
+            self._requeue_all_ahead()
+            missing = self._assign_queued()
+        self.notify_waiters()
         return missing
 
-    def _take_all_back(self) -> None:
-        for worker in self.roster.workers:
-            self._take_back(worker, sent=True)
+    def _requeue_all_ahead(self) -> None:
+        for worker in self.worker_set.workers:
+            self._requeue_ahead(worker, sent=True)
 
-    def _take_back(self, worker: Worker, *, sent: bool) -> None:
+    def _requeue_ahead(self, worker: Worker, *, sent: bool) -> None:
         if not worker.ahead:
             return
-        for _ in range(worker.withdraw(sent=sent)):
-            task = self.roster.give_back(worker, self.queue)
+        for _ in range(worker.withdraw_ahead(sent=sent)):
+            task = self.worker_set.requeue(worker, self.queue)
             if task.expires_at is not None:
                 self.next_expiry = min(self.next_expiry, task.expires_at)
 
-    def part(self, worker: Worker) -> None:
+    def remove_lost(self, worker: Worker) -> None:
         """Strike out a worker whose process is gone, and put back in the queue what it has not begun."""
         with self.lock:
-            self.roster.demote(worker)
+            self.worker_set.demote(worker)
             while worker.ahead:
-                self.roster.give_back(worker, self.queue)
-            self.roster.strike_out(worker)
+                self.worker_set.requeue(worker, self.queue)
+            self.worker_set.remove(worker)
             self.next_expiry = -math.inf
-            self._put_to_work()
-            self._check_quiet()
-        self.tell()
+            self._assign_queued()
+            self._signal_if_idle()
+        self.notify_waiters()
 
-    def leave(self, worker: Worker) -> bool:
+    def retire_idle(self, worker: Worker) -> bool:
         """Let a worker go that has parked for long enough; False when it was given a task just now."""
         with self.lock:
-            left = self.roster.leave(worker)
-            self._check_quiet()
+            left = self.worker_set.retire_idle(worker)
+            self._signal_if_idle()
             return left
 
-    def lose(self, worker: Worker) -> Task | None:
+    def worker_failed(self, worker: Worker) -> Task | None:
         """Strike out a worker whose loop never came up or broke down.
 
         Returns the task it was given and had not ended, counted as dropped by now.
         """
         with self.lock:
-            unfinished, task = worker.occupied, worker.task
+            unfinished, task = worker.counts_as_running, worker.task
             if unfinished and task is not None:
                 self._drop(task, Reason.SHUTDOWN, worker)
-            self.roster.strike_out(worker)
-            self.make_use_of_place()
-        self.tell()
+            self.worker_set.remove(worker)
+            self.use_freed_slot()
+        self.notify_waiters()
         return task if unfinished else None
 
-    def drop_given(self, worker: Worker, task: Task, reason: Reason) -> None:
+    def drop_assigned(self, worker: Worker, task: Task, reason: Reason) -> None:
         """Count a task as dropped that was given to ``worker``, which is not to run it."""
         with self.lock:
             self._drop(task, reason, worker)
-            self.make_use_of_place()
-        self.tell()
+            self.use_freed_slot()
+        self.notify_waiters()
 
     # The owner's side.
 
@@ -365,36 +369,36 @@ class Dispatcher:
         """Start tasks again; returns how many loops are to be started for those that wait."""
         with self.lock:
             self.paused = False
-            missing = self._put_to_work()
-        self.tell()
+            missing = self._assign_queued()
+        self.notify_waiters()
         return missing
 
     def resize(self, workers: int, prefetch: int = 0) -> int:
         """Set how many tasks may run at once; returns how many loops are to be started."""
         with self.lock:
             missing = self._resize(workers, prefetch)
-        self.tell()
+        self.notify_waiters()
         return missing
 
-    def look_ahead(self, prefetch: Callable[[int], int]) -> int:
+    def set_prefetch(self, prefetch: Callable[[int], int]) -> int:
         """Set how many are taken beyond those, which it is told; returns how many loops are to be started."""
         with self.lock:
             workers = self.workers()
             missing = self._resize(workers, prefetch(workers))
-        self.tell()
+        self.notify_waiters()
         return missing
 
-    def close(self) -> int:
+    def start_draining(self) -> int:
         """Begin to drain: nobody is let in any more. Returns how many loops are to be started."""
         with self.lock:
             if self.state is State.OPEN:
-                at_close = self.ledger.ended()
-                self.state, self.at_close = State.DRAINING, at_close
-            self.line.turn_away()
+                at_close = self.counters.finished_and_dropped()
+                self.state, self.ended_at_close = State.DRAINING, at_close
+            self.waiters.reject_all()
             self.paused = False
-            missing = self._put_to_work()
-            self._check_quiet()
-        self.tell()
+            missing = self._assign_queued()
+            self._signal_if_idle()
+        self.notify_waiters()
         return missing
 
     def repair(self) -> int:
@@ -403,27 +407,27 @@ class Dispatcher:
         The watchdog calls it at each tick, and whoever was interrupted does so at once.
         """
         with self.lock:
-            self.roster.recount()
+            self.worker_set.recount()
             missing = 0
             if self.state is not State.STOPPED:
                 if self.state is State.DRAINING:
-                    self.line.turn_away()
-                self.roster.dismiss_parked(self.roster.surplus())
-                missing = self._put_to_work()
+                    self.waiters.reject_all()
+                self.worker_set.retire_parked(self.worker_set.surplus())
+                missing = self._assign_queued()
             else:
-                self.roster.dismiss_parked(self.roster.parked.length)
-            self._check_quiet()
-            for worker in list(self.roster.workers):
-                if worker.task is not None and worker.started is None and worker.occupied:
+                self.worker_set.retire_parked(self.worker_set.parked.length)
+            self._signal_if_idle()
+            for worker in list(self.worker_set.workers):
+                if worker.task is not None and worker.started is None and worker.counts_as_running:
                     # It may have been notified already. It is woken for nothing then, and looks again.
-                    worker.remind()
-        self.tell()
+                    worker.notify_again()
+        self.notify_waiters()
         return missing
 
-    def is_quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Tell whether nothing is queued or running and no worker is on its way."""
         with self.lock:
-            return self._idle()
+            return self._has_no_work()
 
     def expired(self, now: float) -> list[Task]:
         """Return the queued tasks whose deadline has passed; looks at none before one can have."""
@@ -439,27 +443,27 @@ class Dispatcher:
     def drop_queued(self, reason: Reason) -> list[Task]:
         """Take every task out for good that no worker has begun, counted as dropped."""
         with self.lock:
-            tasks = self._void_turns(reason)
-            self._take_all_back()
+            tasks = self._cancel_requeued(reason)
+            self._requeue_all_ahead()
             while (task := self.queue.first()) is not None:
                 self._drop(task, reason)
                 tasks.append(task)
-            self._check_quiet()
+            self._signal_if_idle()
         return tasks
 
-    def finish(self) -> list[Worker]:
+    def retire_workers(self) -> list[Worker]:
         """End the draining: parked workers go. Returns those that are still busy."""
         with self.lock:
             self.state = State.STOPPED
-            self.roster.dismiss_parked(self.roster.parked.length)
-            busy = [one for one in self.roster.workers if one.ident is not None or one.task is not None]
-        self.tell()
+            self.worker_set.retire_parked(self.worker_set.parked.length)
+            busy = [one for one in self.worker_set.workers if one.ident is not None or one.task is not None]
+        self.notify_waiters()
         return busy
 
-    def tell(self) -> None:
+    def notify_waiters(self) -> None:
         """Do what has come of a step, now that the lock is released."""
-        if self.line.to_tell.length:
-            self.line.tell()
+        if self.waiters.to_notify.length:
+            self.waiters.notify()
         if self.after_notify is not None:
             self.after_notify()
 
@@ -483,19 +487,19 @@ class Dispatcher:
     @property
     def in_flight(self) -> int:
         """Tasks admitted and not ended: queued, given to a worker, or run by their own waiter."""
-        return self.queue.length + self.roster.running + self.assisted
+        return self.queue.length + self.worker_set.running + self.inline
 
     def _slots(self) -> int:
         """Return how many tasks may be in flight: the queue's capacity, and one for each worker there is.
 
         A paused pool counts the busy ones alone; one made smaller, all that are still busy.
         """
-        there = 0 if self.paused else min(len(self.roster.workers), self._workers)
+        there = 0 if self.paused else min(len(self.worker_set.workers), self._workers)
         return self.queue_capacity + max(there, self._busy())
 
     def _busy(self) -> int:
         """Return how many tasks run; what is handed over beyond the workers waits in the backend."""
-        running = self.roster.running - self.roster.ahead
+        running = self.worker_set.running - self.worker_set.ahead
         over = running - self._workers
         if over <= 0:
             return running
@@ -504,72 +508,77 @@ class Dispatcher:
     def _drop(self, task: Task, reason: Reason, worker: Worker | None = None) -> None:
         """Move a task from the queue, or from ``worker``, to those that are unsettled, counted as dropped."""
         unsettled = self.unsettled
-        dropped, length = self.ledger.dropped[reason] + 1, unsettled.length + 1
+        dropped, length = self.counters.dropped[reason] + 1, unsettled.length + 1
         if worker is None:
             self.queue.discard(task)
         else:
-            self.roster.release(worker)
+            self.worker_set.release(worker)
         # No call from here on.
         task.dropped = reason
-        last = task.queued = unsettled.last
-        last.behind = unsettled.last = task
+        last = task.prev = unsettled.last
+        last.next = unsettled.last = task
         unsettled.length = length
-        self.ledger.dropped[reason] = dropped
+        self.counters.dropped[reason] = dropped
 
-    def _void_turns(self, reason: Reason) -> list[Task]:
+    def _cancel_requeued(self, reason: Reason) -> list[Task]:
         """Strike out the workers that wait for their turn in a shared backend; return their tasks."""
         tasks = []
-        for worker in [worker for worker in self.roster.workers if worker.turn is not None]:
-            task, worker.turn = worker.task, None
+        for worker in [worker for worker in self.worker_set.workers if worker.requeue_ticket is not None]:
+            task, worker.requeue_ticket = worker.task, None
             if task is not None:
                 self._drop(task, reason, worker)
                 tasks.append(task)
             worker.task = None
-            self.roster.dismiss(worker)
+            self.worker_set.retire(worker)
         return tasks
 
-    def _fill(self) -> None:
+    def _admit_waiters(self) -> None:
         """Let waiters in while there are slots."""
-        while self.line.length and self.in_flight < self._slots():
-            waiter = self.line.first()
+        while self.waiters.length and self.in_flight < self._slots():
+            waiter = self.waiters.first()
             if waiter is not None and waiter.task.expires_at is not None:
                 self.next_expiry = min(self.next_expiry, waiter.task.expires_at)
-            self.line.admit(self.queue)
+            self.waiters.admit(self.queue)
 
     def _resize(self, workers: int, prefetch: int) -> int:
         prefetch = min(prefetch, self.queue_capacity)
         # What a worker process has been given ahead is taken back by whoever gave it.
-        handed = self.roster.running - self.roster.ahead
+        handed = self.worker_set.running - self.worker_set.ahead
         most, ahead = workers + prefetch, max(prefetch, handed - self._busy())
-        self._workers, self.prefetch, self._ahead, self.roster.max_workers = workers, prefetch, ahead, most
-        self.roster.dismiss_parked(self.roster.surplus())
-        return self._put_to_work()
+        self._workers, self.prefetch, self._ahead, self.worker_set.max_workers = (
+            workers,
+            prefetch,
+            ahead,
+            most,
+        )
+        self.worker_set.retire_parked(self.worker_set.surplus())
+        return self._assign_queued()
 
-    def _put_to_work(self) -> int:
+    def _assign_queued(self) -> int:
         """Give parked workers what waits; return how many loops are to be started for the rest."""
-        self._fill()
+        self._admit_waiters()
         if self.paused:
             return 0
-        roster = self.roster
-        while roster.parked.length and self.queue.length:
-            roster.assign_parked(self.queue)
-            self._fill()
-        wanted = self.queue.length + self.line.length - roster.starting
-        return max(0, min(roster.max_workers - len(roster.workers), wanted))
+        worker_set = self.worker_set
+        while worker_set.parked.length and self.queue.length:
+            worker_set.assign_parked(self.queue)
+            self._admit_waiters()
+        wanted = self.queue.length + self.waiters.length - worker_set.starting
+        return max(0, min(worker_set.max_workers - len(worker_set.workers), wanted))
 
-    def make_use_of_place(self) -> None:
+    def use_freed_slot(self) -> None:
         """Give a place that has become free to whoever waits for one. The lock is held.
 
         Whoever calls it calls `tell` once the lock is released.
         """
-        if self.line.length:
-            self._put_to_work()
+        if self.waiters.length:
+            self._assign_queued()
         if self.state is not State.OPEN:
-            self._check_quiet()
+            self._signal_if_idle()
 
-    def _check_quiet(self) -> None:
-        if self.state is not State.OPEN and self._idle():
-            self.stirred.put(None)
+    def _signal_if_idle(self) -> None:
+        if self.state is not State.OPEN and self._has_no_work():
+            self.idle_signal.put(None)
 
-    def _idle(self) -> bool:
-        return not (self.roster.running or self.assisted or self.queue.length or self.roster.away())
+    def _has_no_work(self) -> bool:
+        return not (self.worker_set.running or self.inline or self.queue.length or self.worker_set.any_out())

@@ -23,29 +23,29 @@ class Waiter(Protocol):
     """
 
     task: Task
-    queued: Any
-    behind: Any
+    prev: Any
+    next: Any
     # None while it waits; True once admitted; False when the pool closed instead.
     admitted: bool | None
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake the submitter. Called without any lock held; never raises; a second time is harmless."""
 
 
 class ThreadWaiter:
     """A thread blocked in ``submit_wait``."""
 
-    __slots__ = ("admitted", "behind", "queued", "task", "_lock")
+    __slots__ = ("admitted", "next", "prev", "task", "_lock")
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.queued: Any = None
-        self.behind: Any = None
+        self.prev: Any = None
+        self.next: Any = None
         self.admitted: bool | None = None
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake the thread."""
         with suppress(RuntimeError):  # told already
             self._lock.release()
@@ -60,27 +60,27 @@ class ThreadWaiter:
 class AsyncWaiter:
     """A coroutine suspended in ``await submit_async(...)``; it holds no thread."""
 
-    __slots__ = ("admitted", "behind", "future", "queued", "task", "_loop")
+    __slots__ = ("admitted", "future", "next", "prev", "task", "_loop")
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.queued: Any = None
-        self.behind: Any = None
+        self.prev: Any = None
+        self.next: Any = None
         self.admitted: bool | None = None
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self._loop.create_future()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake the coroutine, from any thread."""
         try:
-            self._loop.call_soon_threadsafe(self._told)
+            self._loop.call_soon_threadsafe(self._set_notified)
         except RuntimeError:
             # The loop is closed and nobody will ever ask for this task: do not run it for nothing,
             # unless the recursion limit is too near to cancel it.
             with suppress(RecursionError):
                 self.task.future.cancel()
 
-    def _told(self) -> None:
+    def _set_notified(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
 
@@ -89,80 +89,80 @@ class WaitQueue(FifoQueue[Waiter]):
     """The submitters that wait for a place, first come first served.
 
     The dispatcher's lock guards it; only `tell` is called without. Who has been let in, or turned away,
-    is in ``to_tell`` until it was told.
+    is in ``to_notify`` until it was told.
     """
 
-    __slots__ = ("to_tell", "_ledger", "_lock", "_now", "_tellers")
+    __slots__ = ("to_notify", "_counters", "_lock", "_now", "_notifiers")
 
     def __init__(
-        self, ledger: PoolCounters, now: Callable[[], float], lock: AbstractContextManager[object]
+        self, counters: PoolCounters, now: Callable[[], float], lock: AbstractContextManager[object]
     ) -> None:
         super().__init__()
-        self.to_tell: FifoQueue[Waiter] = FifoQueue()
+        self.to_notify: FifoQueue[Waiter] = FifoQueue()
         self._lock = lock
-        self._ledger = ledger
+        self._counters = counters
         self._now = now
         # Idents of the threads that are telling right now.
-        self._tellers: set[int] = set()
+        self._notifiers: set[int] = set()
 
     def admit(self, queue: FifoQueue[Task]) -> None:
         """Move the task of the first one to the end of ``queue``."""
-        now, ledger, to_tell = self._now(), self._ledger, self.to_tell
-        waiter = self.behind
+        now, counters, to_notify = self._now(), self._counters, self.to_notify
+        waiter = self.next
         if waiter is None:
             return
         task, waited_since = waiter.task, waiter.task.admitted_at
-        submitted, queued, telling = ledger.submitted + 1, queue.length + 1, to_tell.length + 1
+        submitted, queued, telling = counters.submitted + 1, queue.length + 1, to_notify.length + 1
         self.pop()
         # No call from here to the end of the move, as within `FifoQueue.push`.
-        last = task.queued = queue.last
-        last.behind = queue.last = task
+        last = task.prev = queue.last
+        last.next = queue.last = task
         queue.length = queued
-        ledger.submitted = submitted
+        counters.submitted = submitted
         task.admitted_at = now
         waiter.admitted = True
-        ahead = waiter.queued = to_tell.last
-        ahead.behind = to_tell.last = waiter
-        to_tell.length = telling
-        ledger.admission_wait.observe(now - waited_since)
+        ahead = waiter.prev = to_notify.last
+        ahead.next = to_notify.last = waiter
+        to_notify.length = telling
+        counters.admission_wait.observe(now - waited_since)
 
-    def give_up(self, waiter: Waiter) -> bool:
+    def remove(self, waiter: Waiter) -> bool:
         """Take one out that waits no longer; False when it was told (or is about to be) already."""
         now = self._now()
         if waiter.admitted is not None or not self.discard(waiter):
             return False
-        self._ledger.admission_wait.observe(now - waiter.task.admitted_at)
+        self._counters.admission_wait.observe(now - waiter.task.admitted_at)
         return True
 
-    def turn_away(self) -> None:
+    def reject_all(self) -> None:
         """Refuse all of them, since the pool is closed."""
         # Up to 3.11 to name a member of an enum is a call, and wants memory: not between the stores.
-        dropped, to_tell, reason = self._ledger.dropped, self.to_tell, Reason.CLOSED
-        while (waiter := self.behind) is not None:
-            closed, telling = dropped[reason] + 1, to_tell.length + 1
+        dropped, to_notify, reason = self._counters.dropped, self.to_notify, Reason.CLOSED
+        while (waiter := self.next) is not None:
+            closed, telling = dropped[reason] + 1, to_notify.length + 1
             self.pop()
             # No call from here to the end of the move, likewise.
             waiter.admitted = False
             dropped[reason] = closed
-            ahead = waiter.queued = to_tell.last
-            ahead.behind = to_tell.last = waiter
-            to_tell.length = telling
+            ahead = waiter.prev = to_notify.last
+            ahead.next = to_notify.last = waiter
+            to_notify.length = telling
 
-    def tell(self) -> None:
-        """Tell those who are to be told; call it, with no lock held, whenever ``to_tell`` is not empty.
+    def notify(self) -> None:
+        """Tell those who are to be told; call it, with no lock held, whenever ``to_notify`` is not empty.
 
         Telling one may let in the next (who cannot be told cancels its task, which frees a place). That
         is left to the round that goes on already: a long line would else become a deep recursion.
         """
         me = threading.get_ident()
-        if me in self._tellers:
+        if me in self._notifiers:
             return
         try:
-            self._tellers.add(me)
+            self._notifiers.add(me)
             # Told before it is taken out: what is interrupted in between is told once more, not never.
-            while (waiter := self.to_tell.first()) is not None:
-                waiter.tell()
+            while (waiter := self.to_notify.first()) is not None:
+                waiter.notify()
                 with self._lock:
-                    self.to_tell.discard(waiter)
+                    self.to_notify.discard(waiter)
         finally:
-            self._tellers.discard(me)
+            self._notifiers.discard(me)

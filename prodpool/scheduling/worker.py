@@ -29,7 +29,7 @@ class Activity:
     tasks: Sequence[Task]
     names: Sequence[str]
     since: float
-    place: str
+    location: str
     stack: str
 
 
@@ -53,9 +53,9 @@ class Worker:
 
     __slots__ = (
         "ahead",
-        "assisting",
+        "inline_tasks",
         "begun",
-        "behind",
+        "next",
         "calling_back",
         "dismissed",
         "ident",
@@ -63,14 +63,14 @@ class Worker:
         "next_warning",
         "notify",
         "now",
-        "occupied",
-        "outer",
+        "counts_as_running",
+        "replaced",
         "pool",
-        "queued",
+        "prev",
         "reserved",
         "started",
         "task",
-        "turn",
+        "requeue_ticket",
         "wake",
     )
 
@@ -84,19 +84,19 @@ class Worker:
         self.started: float | None = None
         # Whether it counts among the running; it does from the moment it is given a task until that is
         # counted as ended. Guarded by the dispatcher's lock.
-        self.occupied = False
+        self.counts_as_running = False
         # Tasks that it has been given beyond ``task``, for a worker process that runs them in this order;
         # None where that cannot be. Guarded likewise.
         self.ahead: deque[Task] | None = None
         # Tasks that are waited for and therefore run here on top of ``task``, each inside the one before.
-        self.assisting: list[Task] = []
+        self.inline_tasks: list[Task] = []
         # Seconds of running after which the watchdog speaks (again); None: at its first threshold.
         self.next_warning: float | None = None
         # What the thread was before it became this stand-in (a task run by its caller).
-        self.outer: Worker | None = None
+        self.replaced: Worker | None = None
         # Links of the list of parked workers; ``queued`` is None while it is not in there.
-        self.queued: Any = None
-        self.behind: Any = None
+        self.prev: Any = None
+        self.next: Any = None
         # Whether it is counted among the pool's, and whether its loop has come up. Guarded likewise.
         self.reserved = False
         self.begun = False
@@ -106,7 +106,7 @@ class Worker:
         self.ident: int | None = None
         self.lease: Future[Any] | None = None
         # The ticket of a loop that waits for its turn in a shared backend; see `LeasedWorkers`.
-        self.turn: object = None
+        self.requeue_ticket: object = None
         # A raw lock, not an Event: parking and waking cost one operation each.
         self.wake = threading.Lock()
         self.wake.acquire()
@@ -118,7 +118,7 @@ class Worker:
         """Return where its task is right now, innermost frame last, or why that cannot be known."""
         return stack_of_thread(self.ident)
 
-    def remind(self) -> None:
+    def notify_again(self) -> None:
         """Set it going once more, in case it has not heard; one that is awake looks again, and no more."""
         if self.wake.locked():
             self.notify()
@@ -136,9 +136,9 @@ class Worker:
             names[-1] = f"a done-callback of {names[-1]}"
             since, ident = calling_back
             return Activity(tasks, names, since, f"thread {ident}", stack_of_thread(ident))
-        return None if started is None else Activity(tasks, names, started, self.place(), self.stack())
+        return None if started is None else Activity(tasks, names, started, self.location(), self.stack())
 
-    def place(self) -> str:
+    def location(self) -> str:
         """Name the thread that its task runs in."""
         return f"thread {self.ident}"
 
@@ -147,7 +147,7 @@ class Worker:
         for task in self.tasks():
             task.request_cancel()
 
-    def withdraw(self, *, sent: bool) -> int:  # noqa: ARG002
+    def withdraw_ahead(self, *, sent: bool) -> int:  # noqa: ARG002
         """Keep it from what it was given ahead and has not begun; return how many that are, the last ones.
 
         With ``sent`` False, only from what was not even sent. The dispatcher's lock is held; the caller puts
@@ -158,4 +158,4 @@ class Worker:
     def tasks(self) -> list[Task]:
         """Return the task it was given and those it runs inside that one, innermost last."""
         task = self.task
-        return ([] if task is None else [task]) + self.assisting
+        return ([] if task is None else [task]) + self.inline_tasks

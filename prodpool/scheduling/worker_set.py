@@ -14,8 +14,8 @@ class WorkerSet:
     A loop is starting up, parked, running a task, or on its way back from one that has ended;
     ``workers`` holds them all, so ``starting + len(parked) + running - ahead <= len(workers)``. ``running``
     counts all tasks that workers were given, ``ahead`` those of them that are to run after another one. The
-    numbers follow from the marks of the workers (``reserved``, ``begun``, ``occupied``, ``ahead``), see
-    `recount`.
+    numbers follow from the marks of the workers (``reserved``, ``begun``, ``counts_as_running``,
+    ``ahead``), see `recount`.
 
     Each step is a run of stores without a call in between, as those of `FifoQueue` are.
     """
@@ -33,11 +33,11 @@ class WorkerSet:
         """Count the loops there are too many of, since the pool was made smaller."""
         return max(0, len(self.workers) - self.max_workers)
 
-    def away(self) -> bool:
+    def any_out(self) -> bool:
         """Tell whether a loop that is not starting up is not parked, for instance in a done-callback."""
         return len(self.workers) > self.parked.length + self.starting
 
-    def reserve(self, worker: Worker) -> bool:
+    def add_starting(self, worker: Worker) -> bool:
         """Count ``worker`` in before its loop is started; False when there are enough by now."""
         if len(self.workers) >= self.max_workers:
             return False
@@ -47,7 +47,7 @@ class WorkerSet:
         self.starting = starting
         return True
 
-    def begin(self, worker: Worker) -> bool:
+    def mark_started(self, worker: Worker) -> bool:
         """Note that a loop has come up; dismiss it (False) if it was struck out before that."""
         if worker not in self.workers:
             worker.dismissed = True
@@ -60,23 +60,23 @@ class WorkerSet:
 
     def assign(self, worker: Worker, queue: FifoQueue[Task]) -> Task:
         """Give the first task of ``queue`` to ``worker`` and return it."""
-        task: Task = queue.behind
+        task: Task = queue.next
         running, length = self.running + 1, queue.length - 1
-        after = queue.behind = task.behind
+        after = queue.next = task.next
         if after is None:
             queue.last = queue
         else:
-            after.queued = queue
-            task.behind = None
-        task.queued = None
+            after.prev = queue
+            task.next = None
+        task.prev = None
         queue.length = length
         worker.task = task
-        worker.occupied = True
+        worker.counts_as_running = True
         self.running = running
         task.future._state = RUNNING  # noqa: SLF001  # `begin` would be a call
         return task
 
-    def take_ahead(self, worker: Worker, queue: FifoQueue[Task], task: Task) -> bool:
+    def assign_ahead(self, worker: Worker, queue: FifoQueue[Task], task: Task) -> bool:
         """Give ``worker`` the first task of ``queue``, to run it after those that it has.
 
         False if that is not ``task`` any more.
@@ -90,17 +90,17 @@ class WorkerSet:
         except MemoryError:
             given.pop()
             raise
-        if queue.behind is not task:
+        if queue.next is not task:
             given.pop()
             return False
         # No call from here on, as in `FifoQueue.pop`.
-        after = queue.behind = task.behind
+        after = queue.next = task.next
         if after is None:
             queue.last = queue
         else:
-            after.queued = queue
-            task.behind = None
-        task.queued = None
+            after.prev = queue
+            task.next = None
+        task.prev = None
         queue.length = length
         self.running = running
         self.ahead = ahead
@@ -114,7 +114,7 @@ class WorkerSet:
         ahead = self.ahead - 1
         task = given[0]
         worker.task = task
-        worker.occupied = True
+        worker.counts_as_running = True
         self.ahead = ahead
         given.popleft()  # the one call, and the last: see above
         return task
@@ -123,28 +123,28 @@ class WorkerSet:
         """Count the task of a worker that has not begun it as the first of those that it was given ahead."""
         given, task = worker.ahead, worker.task
         assert given is not None  # noqa: S101  # likewise
-        if task is None or not worker.occupied:
+        if task is None or not worker.counts_as_running:
             return
         ahead = self.ahead + 1
         given.appendleft(task)  # the one call, and the first: it may want memory
         worker.task = None
-        worker.occupied = False
+        worker.counts_as_running = False
         self.ahead = ahead
 
-    def give_back(self, worker: Worker, queue: FifoQueue[Task]) -> Task:
+    def requeue(self, worker: Worker, queue: FifoQueue[Task]) -> Task:
         """Put the last task that a worker was given ahead back at the head of ``queue``; return that."""
         given = worker.ahead
         assert given is not None  # noqa: S101  # likewise
         running, ahead, length = self.running - 1, self.ahead - 1, queue.length + 1
-        task, after = given[-1], queue.behind
+        task, after = given[-1], queue.next
         # No call from here on, as in `FifoQueue.push`.
-        task.behind = after
-        task.queued = queue
+        task.next = after
+        task.prev = queue
         if after is None:
             queue.last = task
         else:
-            after.queued = task
-        queue.behind = task
+            after.prev = task
+        queue.next = task
         queue.length = length
         self.running = running
         self.ahead = ahead
@@ -156,11 +156,11 @@ class WorkerSet:
         """Give the first task of ``queue`` to the worker that parked last, and set that going."""
         parked, worker = self.parked, self.parked.last
         free = parked.length - 1
-        ahead = worker.queued
+        ahead = worker.prev
         # The one call, which pops the task; nothing else comes between it and the end.
         self.assign(worker, queue)
         parked.last = ahead
-        ahead.behind = worker.queued = None
+        ahead.next = worker.prev = None
         parked.length = free
         try:  # noqa: SIM105  # a context manager would be a call
             worker.notify()
@@ -169,19 +169,19 @@ class WorkerSet:
 
     def release(self, worker: Worker) -> None:
         """Give back the place of a task that has ended, before its worker is back."""
-        if worker.occupied:
+        if worker.counts_as_running:
             running = self.running - 1
-            worker.occupied = False
+            worker.counts_as_running = False
             self.running = running
 
-    def leave(self, worker: Worker) -> bool:
+    def retire_idle(self, worker: Worker) -> bool:
         """Strike out a parked worker; False when it was given a task just now."""
         if not self.parked.discard(worker):
             return False
         self.workers.discard(worker)
         return True
 
-    def strike_out(self, worker: Worker) -> Task | None:
+    def remove(self, worker: Worker) -> Task | None:
         """Strike out a worker whose loop never came up or broke down; return the task it held."""
         if worker not in self.workers:
             return None
@@ -194,12 +194,12 @@ class WorkerSet:
         self.workers.discard(worker)
         return task
 
-    def dismiss(self, worker: Worker) -> None:
+    def retire(self, worker: Worker) -> None:
         """Send a worker away that is not parked."""
         worker.dismissed = True
         self.workers.discard(worker)
 
-    def dismiss_parked(self, count: int) -> None:
+    def retire_parked(self, count: int) -> None:
         """Send the ``count`` workers away that have been parked for longest."""
         while count > 0 and (worker := self.parked.first()) is not None:
             left = count - 1
@@ -218,5 +218,5 @@ class WorkerSet:
         workers = list(self.workers)
         starting = sum(worker.reserved and not worker.begun for worker in workers)
         ahead = sum(len(worker.ahead) for worker in workers if worker.ahead)
-        running = sum(worker.occupied for worker in workers) + ahead
+        running = sum(worker.counts_as_running for worker in workers) + ahead
         self.starting, self.running, self.ahead = starting, running, ahead

@@ -67,7 +67,7 @@ class ExitRegistry:
         # Stopped pools with threads that did not end.
         self._left_behind: set[Stoppable] = set()
 
-    def enter(self, pool: Stoppable) -> None:
+    def add(self, pool: Stoppable) -> None:
         """Have ``pool`` stopped at exit if nobody does it before."""
         self._alive.add(pool)
         if self._hooked:
@@ -75,18 +75,18 @@ class ExitRegistry:
         register: Any = threading._register_atexit  # type: ignore[attr-defined]  # noqa: SLF001
         # Refused once the interpreter shuts down: a pool built that late has to be stopped by its owner.
         with contextlib.suppress(RuntimeError):
-            register(self._before_join)
+            register(self._stop_all)
             self._hooked = True
 
-    def leave(self, pool: Stoppable) -> None:
+    def remove(self, pool: Stoppable) -> None:
         """Forget a pool that has stopped."""
         self._alive.discard(pool)
 
-    def leave_behind(self, pool: Stoppable) -> None:
+    def add_hung(self, pool: Stoppable) -> None:
         """Remember a stopped pool that has threads which did not end."""
         self._left_behind.add(pool)
 
-    def come_back(self, pool: Stoppable) -> None:
+    def remove_hung(self, pool: Stoppable) -> None:
         """Forget a stopped pool whose last thread has come back after all."""
         self._left_behind.discard(pool)
 
@@ -97,7 +97,7 @@ class ExitRegistry:
         self._alive.clear()
         self._left_behind.clear()
 
-    def _before_join(self) -> None:
+    def _stop_all(self) -> None:
         pools = list(self._alive)
         began = time.monotonic()
         exit_begins()
@@ -118,14 +118,14 @@ class ExitRegistry:
         ends = began + max((pool.drain_deadline() for pool in pools), default=0.0)
         if multiprocessing.parent_process() is not None:
             # Such a child may end without atexit, but not without flushing its streams.
-            self._limit(ends)
+            self._arm_forced_exit(ends)
         else:
             # Registered last and hence called first, right after the join.
-            atexit.register(self._limit, ends)
+            atexit.register(self._arm_forced_exit, ends)
         if interrupt is not None:
             raise interrupt
 
-    def _limit(self, ends: float) -> None:
+    def _arm_forced_exit(self, ends: float) -> None:
         """Set a limit to finalization where something hangs that may hold a lock which logging wants.
 
         That is a task, or a log sink, an exporter or a callback in a thread of ours.

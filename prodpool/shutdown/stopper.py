@@ -78,8 +78,8 @@ class Stopper:
         workers: Workers,
         start_loops: Callable[[int], None],
         log: PoolLog,
-        aside: CallThread,
-        trouble: TelemetryErrors,
+        call_thread: CallThread,
+        telemetry_errors: TelemetryErrors,
         before_last_word: Callable[[], None],
         flush_telemetry: Callable[[float, float], object],
         on_stopped: Callable[[], None],
@@ -91,8 +91,8 @@ class Stopper:
         self._start_loops = start_loops
         self._log = log
         # For the callbacks of what is dropped or given up. They may hang, and so may the log and the spans.
-        self._aside = aside
-        self._trouble = trouble
+        self._call_thread = call_thread
+        self._telemetry_errors = telemetry_errors
         self._before_last_word = before_last_word
         self._flush_telemetry = flush_telemetry
         self._on_stopped = on_stopped
@@ -104,7 +104,7 @@ class Stopper:
         self._began = math.inf
         self._deadline_at = math.inf
         self._closed = SignalSafeEvent()
-        self._known = SignalSafeEvent()
+        self._report_ready = SignalSafeEvent()
         self._done = SignalSafeEvent()
         self._report: StopReport | None = None
         # At interpreter exit a stop with nothing to drain is not worth a line: the streams may be closed.
@@ -123,9 +123,9 @@ class Stopper:
         # A later call may shorten the deadline of the first, never prolong it.
         self._deadline_at = min(self._deadline_at, now + deadline)
         self._began = min(self._began, now)
-        if self._claim or self._launch():
-            self._dispatcher.stirred.put(None)  # have it look at the new deadline
-            if self._begun(closed) and wait:
+        if self._claim or self._start_thread():
+            self._dispatcher.idle_signal.put(None)  # have it look at the new deadline
+            if self._wait_until_closed(closed) and wait:
                 self._await_report()
         elif not held_here(self._dispatcher.lock):
             # No thread is to be had. Whoever does not wait may be the watchdog: `retry` is for them.
@@ -150,7 +150,7 @@ class Stopper:
         try:
             self._stop_in_this_thread()
         except BaseException:
-            self._cut_short(now)
+            self._shorten_deadline(now)
             raise
         return self._report or self._provisional(now)
 
@@ -160,17 +160,17 @@ class Stopper:
         No thread was to be had for it, or an exception came between. Called at each tick; takes no lock.
         """
         if self._began < math.inf and not self._claim:
-            self._launch()
+            self._start_thread()
 
     def forked(self) -> None:
         """Be done with it: in a forked child there is nothing of this pool left to stop."""
         self._claim, self._ended = {"by": object()}, True
-        self._closed, self._known, self._done = SignalSafeEvent(), SignalSafeEvent(), SignalSafeEvent()
-        for latch in (self._closed, self._known, self._done):
-            latch.open()
+        self._closed, self._report_ready, self._done = SignalSafeEvent(), SignalSafeEvent(), SignalSafeEvent()
+        for latch in (self._closed, self._report_ready, self._done):
+            latch.set()
         self._report = StopReport(drained=True, completed=0, dropped=0, abandoned=(), elapsed=0.0)
 
-    def _begun(self, closed: SignalSafeEvent) -> bool:
+    def _wait_until_closed(self, closed: SignalSafeEvent) -> bool:
         """Wait until new tasks are refused; False if the caller is in the way of that.
 
         That is a signal handler, or a destructor, on top of a frame which holds the pool's lock. It has to
@@ -183,12 +183,12 @@ class Stopper:
     def _await_report(self) -> None:
         """Wait for the report until the deadline, and beyond it as long as the stop gets on."""
         wait, seen = self._deadline_at - time.monotonic() + GRACE + PATIENCE, -1
-        while not self._known.wait(wait) and self._steps != seen:
+        while not self._report_ready.wait(wait) and self._steps != seen:
             wait, seen = PATIENCE, self._steps
         # The report is known; the backend's own end may be held up, by the caller for one.
-        self._done.wait(self._last_words() + PATIENCE)
+        self._done.wait(self._report_limit() + PATIENCE)
 
-    def _launch(self) -> bool:
+    def _start_thread(self) -> bool:
         """Have a thread of its own do the stopping; False when none is to be had."""
         name = f"prodpool-stop-{self._pool}"
         thread = threading.Thread(target=self._stop_in_own_thread, name=name, daemon=True)
@@ -199,15 +199,15 @@ class Stopper:
         return True
 
     def _stop_in_own_thread(self) -> None:
-        with self._trouble.guard("internal"):
+        with self._telemetry_errors.guard("internal"):
             self._attempt(may_be_late=True)
 
     def _stop_in_this_thread(self) -> None:
         if not self._attempt(may_be_late=False):
-            self._dispatcher.stirred.put(None)
+            self._dispatcher.idle_signal.put(None)
             self._await_report()
 
-    def _cut_short(self, now: float) -> None:
+    def _shorten_deadline(self, now: float) -> None:
         """Finish at once. Further interrupts cannot keep tasks from being settled; the rest they can."""
         self._deadline_at = now
         while True:
@@ -236,52 +236,52 @@ class Stopper:
 
     def _give_up(self) -> None:
         """Leave the rest to another attempt. Nobody may wait for this one."""
-        latches = self._closed, self._known, self._done
-        self._closed, self._known, self._done = SignalSafeEvent(), SignalSafeEvent(), SignalSafeEvent()
+        latches = self._closed, self._report_ready, self._done
+        self._closed, self._report_ready, self._done = SignalSafeEvent(), SignalSafeEvent(), SignalSafeEvent()
         self._claim.clear()
         for latch in latches:
-            latch.open()
+            latch.set()
 
     def _run(self, *, may_be_late: bool) -> None:
         """Stop the pool. Each step may be done again, in an attempt after one that came to nothing."""
         self._close(may_be_late=may_be_late)
-        held = self._workers.holding()
+        held = self._workers.owned_threads_or_processes()
         if self._report is None:
-            busy = self._finish(self._drain() or self._break_off())
+            busy = self._finish(self._drain() or self._enforce_deadline())
         else:
-            busy = bool(self._dispatcher.finish())
-        self._known.open()
+            busy = bool(self._dispatcher.retire_workers())
+        self._report_ready.set()
         try:
             self._end_backend(held, busy=busy)
         except Exception as error:  # noqa: BLE001  # a backend's own; the pool has stopped all the same
-            self._trouble.report("internal", error)
-        self._aside.finish(self._patience())
-        self._flush_telemetry(self._patience(), self._last_words())
+            self._telemetry_errors.report("internal", error)
+        self._call_thread.close(self._report_grace())
+        self._flush_telemetry(self._report_grace(), self._report_limit())
         # Not before the last line is written: at exit it may be the watchdog that writes it.
         self._on_stopped()
-        self._done.open()
+        self._done.set()
         self._ended = True
 
     def _close(self, *, may_be_late: bool = False) -> None:
         """Refuse new tasks from now on, and tell whoever waits for that before any loop is started."""
         draining = self._dispatcher.state is not State.OPEN
-        missing = self._dispatcher.close()
+        missing = self._dispatcher.start_draining()
         late = time.monotonic() - self._began
         if may_be_late and late > GRACE and not draining:
             # Held up by a caller that was in the way: the tasks shall have their time all the same.
             self._deadline_at += late
-        self._closed.open()
+        self._closed.set()
         self._start_loops(missing)
 
     def _finish(self, drained: bool) -> bool:
         """Let the workers go and make the report; True if some are still busy."""
         dispatcher = self._dispatcher
-        busy = dispatcher.finish()
+        busy = dispatcher.retire_workers()
         # A worker that was lost at the last moment has put back what it had not begun.
         self._drop_queued()
         with dispatcher.lock:
-            completed_before, dropped_before = dispatcher.at_close
-            completed, dropped = dispatcher.ledger.ended()
+            completed_before, dropped_before = dispatcher.ended_at_close
+            completed, dropped = dispatcher.counters.finished_and_dropped()
         abandoned = tuple(name for worker in busy for name in self._abandon(worker))
         self._report = StopReport(
             drained=drained and dropped == dropped_before,
@@ -291,13 +291,15 @@ class Stopper:
             elapsed=time.monotonic() - self._began,
         )
         self._before_last_word()
-        self._say(self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)})
+        self._log_event(
+            self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)}
+        )
         return bool(busy)
 
     def _end_backend(self, held: Sequence[Joinable], *, busy: bool) -> None:
         """Shut the backend down and see what we held of it end."""
         workers = self._workers
-        held = [*held, *(each for each in workers.holding() if each not in held)]
+        held = [*held, *(each for each in workers.owned_threads_or_processes() if each not in held)]
         kills = workers.can_kill()
         if busy:
             # First of all, or shutdown() itself may wait for what hangs.
@@ -313,7 +315,7 @@ class Stopper:
         for each in held:
             each.join(max(0.0, ends - time.monotonic()))
         # By now the backend itself no longer knows its processes.
-        left = [each for each in [*held, *workers.holding()] if kills and each.is_alive()]
+        left = [each for each in [*held, *workers.owned_threads_or_processes()] if kills and each.is_alive()]
         for each in left:
             kill(each)
         ends = time.monotonic() + PATIENCE
@@ -325,20 +327,20 @@ class Stopper:
         dispatcher = self._dispatcher
         with dispatcher.lock:
             there = dispatcher.occupancy()
-            unchanged = dispatcher.ledger.ended() == dispatcher.at_close
+            unchanged = dispatcher.counters.finished_and_dropped() == dispatcher.ended_at_close
         idle = unchanged and there.queued == there.running == 0
         self._silent = self._at_exit and idle and not self._spoke
-        self._say(self._log.info, "pool.draining", queue_depth=there.queued, running=there.running)
+        self._log_event(self._log.info, "pool.draining", queue_depth=there.queued, running=there.running)
         next_progress = self._began + PROGRESS_EVERY
         while True:
             now = time.monotonic()
-            if dispatcher.is_quiet():
+            if dispatcher.is_idle():
                 return True
             if now >= self._deadline_at:
                 return False
             if now >= next_progress:
                 next_progress += PROGRESS_EVERY
-                self._say(
+                self._log_event(
                     self._log.info,
                     "pool.drain_progress",
                     remaining=self._remaining(),
@@ -347,32 +349,32 @@ class Stopper:
             if self._cancel_queued:
                 self._drop_queued()
             wait = min(self._deadline_at, next_progress) - now
-            self._await_stir(wait)
+            self._wait_for_change(wait)
 
-    def _break_off(self) -> bool:
+    def _enforce_deadline(self) -> bool:
         """Drop what is queued, ask what runs to end, and give it a moment; True if all did."""
         dispatcher = self._dispatcher
-        self._say(
+        self._log_event(
             self._log.warning,
             "pool.drain_deadline",
             remaining=self._remaining(),
             elapsed=time.monotonic() - self._began,
         )
         self._drop_queued()
-        for worker in list(dispatcher.roster.workers):
+        for worker in list(dispatcher.worker_set.workers):
             worker.request_cancel()
         ends = time.monotonic() + GRACE
-        while not dispatcher.is_quiet() and (left := ends - time.monotonic()) > 0:
-            self._await_stir(left)
-        return dispatcher.is_quiet()
+        while not dispatcher.is_idle() and (left := ends - time.monotonic()) > 0:
+            self._wait_for_change(left)
+        return dispatcher.is_idle()
 
-    def _await_stir(self, timeout: float) -> None:
+    def _wait_for_change(self, timeout: float) -> None:
         with suppress(queue.Empty):
-            self._dispatcher.stirred.get(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX)))
+            self._dispatcher.idle_signal.get(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX)))
 
     def _drop_queued(self) -> None:
         for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
-            self._runner.dropped(task, self._aside.say)
+            self._runner.settle_dropped(task, self._call_thread.call_soon)
             self._steps += 1
 
     def _abandon(self, worker: Worker) -> list[str]:
@@ -383,35 +385,35 @@ class Stopper:
         with self._dispatcher.lock:  # its own thread may go on at any moment
             task, started, tasks = worker.task, worker.started, worker.tasks()
             ahead = list(worker.ahead or ())
-        unread = [each for each in ahead if self._runner.abandon(each, self._aside.say, UNREAD)]
+        unread = [each for each in ahead if self._runner.abandon(each, self._call_thread.call_soon, UNREAD)]
         names = [each.name for each in unread]
         self._steps += 1
         lost = False
         # Innermost first: each of them waits for the one inside it.
         for each in reversed(tasks):
-            lost |= self._runner.abandon(each, self._aside.say, RUNNING)
-        if task is None or not (lost or worker in self._dispatcher.roster.workers):
+            lost |= self._runner.abandon(each, self._call_thread.call_soon, RUNNING)
+        if task is None or not (lost or worker in self._dispatcher.worker_set.workers):
             return names
         # Not lost, but not back either: it hangs in a done-callback of a task that has finished.
         name = task.name if lost else f"a done-callback of {task.name}"
         elapsed = 0.0 if started is None else worker.now() - started
-        self._say(
+        self._log_event(
             self._log.error,
             "task.abandoned",
             **{**task_fields(task), "task": name, "elapsed": elapsed, "stack": worker.stack()},
         )
         return [name, *names]
 
-    def _say(self, write: Callable[..., None], event: str, **fields: object) -> None:
+    def _log_event(self, write: Callable[..., None], event: str, **fields: object) -> None:
         if not self._silent:
             self._spoke = True
             write(event, **fields)
 
-    def _last_words(self) -> float:
+    def _report_limit(self) -> float:
         """Return the seconds left for what has yet to be done when the report is known."""
         return max(0.0, min(self._deadline_at - time.monotonic(), LAST_WORDS))
 
-    def _patience(self) -> float:
+    def _report_grace(self) -> float:
         """Return the seconds to wait for what may hang: no longer than the caller of `stop` waits."""
         left = self._deadline_at + GRACE + PATIENCE - time.monotonic()
         return max(LEAST_PATIENCE, min(PATIENCE, left))
@@ -423,7 +425,7 @@ class Stopper:
 
     def _provisional(self, began: float) -> StopReport:
         """Report what is known when the caller's time is up and the stop still goes on behind it."""
-        running = [worker.task for worker in list(self._dispatcher.roster.workers)]
+        running = [worker.task for worker in list(self._dispatcher.worker_set.workers)]
         return StopReport(
             drained=False,
             completed=0,

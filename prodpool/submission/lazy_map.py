@@ -40,7 +40,7 @@ def lazy_map(
     size = check_count("chunksize", chunksize, least=1)
     if timeout is not None:
         check_seconds("timeout", max(timeout, 0.0) if isinstance(timeout, int | float) else timeout)
-    ahead = door.places()
+    ahead = door.slot_count()
     if buffersize is not None:
         ahead = min(ahead, check_count("buffersize", buffersize, least=1))
     if size == 1 or not door.carries():
@@ -85,7 +85,7 @@ class MapIterator(Iterator[Any]):
 
     def __del__(self) -> None:
         if self._begun and not self._calls.over:
-            background_thread().soon(self._calls.cancel)
+            background_thread().call_soon(self._calls.cancel)
 
 
 class ChunkedIterator(Iterator[Any]):

@@ -55,15 +55,15 @@ class Submitter:
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> PoolFuture[Any]:
         """Admit a call as the pool's overload policy says."""
-        task = self._task(options, fn, args, kwargs)
+        task = self._create_task(options, fn, args, kwargs)
         try:
-            offer = self._offer(task, None)
+            offer = self._try_admit(task, None)
             if offer is Admission.ADMITTED:
                 return task.future
             self._refuse_if_closed(offer)
             return self._by_policy(task)
         except BaseException:
-            self._give_back(task)
+            self._release_permit(task)
             raise
 
     def submit_wait(
@@ -73,44 +73,44 @@ class Submitter:
         if _on_event_loop():
             # Also when there is a slot: an error that shows up only under load would be found too late.
             raise RuntimeError(_blocks_loop(self._pool))
-        task = self._task(options, fn, args, kwargs)
+        task = self._create_task(options, fn, args, kwargs)
         try:
-            offer = self._offer(task, None)
+            offer = self._try_admit(task, None)
             if offer is Admission.ADMITTED:
                 return task.future
             self._refuse_if_closed(offer)
-            return self._stand_in_line(task, math.inf if options.wait is None else options.wait)
+            return self._wait_for_slot(task, math.inf if options.wait is None else options.wait)
         except BaseException:
-            self._give_back(task)
+            self._release_permit(task)
             raise
 
     def try_submit(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...]
     ) -> PoolFuture[Any] | None:
         """Admit a call if there is a slot; None, and nothing counted, if not."""
-        task = self._task(options, fn, args, {})
+        task = self._create_task(options, fn, args, {})
         try:
-            offer = self._offer(task, None)
+            offer = self._try_admit(task, None)
             if offer is Admission.ADMITTED:
                 return task.future
             self._refuse_if_closed(offer)
         except BaseException:
-            self._give_back(task)
+            self._release_permit(task)
             raise
-        self._give_back(task)
+        self._release_permit(task)
         return None
 
-    def places(self) -> int:
+    def slot_count(self) -> int:
         """Return how many tasks the pool can hold, running and waiting."""
-        return self._dispatcher.roster.max_workers + self._dispatcher.queue_capacity
+        return self._dispatcher.worker_set.max_workers + self._dispatcher.queue_capacity
 
     async def submit_async(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> PoolFuture[Any]:
         """Admit a call, suspending the coroutine while there is no slot."""
-        task = self._task(options, fn, args, kwargs)
+        task = self._create_task(options, fn, args, kwargs)
         try:
-            offer = self._offer(task, None)
+            offer = self._try_admit(task, None)
             if offer is Admission.ADMITTED:
                 return task.future
             self._refuse_if_closed(offer)
@@ -119,31 +119,31 @@ class Submitter:
         except GeneratorExit:
             raise  # it may stand in line still, see `_suspend`
         except BaseException:
-            self._give_back(task)
+            self._release_permit(task)
             raise
 
     async def _suspend(self, waiter: AsyncWaiter, task: Task, wait: float | None) -> PoolFuture[Any]:
         try:
-            offer = self._offer(task, waiter)
+            offer = self._try_admit(task, waiter)
             if offer is Admission.WAITING:
-                async with asyncio.timeout(self._patience(task, wait)):
+                async with asyncio.timeout(self._wait_limit(task, wait)):
                     await waiter.future
         except TimeoutError:
-            if self._dispatcher.step_out(waiter):
+            if self._dispatcher.cancel_wait(waiter):
                 raise self._out_of_time(task, wait) from None
             offer = Admission.WAITING
         except GeneratorExit:
             # Its event loop is garbage, and this may be the collector, at work in a thread of ours.
-            background_thread().soon(lambda: self._walk_away(task, waiter))
+            background_thread().call_soon(lambda: self._abandon_wait(task, waiter))
             raise
         except BaseException:
-            self._walk_away(task, waiter)
+            self._abandon_wait(task, waiter)
             raise
-        return self._outcome(task, offer, waiter)
+        return self._finish_wait(task, offer, waiter)
 
     # Steps.
 
-    def _task(
+    def _create_task(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Task:
         """Make the task and take its permit. From here on it is either admitted or given back."""
@@ -155,20 +155,20 @@ class Submitter:
             task.expires_at = task.admitted_at + options.deadline
         if self._breaker is not None:
             if self._dispatcher.state is not State.OPEN:
-                self._give_back(task)
+                self._release_permit(task)
                 raise self._closed()
             try:
                 task.permit = self._breaker.acquire()
             except BreakerOpenError:
-                self._give_back(task)
-                self._dispatcher.refuse(Reason.BREAKER_OPEN)
+                self._release_permit(task)
+                self._dispatcher.count_rejection(Reason.BREAKER_OPEN)
                 raise
         return task
 
-    def _offer(self, task: Task, waiter: Waiter | None) -> Admission:
+    def _try_admit(self, task: Task, waiter: Waiter | None) -> Admission:
         """Offer the task until there is an answer, starting loops as they are needed."""
         while True:
-            offer = self._dispatcher.offer(task, waiter)
+            offer = self._dispatcher.try_admit(task, waiter)
             if offer is not Admission.NEEDS_WORKER:
                 return offer
             # Its being short of stack must not be taken for the system's being short of threads.
@@ -177,17 +177,17 @@ class Submitter:
                 self._engine.workers.start()
             except RuntimeError as error:
                 # The system may be out of threads; loops that are there get to the task in their turn.
-                offer = self._dispatcher.offer(task, waiter, may_start=False)
+                offer = self._dispatcher.try_admit(task, waiter, may_start=False)
                 if offer is Admission.NEEDS_WORKER:
-                    raise self._unusable(error) from error
+                    raise self._backend_unusable(error) from error
                 return offer
 
     def _by_policy(self, task: Task) -> PoolFuture[Any]:
         """Do with a task for which there is no slot what its options or the pool's policy say."""
         if task.options.wait is not None:
-            return self._stand_in_line(task, task.options.wait)
+            return self._wait_for_slot(task, task.options.wait)
         if self._overload == "block":
-            return self._stand_in_line(task, math.inf)
+            return self._wait_for_slot(task, math.inf)
         if self._overload == "reject":
             raise self._full()
         if _on_event_loop():
@@ -196,47 +196,47 @@ class Submitter:
         self._runner.run_by_caller(task)
         return task.future
 
-    def _stand_in_line(self, task: Task, wait: float) -> PoolFuture[Any]:
+    def _wait_for_slot(self, task: Task, wait: float) -> PoolFuture[Any]:
         self._refuse_nested()
         if _on_event_loop():
             raise self._would_block()
         waiter = ThreadWaiter(task)
         try:
-            offer = self._offer(task, waiter)
-            told = offer is not Admission.WAITING or waiter.wait(self._patience(task, wait))
+            offer = self._try_admit(task, waiter)
+            told = offer is not Admission.WAITING or waiter.wait(self._wait_limit(task, wait))
         except BaseException:
-            self._walk_away(task, waiter)
+            self._abandon_wait(task, waiter)
             raise
         if not told:
-            if self._dispatcher.step_out(waiter):
+            if self._dispatcher.cancel_wait(waiter):
                 raise self._out_of_time(task, wait)
             waiter.wait(None)  # it is being told this very moment
-        return self._outcome(task, offer, waiter)
+        return self._finish_wait(task, offer, waiter)
 
-    def _outcome(self, task: Task, offer: Admission, waiter: Waiter) -> PoolFuture[Any]:
+    def _finish_wait(self, task: Task, offer: Admission, waiter: Waiter) -> PoolFuture[Any]:
         self._refuse_if_closed(offer)
         if offer is Admission.WAITING and not waiter.admitted:
             # The pool closed and has counted the refusal itself.
             raise self._engine.refusal()
         return task.future
 
-    def _walk_away(self, task: Task, waiter: Waiter) -> None:
+    def _abandon_wait(self, task: Task, waiter: Waiter) -> None:
         """Leave the line with nobody there to take the result, having been let in or not."""
-        if self._dispatcher.step_out(waiter):
-            self._give_back(task)
-            self._dispatcher.refuse(Reason.FULL)
+        if self._dispatcher.cancel_wait(waiter):
+            self._release_permit(task)
+            self._dispatcher.count_rejection(Reason.FULL)
         else:
             task.future.cancel()
 
-    def _patience(self, task: Task, wait: float | None) -> float | None:
+    def _wait_limit(self, task: Task, wait: float | None) -> float | None:
         """Return the seconds to stand in line: no longer than the task itself may wait."""
         bounds = [wait, task.options.deadline]
         finite = [bound for bound in bounds if bound is not None and math.isfinite(bound)]
         return min(finite, default=None)
 
-    def _give_back(self, task: Task) -> None:
+    def _release_permit(self, task: Task) -> None:
         """Return the permit of a task that was not admitted; one that was has it until it is settled."""
-        admitted = task.queued is not None or task.future.running() or task.future.done()
+        admitted = task.prev is not None or task.future.running() or task.future.done()
         if admitted:
             return
         # They refer to each other, and would keep the call's arguments until the garbage collector comes by.
@@ -251,12 +251,12 @@ class Submitter:
             raise self._closed()
 
     def _would_block(self) -> RuntimeError:
-        self._dispatcher.refuse(Reason.FULL)
+        self._dispatcher.count_rejection(Reason.FULL)
         return RuntimeError(_blocks_loop(self._pool))
 
     def _refuse_nested(self) -> None:
         """Refuse to wait inside a worker of a full pool: that is how a pool deadlocks itself."""
-        if is_inside(self._dispatcher.roster.workers):
+        if is_inside(self._dispatcher.worker_set.workers):
             raise self._full(_NESTED)
 
     def _out_of_time(self, task: Task, wait: float | None) -> PoolFullError | TaskExpiredError:
@@ -264,12 +264,12 @@ class Submitter:
         deadline = task.options.deadline
         if deadline is None or (wait is not None and wait < deadline):
             return self._full()
-        self._dispatcher.expire_unadmitted()
+        self._dispatcher.count_expired_in_wait()
         dwell = self._now() - task.admitted_at
         return TaskExpiredError(pool=self._pool, task=task.name, deadline=deadline, dwell=dwell)
 
     def _full(self, detail: str | None = None) -> PoolFullError:
-        self._dispatcher.refuse(Reason.FULL)
+        self._dispatcher.count_rejection(Reason.FULL)
         with self._dispatcher.lock:
             queued = self._dispatcher.occupancy().queued
         return PoolFullError(
@@ -281,12 +281,12 @@ class Submitter:
         )
 
     def _closed(self) -> PoolClosedError:
-        self._dispatcher.refuse(Reason.CLOSED)
+        self._dispatcher.count_rejection(Reason.CLOSED)
         return self._engine.refusal()
 
-    def _unusable(self, error: RuntimeError) -> PoolClosedError:
+    def _backend_unusable(self, error: RuntimeError) -> PoolClosedError:
         """Refuse because the backend takes no more loops, which somebody else has shut down or broken."""
-        self._dispatcher.refuse(Reason.CLOSED)
+        self._dispatcher.count_rejection(Reason.CLOSED)
         if isinstance(error, BrokenExecutor):
             return PoolBrokenError(pool=self._pool, cause=error)
         return self._engine.refusal(

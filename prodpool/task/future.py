@@ -47,7 +47,7 @@ class FutureOwner(Protocol):
         """Take a queued task out of the pool for good; False when it is too late."""
         ...
 
-    def assist(self, task: Any) -> None:
+    def run_inline(self, task: Any) -> None:
         """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""
 
     def callback_failed(self, fn: Callable[..., object], error: BaseException) -> None:
@@ -73,7 +73,7 @@ class PoolFuture(Future[T]):
         "_condition",
         "_exception",
         "_home",
-        "_parked",
+        "_waiter_locks",
         "_result",
         "_state",
         "_task",
@@ -91,7 +91,7 @@ class PoolFuture(Future[T]):
         self._exception: BaseException | None = None
         # None until `_condition` was asked for.
         self._cond: threading.Condition | None = None
-        self._parked: list[threading.Lock] | None = None
+        self._waiter_locks: list[threading.Lock] | None = None
         self._callbacks: list[Callable[[Future[T]], object]] | None = None
 
     # What concurrent.futures and asyncio look at.
@@ -164,7 +164,7 @@ class PoolFuture(Future[T]):
             CancelledError: The task was cancelled, by `cancel` or by the pool's stop.
         """
         if self._state not in _OVER:
-            self._await(timeout)
+            self._wait(timeout)
         if self._state == CANCELLED:
             raise CancelledError
         if self._exception is not None:
@@ -179,7 +179,7 @@ class PoolFuture(Future[T]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the task raised, None if it returned. Waits and raises as `result` does."""
         if self._state not in _OVER:
-            self._await(timeout)
+            self._wait(timeout)
         if self._state == CANCELLED:
             raise CancelledError
         return self._exception
@@ -221,16 +221,20 @@ class PoolFuture(Future[T]):
     # What the pool calls.
 
     def resolve(
-        self, state: str, result: Any, exception: BaseException | None, aside: CallbackRunner | None = None
+        self,
+        state: str,
+        result: Any,
+        exception: BaseException | None,
+        run_callbacks: CallbackRunner | None = None,
     ) -> bool:
         """Settle the future, wake who waits, run the callbacks; the first to come wins.
 
         Never called with the pool's lock held. False when the future was settled before. A thread that
-        callbacks must not hold up passes ``aside``, who makes them.
+        callbacks must not hold up passes ``run_callbacks``, who makes them.
         """
         first = self.set_outcome(state, result, exception)
         if first:
-            self.announce(aside)
+            self.announce(run_callbacks)
         return first
 
     def set_outcome(self, state: str, result: Any, exception: BaseException | None) -> bool:
@@ -238,21 +242,21 @@ class PoolFuture(Future[T]):
         with self._home.lock:
             cond = self._cond
             if cond is None:
-                return self._take(state, result, exception)
+                return self._set_state(state, result, exception)
         if in_main_thread():
             with self._cond_lock, self._home.lock:
-                return self._take(state, result, exception)
+                return self._set_state(state, result, exception)
         # A signal handler that raised in the midst of ``wait`` may have left the lock taken for ever (in code
         # of the stdlib's, which its own futures suffer from too). A worker is not to hang for that.
         taken = self._cond_lock.acquire(timeout=CONDITION_TIMEOUT)
         try:
             with self._home.lock:
-                return self._take(state, result, exception)
+                return self._set_state(state, result, exception)
         finally:
             if taken:
                 self._cond_lock.release()
 
-    def announce(self, aside: CallbackRunner | None = None) -> None:
+    def announce(self, run_callbacks: CallbackRunner | None = None) -> None:
         """Wake who waits and run the callbacks, or what is left of that. The result is set by now.
 
         Raises:
@@ -260,21 +264,21 @@ class PoolFuture(Future[T]):
         """
         if self._cond is not None and not self._told:
             # In the main thread a signal handler may raise in the midst of it: somebody else does it then.
-            by_another = in_main_thread() and background_thread().soon(self._tell_waiters)
+            by_another = in_main_thread() and background_thread().call_soon(self._notify_waiters)
             if not by_another:
-                self._tell_waiters()
+                self._notify_waiters()
         self.wake()
         if self._callbacks:
-            aside(self._call_back) if aside is not None else self._call_back()
+            run_callbacks(self._call_back) if run_callbacks is not None else self._call_back()
 
     def wake(self) -> None:
         """Let every thread that is parked in `result` go on. The future is settled by now."""
         # None is taken off: two threads may be at it, and once more does no harm to a lock that is used once.
-        for lock in self._parked or ():
+        for lock in self._waiter_locks or ():
             with suppress(RuntimeError):
                 lock.release()
 
-    def _take(self, state: str, result: Any, exception: BaseException | None) -> bool:
+    def _set_state(self, state: str, result: Any, exception: BaseException | None) -> bool:
         if self._state in _OVER:
             return False
         if self._cond is not None:
@@ -286,14 +290,14 @@ class PoolFuture(Future[T]):
         self._state = state
         return True
 
-    def _tell_waiters(self) -> None:
+    def _notify_waiters(self) -> None:
         """Tell those who wait through ``wait`` or ``as_completed``; not called where a signal may raise."""
         taken = self._cond_lock.acquire(timeout=CONDITION_TIMEOUT)
         try:
             if self._told:
                 return
             while self._untold:
-                self._tell(self._untold[-1])
+                self._notify(self._untold[-1])
                 self._untold.pop()
             if taken and self._cond is not None:
                 self._cond.notify_all()
@@ -302,7 +306,7 @@ class PoolFuture(Future[T]):
             if taken:
                 self._cond_lock.release()
 
-    def _tell(self, waiter: Any) -> None:
+    def _notify(self, waiter: Any) -> None:
         if self._state == CANCELLED:
             waiter.add_cancelled(self)
         elif self._exception is not None:
@@ -310,24 +314,24 @@ class PoolFuture(Future[T]):
         else:
             waiter.add_result(self)
 
-    def _await(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None) -> None:
         task = self._task
         if task is not None and (timeout is None or timeout > 0):
-            self._home.assist(task)
+            self._home.run_inline(task)
         lock = threading.Lock()
         lock.acquire()
         with self._home.lock:
             if self._state in _OVER:
                 return
-            if self._parked is None:
-                self._parked = []
-            self._parked.append(lock)
+            if self._waiter_locks is None:
+                self._waiter_locks = []
+            self._waiter_locks.append(lock)
         if lock.acquire(timeout=-1 if timeout is None else _bounded(timeout)):
             return
         with self._home.lock:
             if self._state in _OVER:
                 return
-            self._parked.remove(lock)
+            self._waiter_locks.remove(lock)
         raise TimeoutError
 
     def _call_back(self) -> None:

@@ -42,7 +42,7 @@ DEFAULT_OPTIONS = TaskOptions()
 class Task:
     """One submitted call, from the door to its result.
 
-    Times are seconds of the pool's monotonic clock. ``queued`` and ``behind`` belong to the queue that
+    Times are seconds of the pool's monotonic clock. ``prev`` and ``next`` belong to the queue that
     holds the task and are guarded by the dispatcher's lock, as is every state change of ``future``.
     """
 
@@ -51,7 +51,7 @@ class Task:
         "args",
         "attempt",
         "began_at",
-        "behind",
+        "next",
         "cancel_requested",
         "context",
         "counted",
@@ -64,10 +64,10 @@ class Task:
         "outcome",
         "packed",
         "permit",
-        "queued",
+        "prev",
         "recorded",
         "span",
-        "token",
+        "cancel_token",
     )
 
     def __init__(
@@ -89,8 +89,8 @@ class Task:
         self.permit: Any = None
         self.span: Span | None = None
         self.recorded = False
-        self.queued: Any = None
-        self.behind: Any = None
+        self.prev: Any = None
+        self.next: Any = None
         # Why it was dropped, from when that is counted.
         self.dropped: Reason | None = None
         # Whether it is counted as completed, and what its future is to be given then: value and error.
@@ -103,7 +103,7 @@ class Task:
         self.packed: bytes | BaseException | None = None
         # When it began, for one that has no worker of its own to say so (see `CurrentTask`).
         self.began_at: float | None = None
-        self.token: CancelToken | None = None
+        self.cancel_token: CancelToken | None = None
         self.future: PoolFuture[Any]
 
     @property
@@ -116,8 +116,8 @@ class Task:
         # Flag first, then the event: `CurrentTask.cancelled` makes the event, then reads the flag,
         # so whichever comes second sees the other.
         self.cancel_requested = True
-        if self.token is not None:
-            self.token.set()
+        if self.cancel_token is not None:
+            self.cancel_token.set()
 
     def forget_call(self) -> None:
         """Let go of what the caller handed in, for a task that will not run (any more)."""

@@ -98,6 +98,6 @@ class PoolCounters:
         """Return how many tasks finished, by result."""
         return {Result.OK: self.ok, **self.not_ok}
 
-    def ended(self) -> tuple[int, int]:
+    def finished_and_dropped(self) -> tuple[int, int]:
         """Return how many tasks have finished, and how many a stop has dropped."""
         return sum(self.completed().values()), self.dropped[Reason.SHUTDOWN]

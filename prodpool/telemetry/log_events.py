@@ -72,14 +72,16 @@ class TokenBucket:
 class PoolLog:
     """Writes events with the pool's name in each. The logger is resolved when the first is written."""
 
-    def __init__(self, pool: str, logger: Any, trouble: TelemetryErrors, now: Callable[[], float]) -> None:
+    def __init__(
+        self, pool: str, logger: Any, telemetry_errors: TelemetryErrors, now: Callable[[], float]
+    ) -> None:
         self._pool = pool
         self._resolve = LoggerResolver(logger)
         self.thread = CallQueue(
             f"prodpool-log-{pool}",
             capacity=_CAPACITY,
-            failed=partial(trouble.report, "log"),
-            lost=partial(trouble.overflow, "log"),
+            failed=partial(telemetry_errors.report, "log"),
+            lost=partial(telemetry_errors.overflow, "log"),
         )
         self._buckets = {event: TokenBucket(_BURST, _PER_SECOND, now) for event in _LIMITED}
 

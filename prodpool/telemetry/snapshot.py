@@ -40,16 +40,16 @@ class PoolSnapshot:
     breaker: str | None
 
 
-def tally(ledger: PoolCounters) -> dict[str, Any]:
+def tally(counters: PoolCounters) -> dict[str, Any]:
     """Return the fields of a reading that a ledger knows; the caller sees to it that they add up."""
     return {
-        "submitted": ledger.submitted,
-        "completed": ledger.completed(),
-        "dropped": dict(ledger.dropped),
-        "dwell": ledger.dwell.read(),
-        "duration": ledger.duration.read(),
-        "admission_wait": ledger.admission_wait.read(),
-        "slow": ledger.slow,
+        "submitted": counters.submitted,
+        "completed": counters.completed(),
+        "dropped": dict(counters.dropped),
+        "dwell": counters.dwell.read(),
+        "duration": counters.duration.read(),
+        "admission_wait": counters.admission_wait.read(),
+        "slow": counters.slow,
     }
 
 
@@ -60,15 +60,15 @@ class Remains:
     no lock.
     """
 
-    __slots__ = ("_errors", "_facts", "_ledger")
+    __slots__ = ("_counters", "_errors", "_facts")
 
     def __init__(
-        self, facts: dict[str, Any], ledger: PoolCounters, errors: Callable[[], Mapping[str, int]]
+        self, facts: dict[str, Any], counters: PoolCounters, errors: Callable[[], Mapping[str, int]]
     ) -> None:
         self._facts = facts
-        self._ledger = ledger
+        self._counters = counters
         self._errors = errors
 
-    def read(self) -> PoolSnapshot:
+    def snapshot(self) -> PoolSnapshot:
         """Read the numbers now."""
-        return PoolSnapshot(**self._facts, **tally(self._ledger), telemetry_errors=self._errors())
+        return PoolSnapshot(**self._facts, **tally(self._counters), telemetry_errors=self._errors())

@@ -43,17 +43,19 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 class Tracing:
     """Makes the spans of one pool. Nothing that a provider or exporter raises gets out of here."""
 
-    def __init__(self, pool: str, provider: trace.TracerProvider | None, trouble: TelemetryErrors) -> None:
+    def __init__(
+        self, pool: str, provider: trace.TracerProvider | None, telemetry_errors: TelemetryErrors
+    ) -> None:
         self._pool = pool
-        self._trouble = trouble
+        self._telemetry_errors = telemetry_errors
         self._given = provider
         self._tracer = provider.get_tracer("prodpool") if provider is not None else None
         self._look_at = float("-inf")
         self.thread = CallQueue(
             f"prodpool-trace-{pool}",
             capacity=_CAPACITY,
-            failed=partial(trouble.report, "trace"),
-            lost=partial(trouble.overflow, "trace"),
+            failed=partial(telemetry_errors.report, "trace"),
+            lost=partial(telemetry_errors.overflow, "trace"),
             rest=_REST,
         )
 
@@ -91,7 +93,7 @@ class Tracing:
             task.recorded = span.is_recording()
             token = otel_context.attach(trace.set_span_in_context(span, parent))
         except BaseException as error:  # noqa: BLE001  # not `guard`: this is the hot path of a traced pool
-            self._trouble.report("trace", error)
+            self._telemetry_errors.report("trace", error)
         del task
         try:
             return fn(*args, **kwargs)
@@ -107,7 +109,7 @@ class Tracing:
         It begins with the hand-over: its id has to be known before the task starts, and a span's start
         cannot be set later.
         """
-        with self._trouble.guard("trace"):
+        with self._telemetry_errors.guard("trace"):
             parent = task.context.run(otel_context.get_current)
             span = task.span
             if span is None:  # else it is handed over once more
@@ -136,7 +138,7 @@ class Tracing:
         """Leave a queue span with an error status for a task that never ran."""
         if not self.wanted(now) or self._tracer is None:
             return
-        with self._trouble.guard("trace"):
+        with self._telemetry_errors.guard("trace"):
             parent = task.context.run(otel_context.get_current)
             dwell = now - task.admitted_at
             self._post_queue_span(self._tracer, task, parent, time.time_ns(), dwell, reason.value)
@@ -144,7 +146,7 @@ class Tracing:
     def exemplar(self, task: Task, value: float) -> Exemplar | None:
         """Return the link from a histogram to the trace of a sampled task."""
         if task.span is not None:
-            with self._trouble.guard("trace"):
+            with self._telemetry_errors.guard("trace"):
                 context = task.span.get_span_context()
                 if context.trace_flags.sampled:
                     return Exemplar(trace.format_trace_id(context.trace_id), value, time.time())
@@ -156,7 +158,7 @@ class Tracing:
             return False
         self._tracer = trace.get_tracer("prodpool")
         # The thread comes with the first span to be ended: this may be any thread, in the middle of anything.
-        self.thread.stay()
+        self.thread.keep_thread()
         return True
 
     def _start(self, task: Task, parent: Context, dwell: float) -> Span:

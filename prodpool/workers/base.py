@@ -49,7 +49,7 @@ class Workers(Protocol):
         """Add one more worker; False when there are enough."""
         ...
 
-    def fit(self, workers: int) -> int:
+    def prepare_resize(self, workers: int) -> int:
         """Be ready to run ``workers`` tasks at once; return how many it takes beyond those.
 
         Raises:
@@ -57,19 +57,19 @@ class Workers(Protocol):
         """
         ...
 
-    def resized(self) -> None:
+    def after_resize(self) -> None:
         """Hear that the pool has another number of workers now."""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Bring up to date what is known of running tasks."""
 
-    def repair(self, aside: Callable[[Callable[[], None]], object]) -> None:
+    def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Finish what an interrupt or a failed allocation has left undone; called by the watchdog.
 
-        ``aside`` makes a call in another thread: the watchdog makes none that may block.
+        ``call_soon`` makes a call in another thread: the watchdog makes none that may block.
         """
 
-    def holding(self) -> Sequence[Joinable]:
+    def owned_threads_or_processes(self) -> Sequence[Joinable]:
         """Return what should have ended when what is the pool's own has."""
         ...
 
@@ -159,5 +159,5 @@ class Capabilities:
     result_dumps: Dumps = standard_dumps
     submit: Callable[..., Future[Any]] = default_submit
     processes: Callable[[Any], list[Any]] | None = None
-    recipe: ProcessTemplate | None = None
-    lost: tuple[type[BaseException], ...] = ()
+    template: ProcessTemplate | None = None
+    worker_lost_errors: tuple[type[BaseException], ...] = ()

@@ -43,8 +43,8 @@ def of_process_pool(backend: ProcessPoolExecutor, *, own: bool) -> Capabilities:
             f"ever on Python {version} (CPython issue 115634): leave that out, or use a newer patch "
             "release of Python"
         )
-    recipe = process_template.of_process_pool(backend) if own else None
-    return _of_either("ProcessPoolExecutor", backend, process_template.dumps, recipe)
+    template = process_template.of_process_pool(backend) if own else None
+    return _of_either("ProcessPoolExecutor", backend, process_template.dumps, template)
 
 
 def of_loky(backend: Any, *, own: bool) -> Capabilities:
@@ -58,7 +58,7 @@ def of_loky(backend: Any, *, own: bool) -> Capabilities:
 
 
 def _of_either(
-    kind: str, backend: Any, dumps: Dumps, recipe: process_template.ProcessTemplate | None
+    kind: str, backend: Any, dumps: Dumps, template: process_template.ProcessTemplate | None
 ) -> Capabilities:
     return Capabilities(
         kind=kind,
@@ -69,7 +69,7 @@ def _of_either(
         dumps=dumps,
         result_dumps=dumps,
         processes=_processes,
-        recipe=recipe,
+        template=template,
     )
 
 

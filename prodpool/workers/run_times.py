@@ -20,7 +20,7 @@ class RunTimes:
         self.seen = 0
         self.mean = 0.0
 
-    def note(self, seconds: float) -> None:
+    def add(self, seconds: float) -> None:
         """Learn how long a task ran."""
         self.seen += 1
         difference = seconds - self.mean
@@ -28,7 +28,7 @@ class RunTimes:
         longer = difference > 0 and self.seen > 1
         self.mean += difference / (4 if longer else min(self.seen, ENOUGH))
 
-    def fit(self) -> int:
+    def fitting(self) -> int:
         """Return how many a worker does while they may wait, within reason."""
         return MOST if self.mean * MOST <= WAITS else int(WAITS / self.mean)
 
@@ -50,11 +50,11 @@ class AdaptivePrefetch(RunTimes):
         self._least = least
         self._fixed = fixed
 
-    def step(self, workers: int, *, wanted: bool) -> bool:
+    def update(self, workers: int, *, wanted: bool) -> bool:
         """Tell whether `ahead` has changed: it goes down at once, and up only when that is ``wanted``."""
         if self._fixed:
             return False
-        most = max(self._least, min(workers * self.fit(), MOST_IN_ALL))
+        most = max(self._least, min(workers * self.fitting(), MOST_IN_ALL))
         if most < self.ahead:
             self.ahead = most
             return True

@@ -44,10 +44,10 @@ class CallSerializer:
         try:
             return (self._dumps((task.fn, task.args, task.kwargs, values)),)
         except Exception as error:
-            what = f"{self._culprit(task, values) or 'the call'} does not pickle"
+            what = f"{self._unpicklable_part(task, values) or 'the call'} does not pickle"
             raise UnpicklableError(pool=pool, task=task.name, what=what, error=error) from error
 
-    def blamed(self, pool: str, task: Task, error: BaseException) -> UnpicklableError | None:
+    def as_pickling_error(self, pool: str, task: Task, error: BaseException) -> UnpicklableError | None:
         """Return the task's error if ``error`` says that a backend could not carry its call; else None.
 
         A backend that pickles by itself, in its ``submit``, says so by what its pickler raises: that must not
@@ -56,7 +56,7 @@ class CallSerializer:
         if self._dumps is not None or not isinstance(error, pickle.PickleError | TypeError | AttributeError):
             return None
         values = read_vars(self._context_vars, task.context) if self._context_vars else {}
-        culprit = self._culprit(task, values)
+        culprit = self._unpicklable_part(task, values)
         if culprit is None and not isinstance(error, pickle.PickleError):
             return None
         what = f"{culprit or 'the call'} does not pickle"
@@ -78,7 +78,7 @@ class CallSerializer:
     def _load(self, outcome: CallResult, data: Any) -> Any:
         return pickle.loads(data) if outcome.pickled else data  # noqa: S301  # from our own worker
 
-    def _culprit(self, task: Task, values: Mapping[str, Any]) -> str | None:
+    def _unpicklable_part(self, task: Task, values: Mapping[str, Any]) -> str | None:
         """Name what does not pickle, by its place and type and never by its value; None if each part does."""
         parts = [("the function", task.fn)]
         parts += [(f"argument {place}", value) for place, value in enumerate(task.args, start=1)]

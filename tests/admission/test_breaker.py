@@ -116,7 +116,7 @@ def test_healthy_path_takes_no_lock_and_reads_no_clock() -> None:
         def __exit__(self, *details: object) -> None: ...
 
     rig = make()
-    rig.breaker._lock = rig.breaker._driving = Untouchable()  # type: ignore[assignment]
+    rig.breaker._lock = rig.breaker._circuit_lock = Untouchable()  # type: ignore[assignment]
     rig.breaker._monotonic = lambda: pytest.fail("read the clock")
     rig.succeed(3)
 

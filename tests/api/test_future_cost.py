@@ -150,5 +150,5 @@ def test_an_idle_worker_keeps_no_context(make_pool: MakePool) -> None:
     settle_down(pool)
     settle_down(pool)
     with pool._engine.dispatcher.lock:
-        parked = [worker.task for worker in pool._engine.dispatcher.roster.parked]
+        parked = [worker.task for worker in pool._engine.dispatcher.worker_set.parked]
     assert parked == [None] * len(parked)

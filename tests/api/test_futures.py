@@ -326,7 +326,7 @@ def test_a_callback_that_raises(
     assert called.wait(PATIENCE)
     assert isinstance(future.exception(), BoomError) if fails else future.result() == worker
     assert pool.submit(threading.get_ident).result(PATIENCE) == worker
-    assert pool._engine.trouble.counts()["callback"] == 1
+    assert pool._engine.telemetry_errors.counts()["callback"] == 1
 
 
 class HandlerError(BaseException):
@@ -359,13 +359,13 @@ def test_a_signal_in_a_callback_of_the_main_thread(
         future.cancel()
     assert called == ["before", "after"]
     for _ in range(3):
-        pool._engine.monitor.repair()  # which would make what was left out
+        pool._engine.watchdog.repair()  # which would make what was left out
     gate.open()
     assert pool.stop(PATIENCE).drained
     assert called == ["before", "after"]
     stats = pool.stats()
     assert (future.cancelled(), stats.dropped[Reason.CANCELLED], law_holds(stats)) == (True, 1, True)
-    assert pool._engine.trouble.counts()["callback"] == 0
+    assert pool._engine.telemetry_errors.counts()["callback"] == 0
 
 
 def test_an_interrupt_in_a_callback_of_a_worker(make_pool: MakePool, gate: Gate, logs: Logs) -> None:
@@ -383,12 +383,12 @@ def test_an_interrupt_in_a_callback_of_a_worker(make_pool: MakePool, gate: Gate,
     gate.open()
     assert [called.get(timeout=PATIENCE) for _ in range(2)] == ["before", "after"]
     assert logs.wait_for("task.callback_error")["error"] == "KeyboardInterrupt"
-    workers = set(pool._engine.dispatcher.roster.workers)
+    workers = set(pool._engine.dispatcher.worker_set.workers)
     assert pool.submit(int).result(PATIENCE) == 0
-    assert set(pool._engine.dispatcher.roster.workers) == workers
+    assert set(pool._engine.dispatcher.worker_set.workers) == workers
     assert pool.stop(PATIENCE).drained
     assert called.empty()
-    assert pool._engine.trouble.counts()["callback"] == 1
+    assert pool._engine.telemetry_errors.counts()["callback"] == 1
 
 
 def test_a_late_callback_that_raises(make_pool: MakePool) -> None:
@@ -404,7 +404,7 @@ def test_a_late_callback_that_raises(make_pool: MakePool) -> None:
     future = pool.submit(len, "")
     future.result(PATIENCE)
     future.add_done_callback(bad(ValueError))
-    assert pool._engine.trouble.counts()["callback"] == 1
+    assert pool._engine.telemetry_errors.counts()["callback"] == 1
     for kind in (KeyboardInterrupt, SystemExit):
         with pytest.raises(kind):
             future.add_done_callback(bad(kind))

@@ -118,8 +118,8 @@ def test_stats_tell_everything_once(make_pool: MakePool) -> None:
     """Each way that a task may go is counted once, under its own word, and the sum is right."""
     clock, gate = ManualClock(), Gate()
     pool = make_pool(1, queue_capacity=3, clock=clock, hung_after=10.0)
-    background_thread().unwatch(
-        pool._engine.monitor
+    background_thread().remove_periodic(
+        pool._engine.watchdog
     )  # which would drop what has expired before we have looked
     pool.submit(len, "ok").result(PATIENCE)
     pool.submit(divmod, 1, 0).exception(PATIENCE)

@@ -208,7 +208,7 @@ def test_a_pool_full_of_others(make_pool: MakePool, gate: Gate, overload: str) -
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append(next(results)))
     reader.start()
-    until(lambda: pool._engine.dispatcher.line.length)
+    until(lambda: pool._engine.dispatcher.waiters.length)
     gate.open()
     reader.join(PATIENCE)
     assert read == ["0"]

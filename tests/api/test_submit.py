@@ -181,7 +181,7 @@ async def test_context_of_a_coroutine(make_pool: MakePool, gate: Gate) -> None:
     gate.wait_begun()
     word.set("of the coroutine")
     waiting = asyncio.ensure_future(pool.submit_async(word.get))
-    while not pool._engine.dispatcher.line.length:  # noqa: ASYNC110  # nothing announces it
+    while not pool._engine.dispatcher.waiters.length:  # noqa: ASYNC110  # nothing announces it
         await asyncio.sleep(0)
     gate.open()
     assert await (await waiting) == "of the coroutine"

@@ -123,7 +123,7 @@ def _submit(pool: InstrumentedPool, chance: random.Random) -> Future[Any]:
 
 
 def _strike(pool: InstrumentedPool, chance: random.Random) -> None:
-    processes = [each for each in pool._engine.workers.holding() if hasattr(each, "pid")]
+    processes = [each for each in pool._engine.workers.owned_threads_or_processes() if hasattr(each, "pid")]
     if not processes:
         return
     pid: Any = chance.choice(processes).pid

@@ -89,7 +89,7 @@ def test_what_a_task_has_started_holds_nothing_up(
         assert pool.submit(abs, -1).result(PATIENCE) == 1
         report = pool.stop(PATIENCE)
         assert report.drained
-        assert not pool._engine.workers.holding()
+        assert not pool._engine.workers.owned_threads_or_processes()
         assert runs(int(mark.read_text()))
     finally:
         os.kill(int(mark.read_text()), signal.SIGKILL)

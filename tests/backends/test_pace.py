@@ -11,8 +11,8 @@ from prodpool.workers.run_times import ENOUGH, MOST, MOST_IN_ALL, WAITS, Adaptiv
 def run(pace: AdaptivePrefetch, seconds: float, times: int = 2 * ENOUGH, *, wanted: bool = True) -> int:
     """Have tasks run for so long, and return how many are handed over ahead after that."""
     for _ in range(times):
-        pace.note(seconds)
-        pace.step(2, wanted=wanted)
+        pace.add(seconds)
+        pace.update(2, wanted=wanted)
     return pace.ahead
 
 
@@ -48,8 +48,8 @@ def test_small_changes_change_nothing() -> None:
     first = run(pace, WAITS / 8)
     changes = 0
     for number in range(100):
-        pace.note(WAITS / (7.2 if number % 2 else 8.8))
-        changes += pace.step(2, wanted=True)
+        pace.add(WAITS / (7.2 if number % 2 else 8.8))
+        changes += pace.update(2, wanted=True)
     assert first == 16
     assert changes <= 2
 
@@ -63,8 +63,8 @@ def test_many_workers() -> None:
     """There is a limit to how many all of them together are handed ahead."""
     pace = AdaptivePrefetch(1, fixed=False)
     for _ in range(2 * ENOUGH):
-        pace.note(0.0)
-        pace.step(100, wanted=True)
+        pace.add(0.0)
+        pace.update(100, wanted=True)
     assert pace.ahead == MOST_IN_ALL
 
 
@@ -74,7 +74,7 @@ def sent_ahead(
     """Have tasks of one worker process run for so long; return how many are sent ahead after that."""
     pace = pace or processes.WorkerPrefetch()
     for _ in range(times):
-        pace.note(seconds)
+        pace.add(seconds)
     return pace.ahead()
 
 

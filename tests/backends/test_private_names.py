@@ -46,11 +46,11 @@ def test_a_recipe(build: Any, registry: CollectorRegistry) -> None:
     with build(3, initializer=name_after, initargs=("x",)) as backend:
         abilities = detect_backend(backend)
         assert abilities.max_workers == 3
-        recipe = abilities.recipe
-        assert recipe is not None
-        assert (recipe.initializer, recipe.initargs, recipe.most_tasks) == (name_after, ("x",), None)
-        assert callable(recipe.context.Process)
-        assert not recipe.forks
+        template = abilities.template
+        assert template is not None
+        assert (template.initializer, template.initargs, template.most_tasks) == (name_after, ("x",), None)
+        assert callable(template.context.Process)
+        assert not template.forks
         with InstrumentedPool(backend, name="test", registry=registry) as pool:
             assert pool.stats().workers == 3
             assert pool.submit(named).result(PATIENCE) == "x"
@@ -60,13 +60,13 @@ def test_a_recipe(build: Any, registry: CollectorRegistry) -> None:
 def test_what_else_is_in_a_recipe() -> None:
     """The standard library's bound of tasks, and loky's patience and environment, go along."""
     with _process_pool(1, max_tasks_per_child=7) as backend:
-        assert getattr(detect_backend(backend).recipe, "most_tasks", None) == 7
+        assert getattr(detect_backend(backend).template, "most_tasks", None) == 7
     with loky.ProcessPoolExecutor(1, timeout=3.0, env={"PRODPOOL_TEST": "y"}) as backend:
-        recipe = detect_backend(backend).recipe
-        assert recipe is not None
-        assert (recipe.linger, recipe.options) == (3.0, {"env": {"PRODPOOL_TEST": "y"}})
+        template = detect_backend(backend).template
+        assert template is not None
+        assert (template.linger, template.options) == (3.0, {"env": {"PRODPOOL_TEST": "y"}})
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as backend:
-        assert getattr(detect_backend(backend).recipe, "forks", None) is True
+        assert getattr(detect_backend(backend).template, "forks", None) is True
 
 
 def test_an_environment_of_loky(registry: CollectorRegistry) -> None:
@@ -79,7 +79,7 @@ def test_an_environment_of_loky(registry: CollectorRegistry) -> None:
 def test_a_reusable_executor_of_loky(registry: CollectorRegistry) -> None:
     """It is a recipe like any other."""
     with InstrumentedPool(loky.get_reusable_executor(2), name="test", registry=registry) as pool:
-        assert detect_backend(pool._engine.backend).recipe is not None
+        assert detect_backend(pool._engine.backend).template is not None
         assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
@@ -88,14 +88,14 @@ def test_no_recipe(build: Any) -> None:
     """What others use as well, or what has a ``submit`` of its own, is handed tasks."""
     with build(2) as backend:
         abilities = detect_backend(backend, own=False)
-        assert abilities.recipe is None
+        assert abilities.template is None
         assert abilities.processes is not None
         pid = backend.submit(work.pid).result(PATIENCE)
         assert pid in [process.pid for process in abilities.processes(backend)]
         backend.submit = partial(backend.submit)
-        assert detect_backend(backend).recipe is None
+        assert detect_backend(backend).template is None
     with handed(1) as backend:
-        assert detect_backend(backend).recipe is None
+        assert detect_backend(backend).template is None
 
 
 def test_dask_says_how_many() -> None:

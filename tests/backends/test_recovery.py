@@ -49,7 +49,7 @@ def test_a_killed_worker_is_replaced(
     assert (
         line["died"] == f"process {killed} was killed by SIGKILL, which the system sends when memory runs out"
     )
-    until(lambda: pool._engine.dispatcher.roster.parked.length == 2, PATIENCE)
+    until(lambda: pool._engine.dispatcher.worker_set.parked.length == 2, PATIENCE)
     pids = {pool.submit(work.pid).result(PATIENCE) for _ in range(10)}
     assert killed not in pids
     assert runs(other)
@@ -254,7 +254,7 @@ def test_a_storm(make_pool: MakePool, kind: str) -> None:
 
     def kill_one() -> None:
         # Any of those that are up, but not one whose task would be lost for good: its third run.
-        workers = [each for each in list(pool._engine.dispatcher.roster.workers) if each.begun]
+        workers = [each for each in list(pool._engine.dispatcher.worker_set.workers) if each.begun]
         tasks: list[Any] = [(each, each.task) for each in workers]
         fair: list[Any] = [each for each, task in tasks if task is None or task.attempt < 3]
         if fair:

@@ -131,7 +131,7 @@ def test_stop_while_the_backend_is_down(make_pool: MakePool) -> None:
     """A stop at its deadline ends a pool whose next backend is still to come, and nothing comes after it."""
     pool = make_pool(1, factory=True, queue_capacity=5)
     workers: Any = pool._engine.workers
-    workers._supply._delay = 600.0
+    workers._backends._delay = 600.0
     deadly = pool.submit(work.die)
     assert isinstance(deadly.exception(PATIENCE), WorkerLostError)
     stranded = [pool.submit(int) for _ in range(3)]

@@ -190,7 +190,7 @@ def test_ctrl_c(make_pool: MakePool, tmp_path: Path) -> None:
     futures = [pool.submit(work.sign_with, book, number) for number in range(1500)]
     chance = random.Random(1)  # noqa: S311
     while not all(future.done() for future in futures):
-        for process in pool._engine.workers.holding():
+        for process in pool._engine.workers.owned_threads_or_processes():
             pid = getattr(process, "pid", None)
             if pid in pids and chance.random() < 0.5:
                 with suppress(ProcessLookupError):
@@ -241,7 +241,7 @@ def test_no_descriptor_is_left(make_pool: MakePool, held: Held) -> None:
     pool = make_pool(3)
     futures = [held.submit(pool) for _ in range(3)]
     held.wait_running(3)
-    workers: list[Any] = list(pool._engine.dispatcher.roster.workers)
+    workers: list[Any] = list(pool._engine.dispatcher.worker_set.workers)
     here = set().union(*(_ends(worker.line) for worker in workers))
     assert here <= _sockets(os.getpid())
     # The one that is open on both sides is that from which permits are taken, by either.
@@ -292,7 +292,7 @@ def test_idle_workers_end(make_pool: MakePool, held: Held) -> None:
     held.let_go()
     pids = {future.result(PATIENCE) for future in both}
     until(lambda: not any(map(runs, pids)))
-    until(lambda: not pool._engine.dispatcher.roster.workers)
+    until(lambda: not pool._engine.dispatcher.worker_set.workers)
     assert pool.submit(work.pid).result(PATIENCE) not in pids
     assert pool._engine.workers.rebuilds() == 0
     assert not make_pool.logs.named("pool.backend_rebuilt")
@@ -406,7 +406,7 @@ def test_nothing_begins_after_a_stop(
     returned = time.monotonic()
     assert not wait(futures, PATIENCE).not_done
     until(lambda: pool.stats().in_flight == 0)
-    until(lambda: not pool._engine.workers.holding())
+    until(lambda: not pool._engine.workers.owned_threads_or_processes())
     assert max(map(float, book.read_text().split())) <= returned
     stats = check(pool.stats())
     ran = len(book.read_text().split())

@@ -219,7 +219,7 @@ class Campaign:
         self.tasks = Tasks(pool, self.books)
         self.half = threading.Semaphore(0)
         self.over = threading.Event()
-        self.trouble: deque[BaseException] = deque()
+        self.telemetry_errors: deque[BaseException] = deque()
         self.scrapes = 0
         self.scraped = threading.Event()
         self.reports: list[StopReport] = []
@@ -230,7 +230,7 @@ class Campaign:
             try:
                 fn()
             except BaseException as error:  # noqa: BLE001
-                self.trouble.append(error)
+                self.telemetry_errors.append(error)
 
         return run
 
@@ -288,8 +288,8 @@ class Campaign:
         self.over.set()
         for thread in watchers:
             thread.join(LONG)
-        if self.trouble:
-            raise self.trouble[0]
+        if self.telemetry_errors:
+            raise self.telemetry_errors[0]
         assert not stuck, (len(stuck), self.pool.stats())
         assert not left, (len(left), self.pool.stats())
         if stop is not None:

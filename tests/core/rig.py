@@ -56,11 +56,11 @@ class WatchedLine(WaitQueue):
 
     def __init__(self, pool: InstrumentedPool) -> None:
         dispatcher = pool._engine.dispatcher
-        super().__init__(dispatcher.ledger, pool._engine.now, dispatcher.lock)
+        super().__init__(dispatcher.counters, pool._engine.now, dispatcher.lock)
         self._came = threading.Semaphore(0)
         with dispatcher.lock:
-            assert not dispatcher.line.length
-            dispatcher.line = self
+            assert not dispatcher.waiters.length
+            dispatcher.waiters = self
 
     def push(self, item: Waiter) -> None:
         super().push(item)
@@ -177,7 +177,7 @@ class Ahead(Worker):
         self.ahead = deque()
         self.unbegun = 0
 
-    def withdraw(self, *, sent: bool) -> int:  # noqa: ARG002
+    def withdraw_ahead(self, *, sent: bool) -> int:  # noqa: ARG002
         """Return how many those are, once."""
         count, self.unbegun = self.unbegun, 0
         return count

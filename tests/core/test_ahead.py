@@ -28,9 +28,9 @@ class Stage:
 
     def __init__(self, queued: int, *, workers: int = 1) -> None:
         self.dispatcher = Dispatcher(
-            workers=workers, queue_capacity=10, ledger=PoolCounters((1.0,)), now=lambda: 0.0
+            workers=workers, queue_capacity=10, counters=PoolCounters((1.0,)), now=lambda: 0.0
         )
-        self.roster: WorkerSet = self.dispatcher.roster
+        self.worker_set: WorkerSet = self.dispatcher.worker_set
         self.queue: FifoQueue[Task] = self.dispatcher.queue
         self.workers = [self.worker() for _ in range(workers)]
         self.first = self.workers[0]
@@ -39,9 +39,9 @@ class Stage:
     def worker(self) -> Ahead:
         """Return a worker that has come up and was given a task."""
         worker = Ahead()
-        assert self.dispatcher.reserve(worker)
+        assert self.dispatcher.add_starting(worker)
         self.submit()
-        assert self.dispatcher.begin(worker) is not None
+        assert self.dispatcher.mark_started(worker) is not None
         return worker
 
     def task(self, **options: Any) -> Task:
@@ -54,33 +54,33 @@ class Stage:
     def submit(self, **options: Any) -> Task:
         """Submit one task; return it."""
         task = self.task(**options)
-        assert self.dispatcher.offer(task, may_start=False) is Admission.ADMITTED
+        assert self.dispatcher.try_admit(task, may_start=False) is Admission.ADMITTED
         return task
 
     def take(self, most: int = 1) -> list[Task]:
         """Have the first worker given ``most`` tasks; return all that it has ahead."""
         assert self.first.ahead is not None
         had = len(self.first.ahead)
-        assert self.dispatcher.take_ahead(self.first, most) == len(self.first.ahead) - had
+        assert self.dispatcher.assign_ahead(self.first, most) == len(self.first.ahead) - had
         return list(self.first.ahead)
 
     def take_back(self, count: int) -> None:
         """Put the last ``count`` tasks of the first worker back: it has not begun them."""
         self.first.unbegun = count
-        self.dispatcher.take_back(self.first)
+        self.dispatcher.requeue_ahead(self.first)
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many tasks wait, were given to workers, and are ahead among those."""
-        marks = self.roster.running, self.roster.ahead
-        self.roster.recount()
-        assert marks == (self.roster.running, self.roster.ahead), "the numbers follow from the marks"
+        marks = self.worker_set.running, self.worker_set.ahead
+        self.worker_set.recount()
+        assert marks == (self.worker_set.running, self.worker_set.ahead), "the numbers follow from the marks"
         return self.queue.length, *marks
 
     def waiting(self) -> list[Task]:
         """Return what waits, in order; see that it is linked as it has to be for the next push."""
         waiting = self.queue.snapshot()
         assert self.queue.last is (waiting[-1] if waiting else self.queue)
-        assert [task.queued for task in waiting] == [self.queue, *waiting][: len(waiting)]
+        assert [task.prev for task in waiting] == [self.queue, *waiting][: len(waiting)]
         return waiting
 
 
@@ -91,7 +91,7 @@ def test_take_ahead() -> None:
     assert stage.waiting() == stage.tasks[3:]
     assert stage.counts() == (1, 4, 3)
     for task in stage.tasks[:3]:
-        assert (task.queued, task.behind, task.future.running()) == (None, None, True)
+        assert (task.prev, task.next, task.future.running()) == (None, None, True)
         assert not stage.dispatcher.discard(task, Reason.CANCELLED)
     assert stage.take(5) == stage.tasks
     assert stage.waiting() == []
@@ -120,9 +120,9 @@ def test_promote() -> None:
     stage.take(2)
     for left, task in ((1, stage.tasks[0]), (0, stage.tasks[1])):
         with stage.dispatcher.lock:
-            stage.roster.release(stage.first)
-            assert stage.dispatcher.take(stage.first) is task
-        assert (stage.first.task, stage.first.occupied) == (task, True)
+            stage.worker_set.release(stage.first)
+            assert stage.dispatcher.next_task(stage.first) is task
+        assert (stage.first.task, stage.first.counts_as_running) == (task, True)
         assert stage.counts() == (1, left + 1, left)
     assert stage.waiting() == stage.tasks[2:]
 
@@ -133,12 +133,12 @@ def test_whoever_stands_in_line_is_let_in() -> None:
     stage.take()
     stage.dispatcher.pause()
     waiter = ThreadWaiter(stage.task())
-    assert stage.dispatcher.offer(waiter.task, waiter) is Admission.WAITING
+    assert stage.dispatcher.try_admit(waiter.task, waiter) is Admission.WAITING
     with stage.dispatcher.lock:
-        stage.roster.release(stage.first)
-        stage.dispatcher.ledger.ok += 1
-        assert stage.dispatcher.take(stage.first) is stage.tasks[0]
-    stage.dispatcher.tell()
+        stage.worker_set.release(stage.first)
+        stage.dispatcher.counters.ok += 1
+        assert stage.dispatcher.next_task(stage.first) is stage.tasks[0]
+    stage.dispatcher.notify_waiters()
     assert waiter.admitted
     assert stage.waiting() == [*stage.tasks[1:], waiter.task]
 
@@ -167,8 +167,8 @@ def test_given_back_to_whoever_is_free() -> None:
     stage.take(3)
     other = stage.workers[1]
     with stage.dispatcher.lock:
-        stage.roster.release(other)
-        assert stage.dispatcher.take(other) is None
+        stage.worker_set.release(other)
+        assert stage.dispatcher.next_task(other) is None
     stage.take_back(2)
     assert other.task is stage.tasks[1]
     assert other.wake.acquire(blocking=False)
@@ -194,22 +194,26 @@ def test_part() -> None:
     own = stage.first.task
     assert own is not None
     stage.take(2)
-    stage.dispatcher.part(stage.first)
+    stage.dispatcher.remove_lost(stage.first)
     assert stage.waiting() == [own, *stage.tasks]
     assert stage.counts() == (4, 0, 0)
     assert not own.future.running()
-    assert stage.roster.workers == set()
-    assert (stage.first.task, stage.first.occupied, list(stage.first.ahead or ())) == (None, False, [])
+    assert stage.worker_set.workers == set()
+    assert (stage.first.task, stage.first.counts_as_running, list(stage.first.ahead or ())) == (
+        None,
+        False,
+        [],
+    )
 
 
 def test_part_of_a_parked_worker() -> None:
     """One that had nothing to do is struck out of those that are free as well."""
     stage = Stage(queued=0)
     with stage.dispatcher.lock:
-        stage.roster.release(stage.first)
-        assert stage.dispatcher.take(stage.first) is None
-    stage.dispatcher.part(stage.first)
-    assert (stage.roster.parked.length, stage.roster.workers) == (0, set())
+        stage.worker_set.release(stage.first)
+        assert stage.dispatcher.next_task(stage.first) is None
+    stage.dispatcher.remove_lost(stage.first)
+    assert (stage.worker_set.parked.length, stage.worker_set.workers) == (0, set())
 
 
 def test_shown_as_queued() -> None:
@@ -274,10 +278,14 @@ def test_without_memory() -> None:
     stage.first.ahead = Full()
     own = stage.first.task
     with pytest.raises(MemoryError):
-        stage.dispatcher.take_ahead(stage.first, 1)
+        stage.dispatcher.assign_ahead(stage.first, 1)
     with pytest.raises(MemoryError):
-        stage.dispatcher.part(stage.first)
-    assert (stage.first.task, stage.first.occupied, stage.roster.workers) == (own, True, {stage.first})
+        stage.dispatcher.remove_lost(stage.first)
+    assert (stage.first.task, stage.first.counts_as_running, stage.worker_set.workers) == (
+        own,
+        True,
+        {stage.first},
+    )
     assert stage.waiting() == stage.tasks
     assert stage.counts() == (2, 1, 0)
 
@@ -289,19 +297,19 @@ def test_let_in_for_whoever_is_free() -> None:
     other = stage.workers[1]
     stage.take()
     with stage.dispatcher.lock:
-        stage.roster.release(other)
-        assert stage.dispatcher.take(other) is None
+        stage.worker_set.release(other)
+        assert stage.dispatcher.next_task(other) is None
         stage.submit()
     waiter = ThreadWaiter(stage.task())
     assert other.task is not None
     with stage.dispatcher.lock:
-        stage.roster.release(other)
+        stage.worker_set.release(other)
         stage.dispatcher.queue_capacity = 0
-        assert stage.dispatcher.take(other) is None
-    assert stage.dispatcher.offer(waiter.task, waiter) is Admission.WAITING
+        assert stage.dispatcher.next_task(other) is None
+    assert stage.dispatcher.try_admit(waiter.task, waiter) is Admission.WAITING
     stage.dispatcher.queue_capacity = 1
     with stage.dispatcher.lock:
-        stage.roster.release(stage.first)
-        assert stage.dispatcher.take(stage.first) is stage.tasks[0]
+        stage.worker_set.release(stage.first)
+        assert stage.dispatcher.next_task(stage.first) is stage.tasks[0]
     assert other.task is waiter.task
     assert not stage.queue.length

@@ -77,7 +77,7 @@ async def test_a_thousand_wait_without_a_thread(make_pool: MakePool, hold: Hold)
     assert ran == list(range(1_000))
     assert all(future.done() for future in [*occupied, *queued]), [*occupied, *queued]
     stats = check(pool.stats())
-    assert (stats.completed[Result.OK], pool._engine.read().admission_wait.count) == (1_004, 1_000)
+    assert (stats.completed[Result.OK], pool._engine.snapshot().admission_wait.count) == (1_004, 1_000)
 
 
 async def test_cancelled_waiter_gives_its_place_back(make_pool: MakePool, hold: Hold) -> None:
@@ -89,7 +89,7 @@ async def test_cancelled_waiter_gives_its_place_back(make_pool: MakePool, hold: 
         task.cancel()
     await asyncio.wait(tasks[::2])
     assert all(task.cancelled() for task in tasks[::2])
-    assert pool._engine.dispatcher.line.length == 3
+    assert pool._engine.dispatcher.waiters.length == 3
     hold.let_go()
     async with asyncio.timeout(PATIENCE):
         assert await asyncio.gather(*tasks[1::2]) == [1, 3, 5]
@@ -125,7 +125,7 @@ async def test_bounded_wait(make_pool: MakePool, hold: Hold) -> None:
             await view.submit_async(int)
     with pytest.raises(TaskExpiredError):
         await pool.options(deadline=0.01).submit_async(int)
-    assert pool._engine.dispatcher.line.length == 0
+    assert pool._engine.dispatcher.waiters.length == 0
     stats = check(pool.stats())
     assert (stats.submitted, stats.offered) == (2, 4)
     assert (stats.dropped[Reason.FULL], stats.dropped[Reason.EXPIRED]) == (2, 1)

@@ -48,10 +48,10 @@ class Departures:
     """
 
     def __init__(self, pool: InstrumentedPool, linger: float = 0.01) -> None:
-        self._roster = pool._engine.dispatcher.roster
+        self._worker_set = pool._engine.dispatcher.worker_set
         leased(pool)._linger = linger
         self._left = threading.Semaphore(0)
-        leave = pool._engine.dispatcher.leave
+        leave = pool._engine.dispatcher.retire_idle
 
         def watched(worker: Any) -> bool:
             gone = leave(worker)
@@ -59,13 +59,13 @@ class Departures:
                 self._left.release()
             return gone
 
-        pool._engine.dispatcher.leave = watched  # type: ignore[method-assign]
+        pool._engine.dispatcher.retire_idle = watched  # type: ignore[method-assign]
 
     def wait(self, count: int = 1) -> None:
         """Wait until ``count`` more loops have given their thread back, and none is left."""
         for _ in range(count):
             assert self._left.acquire(timeout=PATIENCE), "no loop gave its thread back"
-        until(lambda: not self._roster.workers)
+        until(lambda: not self._worker_set.workers)
 
 
 # shared backends
@@ -455,7 +455,7 @@ def test_system_out_of_threads(make_pool: MakePool, hold: Hold, monkeypatch: pyt
     assert [pool.submit_wait(abs, number).result(PATIENCE) for number in range(10)] == list(range(10))
     dispatcher = pool._engine.dispatcher
     with dispatcher.lock:
-        assert 0 <= dispatcher.roster.starting <= len(dispatcher.roster.workers) <= 2
+        assert 0 <= dispatcher.worker_set.starting <= len(dispatcher.worker_set.workers) <= 2
     assert check(pool.stats()).completed[Result.OK] == 14
     again = Hold()
     assert len(fill(pool, again)) == 6
@@ -550,7 +550,7 @@ def test_less_is_handed_over_ahead_than_before(registry: CollectorRegistry, hold
         backend, name="ahead", max_workers=1, queue_capacity=1, prefetch=1, registry=registry
     )
     futures = [pool.submit(hold), pool.submit(hold)]
-    assert pool._engine.dispatcher.look_ahead(lambda _workers: 0) == 0
+    assert pool._engine.dispatcher.set_prefetch(lambda _workers: 0) == 0
     stats = check(pool.stats())
     assert (stats.running, stats.queued) == (1, 1)
     with pytest.raises(PoolFullError):

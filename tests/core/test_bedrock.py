@@ -265,4 +265,4 @@ def test_isolation(make_pool: MakePool, hold: Hold, error: BaseException) -> Non
     assert pool.submit(lambda: 7).result(PATIENCE) == 7
     hold.let_go()
     assert other.result(PATIENCE) == "unharmed"
-    assert len(pool._engine.dispatcher.roster.workers) == 2
+    assert len(pool._engine.dispatcher.worker_set.workers) == 2

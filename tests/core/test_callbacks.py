@@ -70,7 +70,7 @@ def test_nothing_is_started_for_a_callback_of_a_paused_pool(make_pool: MakePool,
     pool.pause()
     waits = pool.submit(int)
     callback.leave.set()
-    until(lambda: pool._engine.dispatcher.roster.parked)
+    until(lambda: pool._engine.dispatcher.worker_set.parked)
     stats = check(pool.stats())
     assert (stats.queued, stats.running, waits.done()) == (1, 0, False)
     pool.resume()

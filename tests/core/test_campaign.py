@@ -124,8 +124,8 @@ def test_campaign_on_shared_threads(registry: CollectorRegistry) -> None:
             thread.join(2 * LONG)
             assert not thread.is_alive()
         for campaign in campaigns:
-            if campaign.trouble:
-                raise campaign.trouble[0]
+            if campaign.telemetry_errors:
+                raise campaign.telemetry_errors[0]
             campaign.balance()
         for pool in pools:
             assert pool.stop(PATIENCE).drained

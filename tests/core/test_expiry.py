@@ -168,12 +168,12 @@ def test_expired_after_a_wait_in_line(make_pool: MakePool, hold: Hold, clock: Ma
     view = pool.options(deadline=50.0)
     submitter = threading.Thread(target=lambda: admitted.append(view.submit_wait(int)))
     submitter.start()
-    while not pool._engine.dispatcher.line.length:
+    while not pool._engine.dispatcher.waiters.length:
         time.sleep(0.001)
     before.cancel()
     submitter.join(PATIENCE)
     clock.advance(51.0)
-    pool._engine.monitor.tick()
+    pool._engine.watchdog.tick()
     assert isinstance(admitted[0].exception(0.5), TaskExpiredError)
 
 

@@ -78,7 +78,7 @@ def test_admission_wait_is_observed(make_pool: MakePool, hold: Hold) -> None:
     for each in waiting:
         assert each.result(PATIENCE).result(PATIENCE) == 0
     crew.join()
-    assert pool._engine.read().admission_wait.count == 3
+    assert pool._engine.snapshot().admission_wait.count == 3
 
 
 def test_blocked_submitters_are_served_in_order(make_pool: MakePool, hold: Hold) -> None:
@@ -322,7 +322,7 @@ def test_submit_wait_is_bounded(make_pool: MakePool, hold: Hold) -> None:
     for view in (pool.options(wait=0.02), pool.options(wait=0.02, deadline=5)):
         with pytest.raises(PoolFullError):
             view.submit_wait(int)
-    assert pool._engine.dispatcher.line.length == 0
+    assert pool._engine.dispatcher.waiters.length == 0
     stats = check(pool.stats())
     assert (stats.submitted, stats.dropped[Reason.FULL], stats.dropped[Reason.EXPIRED]) == (2, 2, 0)
 
@@ -334,7 +334,7 @@ def test_wait_ends_with_the_deadline(make_pool: MakePool, hold: Hold) -> None:
     for view in (pool.options(deadline=0.02), pool.options(wait=5, deadline=0.02)):
         with pytest.raises(TaskExpiredError):
             view.submit_wait(int)
-    assert pool._engine.dispatcher.line.length == 0
+    assert pool._engine.dispatcher.waiters.length == 0
     stats = check(pool.stats())
     assert (stats.submitted, stats.dropped[Reason.FULL], stats.dropped[Reason.EXPIRED]) == (3, 0, 2)
 

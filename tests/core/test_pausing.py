@@ -63,7 +63,7 @@ def test_paused_from_the_start(make_pool: MakePool) -> None:
     pool.pause()
     meeting = threading.Barrier(3)
     futures = [pool.submit(meeting.wait, PATIENCE) for _ in range(6)]
-    assert not pool._engine.dispatcher.roster.workers
+    assert not pool._engine.dispatcher.worker_set.workers
     pool.resume()
     assert sorted(future.result(PATIENCE) for future in futures) == [0, 0, 1, 1, 2, 2]
 
@@ -184,7 +184,7 @@ def test_resize_never_interrupts(make_pool: MakePool) -> None:
     hold.let_go()
     assert [future.result(PATIENCE) for future in running] == [0, 1, 2]
     assert [future.result(PATIENCE) for future in queued] == list(range(5))
-    until(lambda: len(pool._engine.dispatcher.roster.workers) == 1)
+    until(lambda: len(pool._engine.dispatcher.worker_set.workers) == 1)
     check(pool.stats())
 
 

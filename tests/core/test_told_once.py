@@ -51,7 +51,7 @@ def test_wait_right_after_cancel(make_pool: MakePool, hold: Hold) -> None:
     queued = [pool.submit(int) for _ in range(3)]
     wait(queued, timeout=0.0)
     # The watchdog, which tells what the main thread has cancelled, is busy just now.
-    background_thread().soon(lambda: time.sleep(0.05))
+    background_thread().call_soon(lambda: time.sleep(0.05))
     for each in queued:
         each.cancel()
     began = time.monotonic()
@@ -67,7 +67,7 @@ def test_as_completed_right_after_cancel(make_pool: MakePool, hold: Hold) -> Non
     queued = [pool.submit(int) for _ in range(3)]
     wait(queued, timeout=0.0)
     # The watchdog, which tells what the main thread has cancelled, is busy just now.
-    background_thread().soon(lambda: time.sleep(0.05))
+    background_thread().call_soon(lambda: time.sleep(0.05))
     for each in queued:
         each.cancel()
     seen: list[Future[Any]] = []
@@ -87,7 +87,7 @@ def _tell_from_two_threads(future: PoolFuture[int]) -> None:
     waiting = [threading.Lock() for _ in range(20)]
     for lock in waiting:
         lock.acquire()
-    future._parked = list(waiting)
+    future._waiter_locks = list(waiting)
     future.set_outcome(FINISHED, 1, None)
     together = threading.Barrier(2)
 

@@ -92,7 +92,7 @@ class ProcessPoolExecutor(_Wrapped):
         if name == "_processes":
             return _Processes(self._engine.workers)
         if name == "_executor_manager_thread":
-            return _Threads(self._engine.workers.holding())
+            return _Threads(self._engine.workers.owned_threads_or_processes())
         if name == "_call_queue":
             return _closed_queue()
         if name == "_broken":

@@ -56,7 +56,7 @@ def test_done_callback_that_hangs(make_pool: MakePool, stuck: threading.Event) -
     assert future.result(0) is True
     assert check(pool.stats()).completed[Result.OK] == 1
     stuck.set()
-    until(lambda: not pool._engine.dispatcher.roster.workers)
+    until(lambda: not pool._engine.dispatcher.worker_set.workers)
 
 
 @pytest.mark.parametrize("event", ["pool.draining", "pool.drain_deadline", "task.abandoned", "pool.stopped"])
@@ -127,7 +127,7 @@ def test_task_inside_task_inside_task(make_pool: MakePool, stuck: threading.Even
         with pytest.raises(WorkerLostError):
             future.result(0)
     stuck.set()
-    until(lambda: not pool._engine.dispatcher.roster.workers)
+    until(lambda: not pool._engine.dispatcher.worker_set.workers)
 
 
 def test_paused(make_pool: MakePool) -> None:

@@ -185,7 +185,7 @@ def test_interrupted_twice_at_exit(make_pool: MakePool) -> None:
     hung, queued = pool.submit(hang.wait, PATIENCE), pool.submit(int)
     until(hung.running)
     stopper = pool._engine.stopper
-    close, calls = stopper._dispatcher.close, []
+    close, calls = stopper._dispatcher.start_draining, []
 
     def interrupted() -> int:
         calls.append(1)
@@ -193,7 +193,7 @@ def test_interrupted_twice_at_exit(make_pool: MakePool) -> None:
             raise KeyboardInterrupt
         return close()
 
-    stopper._dispatcher.close = interrupted  # type: ignore[method-assign]
+    stopper._dispatcher.start_draining = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         pool._engine.stop_at_exit(time.monotonic(), at_once=False)
     assert pool.stats().state == "stopped"
@@ -230,7 +230,7 @@ def test_dropped_pool_without_a_thread(make_pool: MakePool, no_thread_for_a_stop
     dropped = make_pool(1)
     task = dropped.submit(go.wait, PATIENCE)
     engine = dropped._engine
-    engine.owner_gone()
+    engine.on_pool_collected()
     until(lambda: engine.dispatcher.state.value == "draining")
     expired = other.submit(go.wait, PATIENCE), other.options(deadline=0.05).submit(int)
     assert type(expired[1].exception(PATIENCE)).__name__ == "TaskExpiredError"
@@ -261,7 +261,7 @@ def test_while_a_worker_comes_up(make_pool: MakePool, monkeypatch: pytest.Monkey
     assert (report.dropped, future.cancelled()) == (1, True)
     until(lambda: engine not in exit_registry._alive)
     begin.set()
-    until(lambda: not engine.dispatcher.roster.workers)
+    until(lambda: not engine.dispatcher.worker_set.workers)
 
 
 def test_backend_that_fails_to_shut_down(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,4 +278,4 @@ def test_backend_that_fails_to_shut_down(make_pool: MakePool, monkeypatch: pytes
     monkeypatch.setattr(backend, "shutdown", fail)
     assert pool.stop(PATIENCE).drained
     until(lambda: engine not in exit_registry._alive)
-    assert engine.trouble.counts()["internal"] == 1
+    assert engine.telemetry_errors.counts()["internal"] == 1

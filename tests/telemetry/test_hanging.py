@@ -293,7 +293,7 @@ def test_a_breaker_that_is_in_use_at_the_end(make_pool: MakePool, stuck: Stuck, 
     stuck.wait_reached()
     assert pool.stop(0).abandoned == ("Gate",)
     gate.open()  # and the watchdog is to let the circuit breaker go
-    until(lambda: not pool._engine.dispatcher.roster.workers)
+    until(lambda: not pool._engine.dispatcher.worker_set.workers)
     other, second = make_pool(1, name="other", hung_after=0.02), Gate()
     other.submit(second)
     logs.wait_for("task.still_running", count=6, where=lambda line: line["pool"] == "other")

@@ -235,7 +235,7 @@ def test_admission_wait(make_pool: MakePool, registry: CollectorRegistry, gate: 
     gate.wait_begun()
     waiter = threading.Thread(target=pool.submit_wait, args=(len, ""))
     waiter.start()
-    until(lambda: pool._engine.dispatcher.line.length)
+    until(lambda: pool._engine.dispatcher.waiters.length)
     clock.advance(3.0)
     gate.open()
     waiter.join(PATIENCE)
@@ -331,7 +331,7 @@ def test_nothing_has_run_for_less_than_no_time(make_pool: MakePool, registry: Co
         assert began.wait(PATIENCE)
 
     pool.submit(len, "").result(PATIENCE)  # its loop is up, so that the next reading is the start of a run
-    until(lambda: pool._engine.dispatcher.roster.parked)
+    until(lambda: pool._engine.dispatcher.worker_set.parked)
     held = ("ThreadPoolExecutor", hold)
     clock.hook = held
     future = pool.submit(gate)

@@ -52,7 +52,7 @@ def test_order() -> None:
     for number in range(500):
         sink.thread.post(sink.made.append, number)
     assert [thread.daemon for thread in threads()] == [True]
-    assert sink.thread.finish(PATIENCE)
+    assert sink.thread.close(PATIENCE)
     assert sink.made == list(range(500))
     until(lambda: not threads())
 
@@ -64,7 +64,7 @@ def test_a_call_that_hangs(gate: Gate) -> None:
     gate.wait_begun()
     sink.thread.post(sink.made.append, "late")
     assert not sink.thread.flush(0.01)
-    assert not sink.thread.finish(0.01)
+    assert not sink.thread.close(0.01)
     assert sink.made == []
     gate.open()
     assert sink.thread.flush(PATIENCE)
@@ -80,7 +80,7 @@ def test_overflow(gate: Gate) -> None:
         sink.thread.post(sink.made.append, number)
     assert sink.lost == 7
     gate.open()
-    assert sink.thread.finish(PATIENCE)
+    assert sink.thread.close(PATIENCE)
     assert sink.made == [0, 1, 2]
 
 
@@ -94,7 +94,7 @@ def test_a_call_that_raises(kind: type[BaseException]) -> None:
 
     sink.thread.post(bad)
     sink.thread.post(sink.made.append, "next")
-    assert sink.thread.finish(PATIENCE)
+    assert sink.thread.close(PATIENCE)
     assert ([type(error) for error in sink.errors], sink.made) == ([kind], ["next"])
 
 
@@ -116,7 +116,7 @@ def test_it_keeps_nothing() -> None:
     assert sink.thread.flush(PATIENCE)
     until_collected(lambda: left() is None)
     assert seen == [None]
-    sink.thread.finish(PATIENCE)
+    sink.thread.close(PATIENCE)
 
 
 def test_a_thread_that_was_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_a_thread_that_was_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> Non
         sink.thread.post(sink.made.append, "kept")
         assert not sink.thread.flush(0.01)
     sink.thread.look()
-    assert sink.thread.finish(PATIENCE)
+    assert sink.thread.close(PATIENCE)
     assert sink.made == ["kept"]
 
 
@@ -136,9 +136,9 @@ def test_a_post_after_the_end() -> None:
     """What is posted after `finish` is made as well, by a thread that ends right after it."""
     sink = Sink()
     sink.thread.open()
-    sink.thread.finish(PATIENCE)
+    sink.thread.close(PATIENCE)
     until(lambda: not threads())
-    sink.thread.stay()
+    sink.thread.keep_thread()
     sink.thread.post(sink.made.append, "late")
     assert sink.thread.flush(PATIENCE)
     assert sink.made == ["late"]
@@ -164,7 +164,7 @@ def test_posts_from_finalizers_and_many_threads() -> None:
         thread.start()
     for thread in crew:
         thread.join(PATIENCE)
-    assert sink.thread.finish(PATIENCE)
+    assert sink.thread.close(PATIENCE)
     until_collected(lambda: len(sink.made) == 4000)
     assert sink.made.count("finalizer") == 2000
 
@@ -189,7 +189,7 @@ def test_giving_way(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
         sink.thread.give_way()
         assert slept == [0.001]
     gate.open()
-    sink.thread.finish(PATIENCE)
+    sink.thread.close(PATIENCE)
 
 
 def test_how_long_it_hangs(gate: Gate) -> None:

@@ -158,7 +158,7 @@ def test_a_raising_sink(
     completed = pool.stats().completed
     assert (completed[Result.OK], completed[Result.ERROR]) == (7, 3)
     assert value(registry, "workerpool_telemetry_errors_total", sink=made.sink) >= 3
-    others = pool._engine.trouble.counts()
+    others = pool._engine.telemetry_errors.counts()
     assert {sink for sink, count in others.items() if count} == {made.sink}
     told = [report for report in reports if f"pool=test sink={made.sink}" in report]
     assert len(told) == 1
@@ -183,7 +183,7 @@ def test_raising_callbacks(make_pool: MakePool, logs: Logs, kind: type[BaseExcep
         assert (line["callback"], line["error"]) == (bad.__qualname__, kind.__qualname__)
         assert "bad callback" in line["stack"]
     assert pool.stop().drained
-    assert pool._engine.trouble.counts()["callback"] == 3
+    assert pool._engine.telemetry_errors.counts()["callback"] == 3
 
 
 def test_a_raising_exporter(make_pool: MakePool, registry: CollectorRegistry) -> None:
@@ -206,7 +206,7 @@ def test_a_log_that_raises_where_a_pool_is_made(make_pool: MakePool, kind: type[
     pool = make_pool(2, **raising_log(kind).options)
     pool.resize(1)
     assert pool.stop().drained
-    assert pool._engine.trouble.counts()["log"] >= 4
+    assert pool._engine.telemetry_errors.counts()["log"] >= 4
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit], ids=lambda kind: kind.__name__)
@@ -219,10 +219,10 @@ def test_the_watchdog_outlives_its_log(make_pool: MakePool, gate: Gate, kind: ty
     gate.wait_begun()
     expiring = pool.options(deadline=5.0).submit(len, "")
     assert flush_telemetry(pool)
-    before = pool._engine.trouble.counts()["log"]
+    before = pool._engine.telemetry_errors.counts()["log"]
     clock.advance(20.0)
     tick()
-    assert pool._engine.trouble.counts()["log"] > before
+    assert pool._engine.telemetry_errors.counts()["log"] > before
     assert isinstance(expiring.exception(PATIENCE), TaskExpiredError)
 
 
@@ -282,7 +282,7 @@ def test_a_callback_error_is_no_secret(make_pool: MakePool, logs: Logs) -> None:
 
 
 def pools_of(*pools: InstrumentedPool) -> list[dict[str, int]]:
-    return [pool._engine.trouble.counts() for pool in pools]
+    return [pool._engine.telemetry_errors.counts() for pool in pools]
 
 
 def test_each_pool_has_its_own_trouble(make_pool: MakePool) -> None:

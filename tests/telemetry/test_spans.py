@@ -313,7 +313,7 @@ def test_an_unsampled_task_costs_one_span_and_nothing_more(
     behind(gate, pool, clock, 2.0, fn)
     assert flush_telemetry(pool)
     assert provider.tracer.started == [("workerpool.task Gate", None), ("workerpool.task waits", None)]
-    assert pool._engine.trouble.counts()["trace"] == 0
+    assert pool._engine.telemetry_errors.counts()["trace"] == 0
 
 
 def test_an_unsampled_task_that_was_dropped(make_pool: MakePool, gate: Gate) -> None:
@@ -324,7 +324,7 @@ def test_an_unsampled_task_that_was_dropped(make_pool: MakePool, gate: Gate) -> 
     assert pool.options(task="never").submit(bool).cancel()
     assert flush_telemetry(pool)
     assert ("workerpool.queue never", None) in provider.tracer.started
-    assert pool._engine.trouble.counts()["trace"] == 0
+    assert pool._engine.telemetry_errors.counts()["trace"] == 0
 
 
 @pytest.mark.parametrize("sampler", [ALWAYS_OFF, ParentBased(ALWAYS_OFF)], ids=["off", "parent based"])
@@ -394,7 +394,7 @@ def test_a_burst_loses_no_span(make_pool: MakePool) -> None:
     assert not any(future.result(PATIENCE) for future in futures)
     pool.stop(PATIENCE)
     assert spans.names.count("workerpool.task bool") == 8_000
-    assert pool._engine.trouble.counts()["trace"] == 0
+    assert pool._engine.telemetry_errors.counts()["trace"] == 0
 
 
 # The ties to logs and metrics

@@ -326,12 +326,12 @@ def test_it_keeps_nobody_s_context(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def begin() -> None:
         held.set("a span")
-        background_thread.watch(looking)
+        background_thread.add_periodic(looking)
 
     monkeypatch.setattr(threading.Thread, "start", looking_start)
     copy_context().run(begin)
     until(lambda: len(seen) >= 3)
-    background_thread.unwatch(looking)
+    background_thread.remove_periodic(looking)
     until(lambda: background_thread._thread is None)
     assert set(seen) == {None}
 
@@ -349,11 +349,11 @@ def test_each_at_its_own_interval() -> None:
             ticked[self.name].append(time.monotonic())
 
     background_thread, fast, slow = BackgroundThread(), Periodic("fast", 0.002), Periodic("slow", 3600.0)
-    background_thread.watch(slow)
-    background_thread.watch(fast)
+    background_thread.add_periodic(slow)
+    background_thread.add_periodic(fast)
     until(lambda: len(ticked["fast"]) >= 5)
-    background_thread.unwatch(fast)
-    background_thread.unwatch(slow)
+    background_thread.remove_periodic(fast)
+    background_thread.remove_periodic(slow)
     until(lambda: background_thread._thread is None)
     assert ticked["slow"] == []
     gaps = [later - earlier for earlier, later in zip(ticked["fast"], ticked["fast"][1:], strict=False)]
@@ -363,7 +363,7 @@ def test_each_at_its_own_interval() -> None:
 @pytest.mark.parametrize("hung_after", [0.01, 1.0, 60.0, float("inf")])
 def test_the_interval_fits_the_threshold(make_pool: MakePool, hung_after: float) -> None:
     """The watchdog looks ten times per threshold, but never more often than 50 times a second."""
-    interval = make_pool(1, hung_after=hung_after)._engine.monitor.interval
+    interval = make_pool(1, hung_after=hung_after)._engine.watchdog.interval
     assert 0.02 <= interval <= 1.0
     assert interval <= max(0.02, hung_after / 10)
 
@@ -403,11 +403,11 @@ def test_a_start_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            background_thread.watch(unlucky)
-    background_thread.watch(lucky)
+            background_thread.add_periodic(unlucky)
+    background_thread.add_periodic(lucky)
     assert lucky.ticked.wait(PATIENCE)
     assert not unlucky.ticked.is_set()
-    background_thread.unwatch(lucky)
+    background_thread.remove_periodic(lucky)
 
 
 def test_a_note_left_to_nobody() -> None:
@@ -418,7 +418,7 @@ def test_a_note_left_to_nobody() -> None:
 
     left = weakref.ref(note)
     background_thread = BackgroundThread()
-    background_thread.soon(note)
+    background_thread.call_soon(note)
     del note
     assert left() is None
 
@@ -431,11 +431,11 @@ def test_a_note_left_to_the_last_tick() -> None:
         interval = 0.001
 
         def tick(self) -> None:
-            background_thread.unwatch(self)
-            background_thread.soon(called.set)
+            background_thread.remove_periodic(self)
+            background_thread.call_soon(called.set)
 
     background_thread = BackgroundThread()
-    background_thread.watch(Last())
+    background_thread.add_periodic(Last())
     assert called.wait(PATIENCE)
     until(lambda: background_thread._thread is None)
 
@@ -464,11 +464,11 @@ def test_it_outlives_a_failed_allocation() -> None:
             self.ticked.set()
 
     background_thread, first, second = BackgroundThread(), Periodic(), Periodic()
-    background_thread.watch(first)
+    background_thread.add_periodic(first)
     fails = first.interval = OutOfMemory(0.001)
     until(lambda: fails.failed)
-    background_thread.watch(second)
+    background_thread.add_periodic(second)
     for each in (first, second):
         each.ticked.clear()
         assert each.ticked.wait(PATIENCE)
-        background_thread.unwatch(each)
+        background_thread.remove_periodic(each)

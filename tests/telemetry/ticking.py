@@ -14,8 +14,8 @@ def ticks(pool: InstrumentedPool) -> Callable[[], None]:
 
     What the tick has to say is written when it returns.
     """
-    monitor = pool._engine.monitor
-    background_thread().unwatch(monitor)
+    monitor = pool._engine.watchdog
+    background_thread().remove_periodic(monitor)
 
     def tick() -> None:
         monitor.tick()

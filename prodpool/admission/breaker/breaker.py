@@ -93,8 +93,9 @@ class Breaker:
         # Private, but the only way to check the generation and feed pybreaker in one step. A lock of our own
         # around its lock would deadlock with a listener that submits to this pool.
         own: AbstractContextManager[object] = threading.RLock()
-        self._driving = cast("AbstractContextManager[object]", getattr(self._circuit.breaker, "_lock", own))
-        self._cause: str | None = None  # guarded by _driving; None while nobody here drives
+        lock = getattr(self._circuit.breaker, "_lock", own)
+        self._circuit_lock = cast("AbstractContextManager[object]", lock)
+        self._cause: str | None = None  # guarded by _circuit_lock; None while nobody here drives
 
         self._lock = threading.RLock()  # reentrant: a signal handler may submit while its thread is in here
         # Guarded by _lock:
@@ -105,16 +106,16 @@ class Breaker:
         self._changes: deque[tuple[BreakerState, BreakerState, str]] = deque()  # not announced yet
         # Set under _lock, read without: the generation while closed and announced, and the same while,
         # besides, a success would change nothing.
-        self._closed: int | None = None
-        self._quiet: int | None = None
+        self._closed_generation: int | None = None
+        self._skips_success: int | None = None
         self._announcing = threading.RLock()  # never waited for; one that who does not hold it cannot release
 
-        with self._driving:
+        with self._circuit_lock:
             self._state: BreakerState = _STATES[self._circuit.breaker.current_state]
-            self._ear = StateListener(self._heard)
-            self._circuit.breaker.add_listener(self._ear)
+            self._listener = StateListener(self._on_state_change)
+            self._circuit.breaker.add_listener(self._listener)
             self._circuit.guard()  # moves what it guards behind our ear, so that we know before they do
-        self._publish()
+        self._announce_changes()
 
     def _circuit_for(self, spec: object) -> Circuit:
         if isinstance(spec, BreakerPolicy):
@@ -131,7 +132,7 @@ class Breaker:
     def state(self) -> BreakerState:
         """The state the next `acquire` would find; an open breaker whose time is up is half-open."""
         if self._changes:
-            self._publish()
+            self._announce_changes()
         with self._lock:
             return "half_open" if self._due() else self._state
 
@@ -142,7 +143,7 @@ class Breaker:
             BreakerOpenError: open, or half-open with every permit out; ``retry_after`` is the seconds until
                 the next probe, at most.
         """
-        generation = self._closed
+        generation = self._closed_generation
         return self._acquire_unless_open() if generation is None else generation
 
     def release(self, permit: Permit) -> None:
@@ -153,7 +154,7 @@ class Breaker:
 
     def success_may_hang(self, permit: Permit) -> bool:
         """Tell whether `record` of a success may have to wait for the application."""
-        return self.shared and (isinstance(permit, Probe) or self._circuit.wants(None))
+        return self.shared and (isinstance(permit, Probe) or self._circuit.needs_outcome(None))
 
     def record(self, permit: Permit, exception: BaseException | None, duration: float) -> None:
         """Take in how the task of ``permit`` ended; what is too late is ignored.
@@ -163,7 +164,7 @@ class Breaker:
             exception: What the task raised, or None.
             duration: Seconds the task ran.
         """
-        if exception is None and permit == self._quiet:
+        if exception is None and permit == self._skips_success:
             return
         if isinstance(permit, Probe):
             self._record_probe(permit, exception, duration)
@@ -172,14 +173,14 @@ class Breaker:
 
     def detach(self) -> None:
         """Let go of the circuit breaker, which may outlive the pool; a second time is harmless."""
-        with self._driving:
+        with self._circuit_lock:
             self._circuit.unguard()
-            if self._ear in self._circuit.breaker.listeners:
-                self._circuit.breaker.remove_listener(self._ear)
+            if self._listener in self._circuit.breaker.listeners:
+                self._circuit.breaker.remove_listener(self._listener)
 
     def forked(self, lock: Any) -> None:
         """Be dead in a forked child, where any lock may be held for ever: all find ``lock`` in its place."""
-        self._lock = self._driving = lock
+        self._lock = self._circuit_lock = lock
 
     # -- closed --------------------------------------------------------------------------------------------
 
@@ -193,22 +194,22 @@ class Breaker:
                 if generation != self._generation:
                     return
                 trip = circuit.window.add(failed=exception is not None, slow=duration >= circuit.slow_after)
-        if trip is None and not circuit.wants(exception):
+        if trip is None and not circuit.needs_outcome(exception):
             return
-        with self._driving:
-            if generation == self._generation and circuit.wants(exception):
+        with self._circuit_lock:
+            if generation == self._generation and circuit.needs_outcome(exception):
                 cause = _STORED if exception is None else f"consecutive failures: {circuit.breaker.fail_max}"
-                self._drive(cause, feed, circuit.breaker, exception)
+                self._change_state(cause, feed, circuit.breaker, exception)
             if trip is not None and generation == self._generation:
-                self._drive(trip, circuit.breaker.open)
-        self._publish()
+                self._change_state(trip, circuit.breaker.open)
+        self._announce_changes()
 
     # -- open and half-open --------------------------------------------------------------------------------
 
     def _acquire_unless_open(self) -> Permit:
         if self._due():
             self._half_open()
-        self._publish()
+        self._announce_changes()
         probe = Probe()
         try:
             with self._lock:
@@ -234,11 +235,13 @@ class Breaker:
             return self._state == "open" and self._monotonic() - self._opened_at >= self._circuit.open_for
 
     def _half_open(self) -> None:
-        with self._driving:
+        with self._circuit_lock:
             # A listener that submits while pybreaker tells of this very change must not start it once more.
             if self._cause is not None or not self._due():
                 return
-            self._drive(f"it was open for {self._circuit.open_for:g} s", self._circuit.breaker.half_open)
+            self._change_state(
+                f"it was open for {self._circuit.open_for:g} s", self._circuit.breaker.half_open
+            )
             if self._due():  # the storage raised: ask it again when the time is up again, not at every submit
                 with self._lock:
                     self._opened_at = self._monotonic()
@@ -266,25 +269,27 @@ class Breaker:
         if exception is not None and circuit.excludes(exception):
             self.release(probe)
             return
-        with self._driving:
+        with self._circuit_lock:
             if probe not in self._probes:  # given up, or from before a change of state
                 return
             try:
                 if exception is not None:
-                    self._drive(f"a probe raised {type_name(exception)}", feed, circuit.breaker, exception)
+                    self._change_state(
+                        f"a probe raised {type_name(exception)}", feed, circuit.breaker, exception
+                    )
                 elif duration >= circuit.slow_after:
-                    self._drive(f"a probe took {duration:.3g} s", circuit.breaker.open)
+                    self._change_state(f"a probe took {duration:.3g} s", circuit.breaker.open)
                 else:
-                    self._drive("enough probes succeeded", feed, circuit.breaker, None)
+                    self._change_state("enough probes succeeded", feed, circuit.breaker, None)
             finally:
                 # Not before pybreaker has judged it: a freed permit would let one more probe in meanwhile.
                 self.release(probe)
-        self._publish()
+        self._announce_changes()
 
     # -- changes of state ----------------------------------------------------------------------------------
 
-    def _drive(self, cause: str, act: Callable[..., object], *args: object) -> None:
-        """Make pybreaker ``act``; needs _driving, and keeps what the user's parts raise from the task."""
+    def _change_state(self, cause: str, act: Callable[..., object], *args: object) -> None:
+        """Make pybreaker ``act``; needs _circuit_lock. What the user's parts raise stays here."""
         outer, self._cause = self._cause, cause
         try:
             self._circuit.guard()
@@ -297,7 +302,7 @@ class Breaker:
         finally:
             self._cause = outer
 
-    def _heard(self, name: str) -> None:
+    def _on_state_change(self, name: str) -> None:
         """Follow pybreaker into the state ``name``; its lock is held, by whoever changes it."""
         new = _STATES[name]
         why = self._cause or _OUTSIDE
@@ -305,7 +310,7 @@ class Breaker:
             old = self._state
             self._state = new
             self._generation += 1
-            self._closed = self._quiet = None
+            self._closed_generation = self._skips_success = None
             self._probes.clear()
             if self._circuit.window is not None:
                 self._circuit.window.clear()
@@ -314,7 +319,7 @@ class Breaker:
             if new != old:
                 self._changes.append((old, new, why))
 
-    def _publish(self) -> None:
+    def _announce_changes(self) -> None:
         """Announce what has changed, then open the way past the locks where there is one."""
         # Whoever drives holds pybreaker's lock, and comes by here after letting go of it.
         free = True
@@ -331,9 +336,13 @@ class Breaker:
                     pass
         with self._lock:
             # A change nobody has announced yet keeps the way shut, so that the next acquire comes by here.
-            self._closed = self._generation if self._state == "closed" and not self._changes else None
-            in_a_row = self._circuit.breaker.fail_counter if self._circuit.quiet else 1
-            self._quiet = None if in_a_row or self._circuit.window is not None else self._closed
+            self._closed_generation = (
+                self._generation if self._state == "closed" and not self._changes else None
+            )
+            in_a_row = self._circuit.breaker.fail_counter if self._circuit.skips_success else 1
+            self._skips_success = (
+                None if in_a_row or self._circuit.window is not None else self._closed_generation
+            )
 
     def _announce(self, old: BreakerState, new: BreakerState, why: str) -> None:
         try:

@@ -43,11 +43,11 @@ class StateListener(CircuitBreakerListener):
 
     def __init__(self, heard: Callable[[str], None]) -> None:
         """Call ``heard`` with "closed", "open" or "half-open", under pybreaker's lock."""
-        self._heard = heard
+        self._on_state_change = heard
 
     def state_change(self, cb: CircuitBreaker, old_state: Any, new_state: Any) -> None:  # noqa: ARG002
         """Pass the new state on."""
-        self._heard(new_state.name)
+        self._on_state_change(new_state.name)
 
 
 class _GuardedListener(CircuitBreakerListener):
@@ -146,7 +146,7 @@ class Circuit:
     """A circuit breaker and the numbers the pool drives it by; as it stands here, those of a user's own."""
 
     breaker: CircuitBreaker
-    quiet = False
+    skips_success = False
     """Whether a success changes nothing while no failure is counted and there is no window."""
     shared = False
     """Whether the application holds it too, with listeners, predicates or a storage of its own."""
@@ -159,7 +159,7 @@ class Circuit:
         """Seconds from a trip until a probe is let through; pybreaker itself would go by the wall clock."""
         return self.breaker.reset_timeout
 
-    def wants(self, exception: BaseException | None) -> bool:
+    def needs_outcome(self, exception: BaseException | None) -> bool:
         """Whether this outcome of a call would change anything, or be heard, while closed."""
         raise NotImplementedError
 
@@ -177,7 +177,7 @@ class Circuit:
 class PolicyCircuit(Circuit):
     """A breaker made from a `BreakerPolicy`, with a memory of its own; nobody else holds it."""
 
-    quiet = True
+    skips_success = True
 
     def __init__(self, policy: BreakerPolicy, *, pool: str) -> None:
         """Make the circuit and, where the policy wants rates, the window."""
@@ -201,7 +201,7 @@ class PolicyCircuit(Circuit):
         self._exclude = (*_NO_OUTCOME, *policy.exclude)
         self._counts_in_a_row = policy.consecutive_failures is not None
 
-    def wants(self, exception: BaseException | None) -> bool:
+    def needs_outcome(self, exception: BaseException | None) -> bool:
         """Whether this outcome of a call would change anything in pybreaker's closed state."""
         return self._counts_in_a_row and (exception is not None or self.breaker.fail_counter != 0)
 
@@ -252,7 +252,7 @@ class ExternalCircuit(Circuit):
             if isinstance(exclusion, _GuardedExclusion) and exclusion.report is self._report:
                 self._replace_exclusion(exclusion, exclusion.guarded)
 
-    def wants(self, exception: BaseException | None) -> bool:
+    def needs_outcome(self, exception: BaseException | None) -> bool:
         """Whether this outcome of a call would change anything, or be heard, while closed."""
         breaker = self.breaker
         return (

@@ -139,7 +139,7 @@ HISTOGRAMS: tuple[tuple[str, str, Callable[[PoolSnapshot], HistogramSnapshot]], 
 class Source(Protocol):
     """Where the numbers of one pool come from."""
 
-    def read(self) -> PoolSnapshot:
+    def snapshot(self) -> PoolSnapshot:
         """Read the pool now."""
         ...
 
@@ -174,7 +174,7 @@ class PoolCollector(Collector):
         """
         with self._lock:
             before = self._exports.get(pool)
-            if before is not None and before.source.read().state != "stopped":
+            if before is not None and before.source.snapshot().state != "stopped":
                 raise ValueError(
                     f"name={pool!r}: a pool of that name is alive in this registry, and its metrics would "
                     "be counted twice: choose another name, stop that pool first, or pass another registry"
@@ -216,7 +216,7 @@ class PoolCollector(Collector):
             sources = [export.source for export in self._exports.values()]
             for pool in last:
                 del self._exports[pool]
-        yield from self._families([source.read() for source in sources])
+        yield from self._families([source.snapshot() for source in sources])
 
     def _families(self, readings: list[PoolSnapshot]) -> Iterator[Metric]:
         for kind, specs in ((CounterMetricFamily, COUNTERS), (GaugeMetricFamily, GAUGES)):

@@ -31,13 +31,13 @@ class BackendWorker(Worker):
         """Note that its task is not with the backend (any more)."""
         self.away = False
 
-    def remind(self) -> None:
+    def notify_again(self) -> None:
         """Do nothing: what it was given is on a list until it is handed over, and must not be on it twice."""
 
     def stack(self) -> str:
         """Return why it cannot be known where its task is."""
         return "(no stack: only worker processes of the pool's own can be asked for one)"
 
-    def place(self) -> str:
+    def location(self) -> str:
         """Name where its task runs, as far as that is known."""
         return "its backend"

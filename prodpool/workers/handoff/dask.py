@@ -44,7 +44,7 @@ def of_dask(backend: Any) -> Capabilities:
         prefetch=2 * threads if threads else 1,
         dumps=cloudpickle.dumps,
         submit=BatchSubmitter().submit,
-        lost=(KilledWorker, CancelledThereError),
+        worker_lost_errors=(KilledWorker, CancelledThereError),
     )
 
 

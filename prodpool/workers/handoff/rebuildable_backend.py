@@ -79,7 +79,7 @@ class RebuildableBackend:
         return self.current[0]
 
     @property
-    def down(self) -> bool:
+    def is_down(self) -> bool:
         """Whether the backend is broken and the next one not there yet."""
         return self._due_at is not None
 
@@ -87,12 +87,12 @@ class RebuildableBackend:
         """Return the seconds until the next one is to be built; None while this one works."""
         return None if self._due_at is None else max(0.0, self._due_at - self._now())
 
-    def broke(self, generation: int, *, blameless: bool = False) -> bool:
+    def mark_broken(self, generation: int, *, blameless: bool = False) -> bool:
         """Note that the backend of ``generation`` broke; False when nothing can be done about it.
 
         ``blameless``: it is known which task broke it, so that it does not count as one that never worked.
         """
-        if generation != self.generation or self.down:
+        if generation != self.generation or self.is_down:
             return True
         if self._factory is None:
             return False
@@ -130,7 +130,7 @@ class RebuildableBackend:
         if factory is None:
             return False
         with self._lock:
-            if self.size is not None and workers > self.size and not self.down:
+            if self.size is not None and workers > self.size and not self.is_down:
                 number, old = self.current
                 self.current = number + 1, factory(workers)
                 still = [process for process in self._retired if process.is_alive()]
@@ -139,7 +139,7 @@ class RebuildableBackend:
             self.size = workers
         return True
 
-    def forget(self) -> None:
+    def cancel_rebuild(self) -> None:
         """Build no other after all."""
         self._due_at = None
 

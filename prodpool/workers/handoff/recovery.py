@@ -52,126 +52,126 @@ class Recovery:
         workers: How many workers it is to have.
         stopped: Whether the pool is, so that there is to be no other.
         work: Hands a seat's task over.
-        give_back: Settles a task that never began.
+        fail: Settles a task that never began.
         on_broken: Told that nothing can be done about the backend any more.
     """
 
     def __init__(
         self,
-        supply: RebuildableBackend,
+        backends: RebuildableBackend,
         *,
         log: PoolLog,
         workers: Callable[[], int],
         stopped: Callable[[], bool],
         work: Callable[[BackendWorker, Task], None],
-        give_back: Callable[[BackendWorker, Task, BaseException | None], None],
+        fail: Callable[[BackendWorker, Task, BaseException | None], None],
         on_broken: Callable[[BaseException], None],
     ) -> None:
-        self._supply = supply
+        self._backends = backends
         self._log = log
         self._workers = workers
         self._stopped = stopped
         self._work = work
-        self._give_back = give_back
+        self._fail = fail
         self._on_broken = on_broken
         self._stranded: deque[tuple[BackendWorker, Task]] = deque()
         # Each of them, or none, has broken the backend: they are tried one at a time.
         self._suspects: deque[tuple[BackendWorker, Task]] = deque()
         self._on_trial: Task | None = None
 
-    def holds(self, task: Task) -> bool:
+    def must_wait(self, task: Task) -> bool:
         """Tell whether ``task`` has to wait for the next backend, or for the end of another's trial."""
         on_trial = self._on_trial
-        return self._supply.down or (on_trial is not None and on_trial is not task)
+        return self._backends.is_down or (on_trial is not None and on_trial is not task)
 
-    def strand(self, seat: BackendWorker, task: Task) -> None:
+    def requeue(self, worker: BackendWorker, task: Task) -> None:
         """Keep a task that never began for when there is a backend for it."""
-        seat.started = None
-        self._stranded.append((seat, task))
-        self.go_on()
+        worker.started = None
+        self._stranded.append((worker, task))
+        self.resume()
 
-    def refused(self, seat: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
+    def refused(self, worker: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
         """Keep a task that the backend of ``generation`` did not take, or give it back."""
-        tried = self.is_on_trial(task)
+        tried = self.is_isolated(task)
         if tried:
             self._on_trial = None
-        if not self._supply.broke(generation):
+        if not self._backends.mark_broken(generation):
             self._on_broken(error)
-            self._give_back(seat, task, error)
+            self._fail(worker, task, error)
             self.give_up(error)
         elif tried:
-            self._suspects.appendleft((seat, task))
-            self.go_on()
+            self._suspects.appendleft((worker, task))
+            self.resume()
         else:
-            self.strand(seat, task)
+            self.requeue(worker, task)
 
-    def broken(self, seat: BackendWorker, task: Task, generation: int, error: BaseException) -> bool:
+    def broken(self, worker: BackendWorker, task: Task, generation: int, error: BaseException) -> bool:
         """Decide about a task whose backend broke under it; False when it is lost."""
         # One that was alone there is what broke it.
-        hope = self._supply.broke(generation, blameless=self.is_on_trial(task))
+        hope = self._backends.mark_broken(generation, blameless=self.is_isolated(task))
         if not hope:
             self._on_broken(error)
-        kept = hope and not self._stopped() and self.suspect(seat, task)
+        kept = hope and not self._stopped() and self.isolate(worker, task)
         if not hope:
             self.give_up(error)
         return kept
 
-    def suspect(self, seat: BackendWorker, task: Task) -> bool:
+    def isolate(self, worker: BackendWorker, task: Task) -> bool:
         """Have a task tried alone whose worker was lost while the backend goes on; False when it is lost."""
         if self._stopped() or not may_run_again(task):
             return False
-        seat.started = None
-        self._suspects.append((seat, task))
+        worker.started = None
+        self._suspects.append((worker, task))
         return True
 
-    def is_on_trial(self, task: Task) -> bool:
+    def is_isolated(self, task: Task) -> bool:
         """Tell whether a task is being tried alone; from any thread."""
         return self._on_trial is task
 
-    def came_home(self, task: Task) -> None:
+    def on_settled(self, task: Task) -> None:
         """Note the end of a task's run, however it came, once what becomes of it is decided; and go on."""
-        if self.is_on_trial(task):
+        if self.is_isolated(task):
             self._on_trial = None
-        self.go_on()
+        self.resume()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Hand over what waits, if it can be: one suspect alone, or everything else."""
-        if self._supply.down or self._on_trial is not None:
+        if self._backends.is_down or self._on_trial is not None:
             return
         if self._stopped():
             self.give_up(None)
             return
         if self._suspects:
-            seat, self._on_trial = self._suspects.popleft()
-            self._work(seat, self._on_trial)
+            worker, self._on_trial = self._suspects.popleft()
+            self._work(worker, self._on_trial)
             return
         stranded, self._stranded = self._stranded, deque()
-        for seat, task in stranded:
-            self._work(seat, task)
+        for worker, task in stranded:
+            self._work(worker, task)
 
     def rebuild(self) -> None:
         """Build the next backend, which is due."""
         if self._stopped():
             self.give_up_if_stopped()
             return
-        for process in self._supply.processes():
+        for process in self._backends.processes():
             kill(process)
         try:
-            self._supply.rebuild(self._workers())
+            self._backends.rebuild(self._workers())
         except Exception as error:  # noqa: BLE001  # the application's factory
-            if not self._supply.broke(self._supply.generation):
+            if not self._backends.mark_broken(self._backends.generation):
                 self._on_broken(error)
                 self.give_up(error)
             return
         if self._stopped():  # meanwhile
-            self._supply.shutdown()
-        self._log.warning("pool.backend_rebuilt", rebuilds=self._supply.rebuilds)
-        self.go_on()
+            self._backends.shutdown()
+        self._log.warning("pool.backend_rebuilt", rebuilds=self._backends.rebuilds)
+        self.resume()
 
     def give_up_if_stopped(self) -> None:
         """Wait for no other backend when the pool is stopped."""
-        if self._supply.down and self._stopped():
-            self._supply.forget()
+        if self._backends.is_down and self._stopped():
+            self._backends.cancel_rebuild()
             self.give_up(None)
 
     def give_up(self, error: BaseException | None) -> None:
@@ -179,5 +179,5 @@ class Recovery:
         waiting = [*self._suspects, *self._stranded]
         self._suspects.clear()
         self._stranded.clear()
-        for seat, task in waiting:
-            self._give_back(seat, task, error)
+        for worker, task in waiting:
+            self._fail(worker, task, error)

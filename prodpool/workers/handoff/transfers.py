@@ -61,49 +61,49 @@ class Transfers:
         self,
         pool: str,
         *,
-        supply: RebuildableBackend,
+        backends: RebuildableBackend,
         abilities: Capabilities,
         context_vars: Sequence[str],
         dispatcher: Dispatcher,
         runner: Runner,
         log: PoolLog,
-        trouble: TelemetryErrors,
+        telemetry_errors: TelemetryErrors,
         now: Callable[[], float],
         on_sent: Callable[[], None],
         on_ran: Callable[[float], None],
         on_broken: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
-        self._supply = supply
+        self._backends = backends
         self._abilities = abilities
         self._transport = Transport(
-            pool, abilities, context_vars=context_vars, carrier=runner.carrier, now=now
+            pool, abilities, context_vars=context_vars, carrier=runner.trace_context, now=now
         )
         self._dispatcher = dispatcher
         self._runner = runner
-        self._courier = LoopThread(
+        self._loop_thread = LoopThread(
             pool,
             on_start=self._begin_to_settle,
-            due_in=supply.due_in,
+            due_in=backends.due_in,
             on_due=self._on_due,
-            on_error=lambda error: trouble.report("internal", error),
+            on_error=lambda error: telemetry_errors.report("internal", error),
         )
         self._now = now
         self._on_sent = on_sent
         self._on_ran = on_ran
         self._recovery = Recovery(
-            supply,
+            backends,
             log=log,
             workers=dispatcher.workers,
             stopped=lambda: dispatcher.state is State.STOPPED,
-            work=self._work,
-            give_back=lambda seat, task, error: self._work(seat, runner.give_back(seat, task, error)),
+            work=self._send_all,
+            fail=self._fail,
             on_broken=on_broken,
         )
 
     def _begin_to_settle(self) -> None:
         """Mark this thread, so that it is refused what would wait for the tasks that it settles."""
-        thread_state.settles = self._dispatcher.roster.workers
+        thread_state.settles_for = self._dispatcher.worker_set.workers
 
     def start(self) -> None:
         """Have the courier running.
@@ -111,55 +111,58 @@ class Transfers:
         Raises:
             RuntimeError: The system has no thread to give.
         """
-        self._courier.start()
+        self._loop_thread.start()
 
     def close(self) -> None:
         """Let the courier go; nothing more comes back."""
-        self._courier.close()
+        self._loop_thread.close()
 
-    def set_to_work(self, seat: BackendWorker, task: Task | None) -> None:
+    def send_first(self, worker: BackendWorker, task: Task | None) -> None:
         """Hand over the task that a seat was given, if any, and whatever it is given after that."""
         if self._dispatcher.state is State.OPEN:
-            self._work(seat, task)
+            self._send_all(worker, task)
         else:
             # A stop gets on, however long the application's own pickling takes.
-            self._courier.post(partial(self._work, seat, task))
+            self._loop_thread.call_soon(partial(self._send_all, worker, task))
+
+    def _fail(self, worker: BackendWorker, task: Task, error: BaseException | None) -> None:
+        self._send_all(worker, self._runner.fail_unstarted(worker, task, error))
 
     def shutdown(self) -> None:
         """Give up what was not handed over."""
-        self._courier.post(self._recovery.give_up_if_stopped)
+        self._loop_thread.call_soon(self._recovery.give_up_if_stopped)
 
     # Handing over, in the thread of whoever gave the seat its task.
 
-    def _work(self, seat: BackendWorker, task: Task | None) -> None:
+    def _send_all(self, worker: BackendWorker, task: Task | None) -> None:
         while task is not None:
             given = task
             try:
-                task = self._hand_over(seat, given)
+                task = self._send_if_allowed(worker, given)
             except MemoryError as error:  # before it was sent: `_hand` takes care of the rest
-                task = self._runner.settle_anyway(seat, given, error)
+                task = self._runner.settle_anyway(worker, given, error)
 
-    def _hand_over(self, seat: BackendWorker, task: Task) -> Task | None:
+    def _send_if_allowed(self, worker: BackendWorker, task: Task) -> Task | None:
         """Hand over ``task``; returns the seat's next one if this one is settled already."""
         if self._runner.has_expired(task, self._now()):
-            return self._settled(task, self._runner.expire(seat, task))
-        if self._recovery.holds(task):
-            self._courier.post(partial(self._recovery.strand, seat, task))
+            return self._after_local_settle(task, self._runner.expire(worker, task))
+        if self._recovery.must_wait(task):
+            self._loop_thread.call_soon(partial(self._recovery.requeue, worker, task))
             return None
-        seat.since = self._now()
-        generation, backend = self._supply.current
+        worker.since = self._now()
+        generation, backend = self._backends.current
         try:
             call = self._transport.pack(task)
         except BaseException as error:  # noqa: BLE001  # a __reduce__ may raise anything
-            return self._refuse(seat, task, error)
+            return self._fail_unsent(worker, task, error)
         try:
-            self._send(seat, task, generation, backend, call)
+            self._send(worker, task, generation, backend, call)
         except BaseException as error:  # noqa: BLE001
-            return self._turned_away(seat, task, generation, error)
+            return self._on_send_error(worker, task, generation, error)
         return None
 
     def _send(
-        self, seat: BackendWorker, task: Task, generation: int, backend: Any, call: tuple[Any, ...]
+        self, worker: BackendWorker, task: Task, generation: int, backend: Any, call: tuple[Any, ...]
     ) -> None:
         """Hand a packed call over to the backend of ``generation``.
 
@@ -168,106 +171,108 @@ class Transfers:
             NoFutureError: Its ``submit`` returns no future.
             BaseException: What else its ``submit`` raises.
         """
-        seat.begin(self._now())
-        lease = self._transport.send(backend, task, self._transport.ticket(seat, task), call)
+        worker.begin(self._now())
+        lease = self._transport.send(backend, task, self._transport.ticket(worker, task), call)
         self._on_sent()
         try:
             lease.add_done_callback(
-                lambda lease: self._courier.post(partial(self._come_home, seat, task, generation, lease))
+                lambda lease: self._loop_thread.call_soon(
+                    partial(self._on_returned, worker, task, generation, lease)
+                )
             )
         except AttributeError:
             raise NoFutureError(backend, lease) from None
 
-    def _turned_away(
-        self, seat: BackendWorker, task: Task, generation: int, error: BaseException
+    def _on_send_error(
+        self, worker: BackendWorker, task: Task, generation: int, error: BaseException
     ) -> Task | None:
         """Settle a task that the backend did not take, if the fault is not the backend's."""
         if isinstance(error, UnpicklableError | NoFutureError | MemoryError):
-            return self._refuse(seat, task, error)
+            return self._fail_unsent(worker, task, error)
         if self._is_short(error):
             # No process or descriptor to be had for this one, which may be queued there all the same.
-            self._courier.post(partial(self._lost, seat, task, generation, error))
+            self._loop_thread.call_soon(partial(self._on_lost, worker, task, generation, error))
             return None
-        seat.end()
-        self._courier.post(partial(self._recovery.refused, seat, task, generation, error))
+        worker.end()
+        self._loop_thread.call_soon(partial(self._recovery.refused, worker, task, generation, error))
         return None
 
     def _is_short(self, error: BaseException) -> bool:
         """Tell whether ``error`` is that of a process pool which gets nothing more from the system."""
         return isinstance(error, OSError) and self._abilities.processes is not None
 
-    def _refuse(self, seat: BackendWorker, task: Task, error: BaseException) -> Task | None:
+    def _fail_unsent(self, worker: BackendWorker, task: Task, error: BaseException) -> Task | None:
         """Settle a task that cannot be handed over."""
-        seat.end()
+        worker.end()
         now = self._now()
-        return self._settled(task, self._runner.settle(seat, task, now, now, None, error))
+        return self._after_local_settle(task, self._runner.settle(worker, task, now, now, None, error))
 
-    def _settled(self, task: Task, following: Task | None) -> Task | None:
+    def _after_local_settle(self, task: Task, following: Task | None) -> Task | None:
         """Note that a task was settled without having been away; return what its seat has to do next."""
-        if self._recovery.is_on_trial(task):
-            self._courier.post(partial(self._recovery.came_home, task))
+        if self._recovery.is_isolated(task):
+            self._loop_thread.call_soon(partial(self._recovery.on_settled, task))
         return following
 
     # Coming home, in the courier's thread.
 
-    def _come_home(self, seat: BackendWorker, task: Task, generation: int, lease: Future[Any]) -> None:
+    def _on_returned(self, worker: BackendWorker, task: Task, generation: int, lease: Future[Any]) -> None:
         try:
             outcome = lease.result(0)
         except NotTakenError as late:
-            self._work(seat, self._turned_away(seat, task, generation, late.error))
+            self._send_all(worker, self._on_send_error(worker, task, generation, late.error))
         except BaseException as error:  # noqa: BLE001  # whatever the backend found to raise instead
-            self._lost(seat, task, generation, error)
+            self._on_lost(worker, task, generation, error)
         else:
-            self._arrived(seat, task, generation, outcome)
+            self._on_result(worker, task, generation, outcome)
 
-    def _arrived(self, seat: BackendWorker, task: Task, generation: int, outcome: CallResult) -> None:
+    def _on_result(self, worker: BackendWorker, task: Task, generation: int, outcome: CallResult) -> None:
         """Settle a task by its outcome."""
-        self._supply.succeeded(generation)
+        self._backends.succeeded(generation)
         try:
-            self._settle(seat, task, outcome)
+            self._settle(worker, task, outcome)
         except MemoryError as error:
-            self._work(seat, self._runner.settle_anyway(seat, task, error))
+            self._send_all(worker, self._runner.settle_anyway(worker, task, error))
         # Not before: what its seat was given next must not run beside the next trial.
-        self._recovery.came_home(task)
+        self._recovery.on_settled(task)
 
-    def _settle(self, seat: BackendWorker, task: Task, outcome: CallResult) -> None:
+    def _settle(self, worker: BackendWorker, task: Task, outcome: CallResult) -> None:
         if task.counted or task.dropped is not None:
             return  # there was no memory to see that it had been sent
-        seat.end()
+        worker.end()
         if outcome.expired:
-            self._work(seat, self._runner.expire(seat, task))
+            self._send_all(worker, self._runner.expire(worker, task))
             return
-        started, ended, value, failure = self._transport.read(seat, task, outcome)
+        started, ended, value, failure = self._transport.read(worker, task, outcome)
         self._on_ran(ended - started)
-        self._work(seat, self._runner.settle(seat, task, started, ended, value, failure))
+        self._send_all(worker, self._runner.settle(worker, task, started, ended, value, failure))
 
-    def _lost(self, seat: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
+    def _on_lost(self, worker: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
         """Decide about a task that has no outcome, because of ``error``."""
-        seat.end()
+        worker.end()
         if isinstance(error, BrokenExecutor | CancelledError):
-            kept = self._recovery.broken(seat, task, generation, error)
-        elif isinstance(error, self._abilities.lost) or self._is_short(error):
-            kept = self._recovery.suspect(seat, task)
+            kept = self._recovery.broken(worker, task, generation, error)
+        elif isinstance(error, self._abilities.worker_lost_errors) or self._is_short(error):
+            kept = self._recovery.isolate(worker, task)
         else:  # the backend's own failure with this one task
             kept = False
-            self._work(seat, self._runner.settle(seat, task, seat.since, self._now(), None, error))
-            self._recovery.came_home(task)
+            self._send_all(worker, self._runner.settle(worker, task, worker.since, self._now(), None, error))
+            self._recovery.on_settled(task)
             return
         if not kept:
             lost = worker_lost(self._pool, task, error)
-            following = self._runner.settle(seat, task, seat.since, self._now(), None, lost, Result.PANIC)
-            self._work(seat, following)
-        self._recovery.came_home(task)  # not before, likewise
+            following = self._runner.settle(worker, task, worker.since, self._now(), None, lost, Result.PANIC)
+            self._send_all(worker, following)
+        self._recovery.on_settled(task)  # not before, likewise
 
-    def post(self, call: Callable[[], object]) -> None:
+    def call_soon(self, call: Callable[[], object]) -> None:
         """Have a call made in the courier's thread."""
-        self._courier.post(call)
+        self._loop_thread.call_soon(call)
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Have the courier look for calls, in case whoever posted one was kept from waking it."""
-        self._courier.nudge()
+        self._loop_thread.wake()
 
     def _on_due(self) -> None:
         """Build the next backend."""
-        if self._supply.due_in() == 0.0:
+        if self._backends.due_in() == 0.0:
             self._recovery.rebuild()

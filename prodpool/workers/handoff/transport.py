@@ -45,7 +45,7 @@ class Transport:
     ) -> None:
         self._pool = pool
         self.submit = abilities.submit
-        self._packing = CallSerializer(abilities.dumps, context_vars, abilities.result_dumps)
+        self._serializer = CallSerializer(abilities.dumps, context_vars, abilities.result_dumps)
         self._carrier = carrier
         self._now = now
 
@@ -56,11 +56,13 @@ class Transport:
             UnpicklableError: Something in it does not pickle; the message says what.
             BaseException: What else a ``__reduce__`` raised.
         """
-        return self._packing.pack(self._pool, task)
+        return self._serializer.pack(self._pool, task)
 
-    def ticket(self, seat: BackendWorker, task: Task) -> CallHeader:
+    def ticket(self, worker: BackendWorker, task: Task) -> CallHeader:
         """Begin a hand-over: return what is to travel with the call."""
-        return CallHeader(self._pool, task.name, self._carrier(task, seat.since), _terms(task, seat.since))
+        return CallHeader(
+            self._pool, task.name, self._carrier(task, worker.since), _terms(task, worker.since)
+        )
 
     def send(self, backend: Any, task: Task, ticket: CallHeader, call: tuple[Any, ...]) -> Future[Any]:
         """Hand a packed call over to ``backend`` and return the future of its `CallResult`.
@@ -70,32 +72,32 @@ class Transport:
             BaseException: What else its ``submit`` raises.
         """
         try:
-            return self.submit(backend, self._packing.caller, ticket, *call)
+            return self.submit(backend, self._serializer.caller, ticket, *call)
         except Exception as error:
-            blamed = self._packing.blamed(self._pool, task, error)
+            blamed = self._serializer.as_pickling_error(self._pool, task, error)
             if blamed is None:
                 raise
             raise blamed from error
 
-    def read(self, seat: BackendWorker, task: Task, outcome: CallResult) -> TimedResult:
+    def read(self, worker: BackendWorker, task: Task, outcome: CallResult) -> TimedResult:
         """Unpack what came of the seat's task, and say when it ran by the pool's clock."""
-        started, ended = self._times(seat, outcome)
+        started, ended = self._times(worker, outcome)
         try:
-            value, failure = self._packing.unpack(outcome)
+            value, failure = self._serializer.unpack(outcome)
         except BaseException as error:  # noqa: BLE001  # a __setstate__ may raise anything
-            value, failure = None, self._packing.unloadable(self._pool, task, error)
+            value, failure = None, self._serializer.unloadable(self._pool, task, error)
         if failure is not None and outcome.stack is not None:
             # Not by assignment: an exception may be a frozen dataclass.
             BaseException.__setattr__(failure, "__cause__", RemoteTraceback(outcome.stack))
         return TimedResult(started, ended, value, failure)
 
-    def _times(self, seat: BackendWorker, outcome: CallResult) -> tuple[float, float]:
+    def _times(self, worker: BackendWorker, outcome: CallResult) -> tuple[float, float]:
         now = self._now()
         if outcome.host != this_host():
             # Its clock is another: only the length that it tells can be used.
-            return max(seat.since, now - max(0.0, outcome.ended - outcome.started)), now
+            return max(worker.since, now - max(0.0, outcome.ended - outcome.started)), now
         offset = now - time.monotonic()
-        started = min(max(seat.since, outcome.started + offset), now)
+        started = min(max(worker.since, outcome.started + offset), now)
         return started, min(max(started, outcome.ended + offset), now)
 
 

@@ -42,43 +42,43 @@ class HandoffWorkers:
         self,
         *,
         pool: str,
-        supply: RebuildableBackend,
+        backends: RebuildableBackend,
         abilities: Capabilities,
         pace: AdaptivePrefetch,
         context_vars: Sequence[str],
         dispatcher: Dispatcher,
         runner: Runner,
         log: PoolLog,
-        trouble: TelemetryErrors,
+        telemetry_errors: TelemetryErrors,
         now: Callable[[], float],
         own_backend: bool,
         on_broken: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
-        self._supply = supply
+        self._backends = backends
         self._own_backend = own_backend
         self._abilities = abilities
         self._pace = pace
         self._dispatcher = dispatcher
         self._runner = runner
-        self._trouble = trouble
+        self._telemetry_errors = telemetry_errors
         self._now = now
         self._killed = False
         # Seats that were given a task, or dismissed, while they were free.
         self._given: deque[BackendWorker] = deque()
         dispatcher.after_notify = self._after_notify
-        self._exchange = Transfers(
+        self._transfers = Transfers(
             pool,
-            supply=supply,
+            backends=backends,
             abilities=abilities,
             context_vars=context_vars,
             dispatcher=dispatcher,
             runner=runner,
             log=log,
-            trouble=trouble,
+            telemetry_errors=telemetry_errors,
             now=now,
             on_sent=self._sent,
-            on_ran=self._keep_pace,
+            on_ran=self._adjust_prefetch,
             on_broken=on_broken,
         )
 
@@ -88,46 +88,46 @@ class HandoffWorkers:
         Raises:
             RuntimeError: The system has no thread to give.
         """
-        self._exchange.start()
-        seat = BackendWorker(self._pool, self._now)
-        seat.notify = partial(self._given.append, seat)
+        self._transfers.start()
+        worker = BackendWorker(self._pool, self._now)
+        worker.notify = partial(self._given.append, worker)
         try:
-            if not self._dispatcher.reserve(seat):
+            if not self._dispatcher.add_starting(worker):
                 return False
-            self._do_uninterrupted(partial(self._begin, seat))
+            self._do_uninterrupted(partial(self._begin, worker))
         except BaseException:
-            self._dispatcher.start_failed(seat)
+            self._dispatcher.start_failed(worker)
             raise
         return True
 
-    def repair(self, aside: Callable[[Callable[[], None]], object]) -> None:  # noqa: ARG002
+    def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:  # noqa: ARG002
         """Hand over what was given to seats and left there, and wake the courier in case it was not."""
         if self._given:
-            self._exchange.post(self._hand_over_given)
-        self._exchange.nudge()
+            self._transfers.call_soon(self._send_assigned)
+        self._transfers.wake()
 
-    def fit(self, workers: int) -> int:
+    def prepare_resize(self, workers: int) -> int:
         """Have a backend of ``workers`` workers, if it takes another; return the prefetch that goes with it.
 
         Raises:
             ValueError: The backend has fewer and cannot be built anew.
         """
-        size = self._supply.size
+        size = self._backends.size
         too_small = size is not None and workers > size
-        if too_small and self._dispatcher.state is State.OPEN and not self._supply.replace(workers):
+        if too_small and self._dispatcher.state is State.OPEN and not self._backends.replace(workers):
             raise too_many_workers(workers, size)
         return self._ahead(workers)
 
-    def resized(self) -> None:
+    def after_resize(self) -> None:
         """Nothing was held back."""
 
     def rebuilds(self) -> int:
         """Return how many backends were built after the first."""
-        return self._supply.rebuilds
+        return self._backends.rebuilds
 
-    def holding(self) -> list[Any]:
+    def owned_threads_or_processes(self) -> list[Any]:
         """Return the processes that should have ended when what is ours has."""
-        return self._supply.all_processes() if self._own_backend else []
+        return self._backends.all_processes() if self._own_backend else []
 
     def can_kill(self) -> bool:
         """Tell whether its workers are processes of this host."""
@@ -136,58 +136,58 @@ class HandoffWorkers:
     def kill(self) -> None:
         """Kill its processes, and those that a hand-over under way is starting."""
         self._killed = True
-        for process in self.holding():
+        for process in self.owned_threads_or_processes():
             kill(process)
 
     def shutdown(self) -> None:
         """Have the backend take no more work, unless somebody else keeps it, and do not wait for it."""
         if self._own_backend:
             # It may be gone already, and say so by raising.
-            with self._trouble.guard("internal"):
-                self._supply.shutdown()
-        self._exchange.shutdown()
+            with self._telemetry_errors.guard("internal"):
+                self._backends.shutdown()
+        self._transfers.shutdown()
 
     def close(self) -> None:
         """Let the courier go; nothing more comes back."""
-        self._exchange.close()
+        self._transfers.close()
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Note for each seat since when its task runs.
 
         As many as there are workers are taken to have begun when they were handed over, the oldest; the
         others wait in the backend.
         """
         with self._dispatcher.lock:
-            seats = [
-                seat
-                for seat in self._dispatcher.roster.workers
-                if isinstance(seat, BackendWorker) and seat.occupied and seat.away
+            workers = [
+                worker
+                for worker in self._dispatcher.worker_set.workers
+                if isinstance(worker, BackendWorker) and worker.counts_as_running and worker.away
             ]
-            seats.sort(key=lambda seat: seat.since)
-            for number, seat in enumerate(seats):
-                seat.started = seat.since if number < self._dispatcher.workers() else None
+            workers.sort(key=lambda worker: worker.since)
+            for number, worker in enumerate(workers):
+                worker.started = worker.since if number < self._dispatcher.workers() else None
 
-    def _begin(self, seat: BackendWorker) -> None:
+    def _begin(self, worker: BackendWorker) -> None:
         try:
-            task = self._dispatcher.begin(seat)
+            task = self._dispatcher.mark_started(worker)
         except MemoryError as error:
-            task = self._runner.recover(seat, error)
-        self._exchange.set_to_work(seat, task)
+            task = self._runner.recover(worker, error)
+        self._transfers.send_first(worker, task)
 
     def _after_notify(self) -> None:
         if self._given:
-            self._do_uninterrupted(self._hand_over_given)
+            self._do_uninterrupted(self._send_assigned)
 
-    def _hand_over_given(self) -> None:
+    def _send_assigned(self) -> None:
         """Hand over the tasks that seats were given while they were free."""
         with suppress(IndexError):
             while True:
-                seat = self._given.popleft()
+                worker = self._given.popleft()
                 try:
-                    if not seat.dismissed:
-                        self._exchange.set_to_work(seat, seat.task)
+                    if not worker.dismissed:
+                        self._transfers.send_first(worker, worker.task)
                 except MemoryError:
-                    self._given.appendleft(seat)  # the watchdog comes by
+                    self._given.appendleft(worker)  # the watchdog comes by
                     raise
 
     def _do_uninterrupted(self, step: Callable[[], None]) -> None:
@@ -200,12 +200,12 @@ class HandoffWorkers:
         """
         if (
             thread_state.handing_over
-            or thread_state.settles is not None
+            or thread_state.settles_for is not None
             or held_here(self._dispatcher.lock)
-            or background_thread().is_here()
+            or background_thread().is_current_thread()
             or not _has_headroom()
         ):
-            self._exchange.post(step)
+            self._transfers.call_soon(step)
         elif in_main_thread():
             self._have_made(step)
         else:
@@ -221,23 +221,23 @@ class HandoffWorkers:
         A process that is forked must not find locks taken which the main thread took after this.
         """
         processes = self._abilities.processes
-        if processes is None or processes(self._supply.backend):
-            self._exchange.post(step)
+        if processes is None or processes(self._backends.backend):
+            self._transfers.call_soon(step)
             return
         made = SignalSafeEvent()
-        self._exchange.post(partial(_make, step, made))
+        self._transfers.call_soon(partial(_make, step, made))
         made.wait(HAND_OVER_TIMEOUT)
 
-    def _keep_pace(self, seconds: float) -> None:
+    def _adjust_prefetch(self, seconds: float) -> None:
         """Have more tasks handed over ahead, or fewer, now that another ran for so long."""
         pace, dispatcher = self._pace, self._dispatcher
-        pace.note(seconds)
-        if pace.step(dispatcher.workers(), wanted=dispatcher.queue.length > 0):
-            for _ in range(dispatcher.look_ahead(self._ahead)):
+        pace.add(seconds)
+        if pace.update(dispatcher.workers(), wanted=dispatcher.queue.length > 0):
+            for _ in range(dispatcher.set_prefetch(self._ahead)):
                 self.start()
 
     def _ahead(self, workers: int) -> int:
-        return prefetch_for(workers, self._supply.size, self._pace.ahead)
+        return prefetch_for(workers, self._backends.size, self._pace.ahead)
 
     def _sent(self) -> None:
         if self._killed:  # meanwhile, and the processes that were started for it were not there to be seen
@@ -256,4 +256,4 @@ def _make(step: Callable[[], None], made: SignalSafeEvent) -> None:
     try:
         step()
     finally:
-        made.open()
+        made.set()

@@ -308,7 +308,7 @@ class RemoteCurrentTask:
         task.attempt = attempt
         if left is not None:
             task.expires_at = left + (sent if host == this_host() else started)
-        task.token = CancelToken(self._left, self._is_asked)
+        task.cancel_token = CancelToken(self._left, self._is_asked)
         return task
 
     def _left(self) -> float:

@@ -30,7 +30,7 @@ _LARGE = 1 << 15
 class Ends(NamedTuple):
     """The worker's ends of its connections: calls and outcomes, permits, stacks."""
 
-    line: socket.socket
+    connection: socket.socket
     permits: socket.socket
     stacks: socket.socket
 
@@ -60,7 +60,7 @@ def work(ends: Ends, start: Start) -> None:
         end.set_inheritable(False)
         _close_copies(end)
     # Whatever the application's default for its own sockets is.
-    ends.line.settimeout(None)
+    ends.connection.settimeout(None)
     ignore_keyboard()
     end_with_parent()
     calls = CallLoop(ends, start, stacks=offer_stacks(ends.stacks))
@@ -84,11 +84,11 @@ class CallLoop:
 
     def __init__(self, ends: Ends, start: Start, *, stacks: bool) -> None:
         self._stacks = stacks
-        self._line = ends.line
+        self._connection = ends.connection
         self._permits = ends.permits.fileno()
         self._pool = start.pool
         self._dumps = start.dumps
-        self._reader = FrameReader(ends.line)
+        self._reader = FrameReader(ends.connection)
         # A task's own thread may ask whether it is to end, and so read from the line.
         self._reading = threading.Lock()
         # Calls, and messages about them, that were read while a task ran: kind, number and body.
@@ -105,9 +105,9 @@ class CallLoop:
             logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
             nothing = CallHeader(self._pool, "initializer", None, None)
             told = failed(nothing, 0.0, error, self._dumps)
-            self._line.sendall(frame(Kind.START_FAILED, 0, pickle.dumps((told.error, told.stack))))
+            self._connection.sendall(frame(Kind.START_FAILED, 0, pickle.dumps((told.error, told.stack))))
             return False
-        self._line.sendall(frame(Kind.READY, self._stacks and not is_taken()))
+        self._connection.sendall(frame(Kind.READY, self._stacks and not is_taken()))
         return True
 
     def serve(self) -> None:
@@ -135,7 +135,7 @@ class CallLoop:
         """Throw away what the pool has taken back."""
         while self._next().kind != Kind.SKIPPED:
             pass
-        self._line.sendall(frame(Kind.DRY))
+        self._connection.sendall(frame(Kind.DRY))
 
     def _make(self, number: int, bodies: list[bytes | memoryview]) -> None:
         """Make the call in ``bodies``, which is empty from when that is loaded: nothing else keeps it."""
@@ -162,10 +162,10 @@ class CallLoop:
         head = OUTCOME.pack(outcome.started, outcome.ended, kind, len(stack)) + stack
         top = header(Kind.RESULT, number, len(head) + len(payload)) + head
         if len(payload) < _LARGE:
-            self._line.sendall(top + payload)
+            self._connection.sendall(top + payload)
         else:
-            self._line.sendall(top)
-            self._line.sendall(payload)
+            self._connection.sendall(top)
+            self._connection.sendall(payload)
 
     # Reading.
 

@@ -44,7 +44,7 @@ class CallSender:
         self,
         *,
         pool: str,
-        recipe: ProcessTemplate,
+        template: ProcessTemplate,
         prefetch: int | None,
         context_vars: Sequence[str],
         dispatcher: Dispatcher,
@@ -55,9 +55,9 @@ class CallSender:
         start_loops: Callable[[int], None],
     ) -> None:
         self._pool = pool
-        self._most_calls = recipe.most_tasks
+        self._most_calls = template.most_tasks
         self._prefetch = prefetch
-        self._packing = CallSerializer(recipe.dumps, context_vars)
+        self._serializer = CallSerializer(template.dumps, context_vars)
         self._dispatcher = dispatcher
         self._runner = runner
         self._limits = limits
@@ -74,7 +74,7 @@ class CallSender:
         if not worker.sent:
             if self._runner.has_expired(task, self._now()):
                 return self._runner.expire(worker, task)
-            if worker.timed_out or (self._used_up(worker) and not self._renew(worker)):
+            if worker.timed_out or (self._is_template_used_up(worker) and not self._renew(worker)):
                 raise EOFError  # it was killed just when its last task had ended; or there is to be no other
             message = task.packed or self._pack(task)
             if isinstance(message, BaseException):
@@ -107,60 +107,60 @@ class CallSender:
         """Return a call as it travels, or why it cannot."""
         now = self._now()
         try:
-            (call,) = self._packing.pack(self._pool, task)
-            head = pickle.dumps((task.name, self._runner.carrier(task, now), _terms(task, now)))
+            (call,) = self._serializer.pack(self._pool, task)
+            head = pickle.dumps((task.name, self._runner.trace_context(task, now), _terms(task, now)))
         except BaseException as error:  # noqa: BLE001  # a __reduce__ may raise anything
             return error
         return b"".join((len(head).to_bytes(4, "little"), head, call))
 
     def _send_first(self, worker: RemoteWorker, task: Task, message: bytes) -> None:
         """Send a call that the process is to begin at once."""
-        line = worker.line
-        assert line is not None  # noqa: S101
+        connection = worker.connection
+        assert connection is not None  # noqa: S101
         while not self._note(worker, [(task, len(message))]):
-            line.resume()
-            self._await_dry(line)
+            connection.resume()
+            self._wait_until_drained(connection)
         task.packed = None
         # Before it is sent: from then on it may have begun.
         worker.started = self._now()
-        if not line.send(frame(Kind.CALL, worker.answered + 1, message)):
+        if not connection.send(frame(Kind.CALL, worker.answered + 1, message)):
             # It died while it had nothing to do.
             with worker.lock:
-                worker.forget_sent(line.take_back(1))
+                worker.forget_sent(connection.take_back(1))
             raise EOFError
         if task.cancel_requested:
-            line.cancel(worker.answered + 1)
+            connection.cancel(worker.answered + 1)
 
     def _note(self, worker: RemoteWorker, calls: Sequence[tuple[Task, int]]) -> bool:
         """Note that calls of so many bytes are sent now; False if others have to be thrown away first."""
-        line = worker.line
-        assert line is not None  # noqa: S101
+        connection = worker.connection
+        assert connection is not None  # noqa: S101
         # Under the lock, so that whoever takes calls back sees either none of this or all.
         with worker.lock:
-            if line.skips:
+            if connection.skips:
                 return False
             for task, size in calls:
                 worker.note_sent(task, size)
-            line.permit(len(calls))
+            connection.permit(len(calls))
             return True
 
-    def _await_dry(self, line: WorkerConnection) -> None:
-        message = line.receive()
+    def _wait_until_drained(self, connection: WorkerConnection) -> None:
+        message = connection.receive()
         if message is not None:
-            line.skips = message.kind != Kind.DRY
+            connection.skips = message.kind != Kind.DRY
 
     def _send_ahead(self, worker: RemoteWorker) -> None:
         """Send more calls, while tasks are short and have to wait."""
-        line, ahead = worker.line, worker.ahead
-        assert line is not None  # noqa: S101
+        connection, ahead = worker.connection, worker.ahead
+        assert connection is not None  # noqa: S101
         assert ahead is not None  # noqa: S101
-        if line.skips or not self._dispatcher.queue.length:
+        if connection.skips or not self._dispatcher.queue.length:
             return
         most = self._most_ahead(worker)
         if 2 * len(ahead) > most or not most or (worker.task and worker.task.options.timeout is not None):
             return
         with self._dispatcher.lock:
-            self._dispatcher.take_ahead(worker, most - len(ahead))
+            self._dispatcher.assign_ahead(worker, most - len(ahead))
             with worker.lock:
                 unsent = list(islice(ahead, len(ahead) - worker.unsent(), None))
                 room, withdrawals = worker.room(), worker.withdrawals
@@ -179,33 +179,33 @@ class CallSender:
                 return
             first = worker.calls - len(calls) + 1
         if len(calls) < len(unsent):
-            self._start_loops(self._dispatcher.take_back(worker, sent=False))
+            self._start_loops(self._dispatcher.requeue_ahead(worker, sent=False))
         if calls:
-            line.send(b"".join(frame(Kind.CALL, first + at, each) for at, each in enumerate(messages)))
+            connection.send(b"".join(frame(Kind.CALL, first + at, each) for at, each in enumerate(messages)))
 
     def _most_ahead(self, worker: RemoteWorker) -> int:
         if self._prefetch is None:
-            most = worker.pace.ahead()
+            most = worker.prefetch.ahead()
         else:
             share = -(-self._prefetch // max(1, self._dispatcher.workers()))
             assert worker.ahead is not None  # noqa: S101
-            most = min(share, self._prefetch - self._dispatcher.roster.ahead + len(worker.ahead))
+            most = min(share, self._prefetch - self._dispatcher.worker_set.ahead + len(worker.ahead))
         if self._most_calls is not None:
             most = min(most, self._most_calls - worker.calls + len(worker.sent) - 1)
         return most
 
     def take_back(self, worker: RemoteWorker) -> None:
         """Put back into the queue what waits behind a task that takes its time; from any thread."""
-        self._start_loops(self._dispatcher.take_back(worker))
-        self._runner.drop_what_came_back()
+        self._start_loops(self._dispatcher.requeue_ahead(worker))
+        self._runner.drop_requeued()
 
     def _take_back(self, worker: RemoteWorker) -> None:
         """Do so, and have the process throw it away."""
         self.take_back(worker)
-        if worker.line is not None:
-            worker.line.resume()
+        if worker.connection is not None:
+            worker.connection.resume()
 
-    def _used_up(self, worker: RemoteWorker) -> bool:
+    def _is_template_used_up(self, worker: RemoteWorker) -> bool:
         most = self._most_calls
         return most is not None and worker.calls >= most
 
@@ -228,18 +228,18 @@ class CallSender:
         if payload == Payload.EXPIRED:
             return None, None, None
         offset = self._now() - time.monotonic()
-        worker.pace.note(over - began)
+        worker.prefetch.add(over - began)
         return value, failure, (max(began + offset, task.admitted_at), over + offset)
 
     def _answer(self, worker: RemoteWorker) -> Frame:
-        line = worker.line
-        assert line is not None  # noqa: S101  # `_bring_up` opened it
+        connection = worker.connection
+        assert connection is not None  # noqa: S101  # `_bring_up` opened it
         while True:
-            answer = line.receive(hurry=bool(worker.ahead))
+            answer = connection.receive(hurry=bool(worker.ahead))
             if answer is None:
                 self._take_back(worker)
             elif answer.kind == Kind.DRY:
-                line.skips = False
+                connection.skips = False
             else:
                 return answer
 
@@ -252,12 +252,12 @@ class CallSender:
         try:
             loaded = pickle.loads(data)  # noqa: S301  # from our own worker
         except BaseException as error:  # noqa: BLE001  # a __setstate__ may raise anything
-            return None, self._packing.unloadable(self._pool, task, error)
+            return None, self._serializer.unloadable(self._pool, task, error)
         if payload != Payload.ERROR:
             return loaded, None
         if not isinstance(loaded, BaseException):
             odd = TypeError(f"an exception that loads as {type_name(loaded)}")
-            return None, self._packing.unloadable(self._pool, task, odd)
+            return None, self._serializer.unloadable(self._pool, task, odd)
         # Not by assignment: an exception may be a frozen dataclass.
         BaseException.__setattr__(loaded, "__cause__", RemoteTraceback(stack.decode(errors="replace")))
         return None, loaded

@@ -33,13 +33,13 @@ class WorkerConnection:
         self._sockets: list[socket.socket] = []
         _open.add(self)
         try:
-            self._ours, line = self._pair()
+            self._ours, connection = self._pair()
             self._given, permits = self._pair()
             self.stacks, stacks = self._pair()
         except BaseException:
             self.close()
             raise
-        self.theirs = Ends(line, permits, stacks)
+        self.theirs = Ends(connection, permits, stacks)
         # Where permits can be taken out again. The flag is the connection's, and so the worker's as well.
         self._permits = permits
         permits.settimeout(0.0)
@@ -63,12 +63,12 @@ class WorkerConnection:
 
     def start(self, start: Callable[[], Any]) -> Any:
         """Call what starts the process, which takes ``theirs`` along, and let go of them here; return it."""
-        _starting.line = self
+        _starting.connection = self
         try:
             process = start()
         finally:
-            _starting.line = None
-        for end in (self.theirs.line, self.theirs.stacks):
+            _starting.connection = None
+        for end in (self.theirs.connection, self.theirs.stacks):
             end.close()
             self._sockets.remove(end)
         return process
@@ -87,13 +87,13 @@ class WorkerConnection:
             try:
                 sent = self._ours.send(message)
             except OSError:
-                self._say_no_more()
+                self._stop_sending()
                 return False
             if sent < len(message):
                 try:
                     self._ours.sendall(memoryview(message)[sent:])
                 except OSError:
-                    self._say_no_more()
+                    self._stop_sending()
         if self._cancelled:
             self.cancel(self._cancelled)
         return True
@@ -123,9 +123,9 @@ class WorkerConnection:
             try:
                 self._ours.sendall(frame(Kind.SKIPPED))
             except OSError:  # as in `send`
-                self._say_no_more()
+                self._stop_sending()
 
-    def _say_no_more(self) -> None:
+    def _stop_sending(self) -> None:
         """Have the worker end, if it has not, when it has answered what it was sent as a whole."""
         with suppress(OSError):
             self._ours.shutdown(socket.SHUT_WR)
@@ -181,8 +181,8 @@ _starting = threading.local()
 def _after_fork() -> None:
     # A forked process would hold open for ever what the pool closes.
     mine = getattr(_starting, "line", None)
-    for line in list(_open):
-        line.close_but(line.theirs if line is mine else None)
+    for connection in list(_open):
+        connection.close_but(connection.theirs if connection is mine else None)
     _open.clear()
 
 

@@ -15,4 +15,4 @@ class WorkerPrefetch(RunTimes):
 
     def ahead(self) -> int:
         """Return how many may be sent ahead."""
-        return 0 if self.seen < ENOUGH else self.fit()
+        return 0 if self.seen < ENOUGH else self.fitting()

@@ -53,21 +53,21 @@ class ProcessTemplate:
         """Whether a process begins as a copy of this one."""
         return bool(self.context.get_start_method() == "fork")
 
-    def start(self, pool: str, line: WorkerConnection) -> Any:
-        """Start a process at the other end of ``line`` and return it.
+    def start(self, pool: str, connection: WorkerConnection) -> Any:
+        """Start a process at the other end of ``connection`` and return it.
 
         Raises:
             Exception: The system has none to give; or the initializer, say, does not pickle.
         """
-        return line.start(
-            partial(self._start, pool, line, Start(pool, self.initializer, self.initargs, self.dumps))
+        return connection.start(
+            partial(self._start, pool, connection, Start(pool, self.initializer, self.initargs, self.dumps))
         )
 
-    def _start(self, pool: str, line: WorkerConnection, start: Start) -> Any:
+    def _start(self, pool: str, connection: WorkerConnection, start: Start) -> Any:
         self._knows_script()
         while True:
             process = self.context.Process(
-                target=work, args=(line.theirs, start), name=f"prodpool-worker-{pool}", **self.options
+                target=work, args=(connection.theirs, start), name=f"prodpool-worker-{pool}", **self.options
             )
             process.start()
             if self._knows_script():

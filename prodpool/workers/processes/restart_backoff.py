@@ -31,7 +31,7 @@ class RestartBackoff:
     def _wait(self) -> float:
         return FIRST_DELAY * 2.0 ** (len(self._failed) - 1)
 
-    def came_up(self) -> None:
+    def succeeded(self) -> None:
         """Note that a process is there."""
         if self._failed:
             with self._lock:

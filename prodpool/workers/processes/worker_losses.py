@@ -74,8 +74,8 @@ class WorkerLosses:
             error, result = self._why(loss, task)
             started = self._now() if worker.started is None else worker.started
             self._runner.settle(worker, task, started, self._now(), None, error, result)
-        self._dispatcher.part(worker)
-        self._runner.drop_what_came_back()
+        self._dispatcher.remove_lost(worker)
+        self._runner.drop_requeued()
 
     def _judge(self, worker: RemoteWorker) -> WorkerLoss:
         """Find out what a process that has gone, or is not to be trusted, had begun."""
@@ -83,11 +83,11 @@ class WorkerLosses:
         if worker.process is not None:
             kill(worker.process)
             detail = how_it_ended(worker.process.pid, worker.end())
-        if worker.line is None or not worker.sent:
+        if worker.connection is None or not worker.sent:
             return WorkerLoss([], timed_out=False, detail=detail)
         timed_out = worker.timed_out == worker.answered + 1
         with worker.lock:
-            begun = len(worker.sent) - worker.line.take_back(len(worker.sent))
+            begun = len(worker.sent) - worker.connection.take_back(len(worker.sent))
         if timed_out or worker.sizes[0] > ROOM_AHEAD:  # to read it may have been too much
             begun = max(1, begun)
         return WorkerLoss(list(worker.sent)[:begun], timed_out, detail)
@@ -96,7 +96,7 @@ class WorkerLosses:
         """Tell whether a worker's task goes back into the queue, and with it all that it has ahead."""
         if task.counted or task.dropped is not None:
             return False
-        return not worker.occupied or task not in loss.begun or self._runs_again(loss, task)
+        return not worker.counts_as_running or task not in loss.begun or self._runs_again(loss, task)
 
     def _runs_again(self, loss: WorkerLoss, task: Task) -> bool:
         """Tell whether a task that has lost its process is to be run again, and count that."""

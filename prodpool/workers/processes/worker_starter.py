@@ -34,13 +34,13 @@ class WorkerStarter:
         self,
         *,
         pool: str,
-        recipe: ProcessTemplate,
+        template: ProcessTemplate,
         now: Callable[[], float],
         any_is_up: Callable[[], bool],
         on_broken: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
-        self._recipe = recipe
+        self._template = template
         self._any_is_up = any_is_up
         self._on_broken = on_broken
         self._health = RestartBackoff(now)
@@ -58,34 +58,34 @@ class WorkerStarter:
         for process in list(self.processes):
             kill(process)
 
-    def bring_up(self, worker: RemoteWorker) -> bool:
+    def start(self, worker: RemoteWorker) -> bool:
         """Start a process and wait until it is ready; False if there is to be none any more."""
         while not self.closed.is_set():
             delay = self._health.delay()
             if delay:
-                worker.forked.open()  # it takes too long for anybody to wait
+                worker.forked.set()  # it takes too long for anybody to wait
             if self.closed.wait(delay):
                 return False
             try:
                 self._connect(worker)
             except Exception as error:  # noqa: BLE001  # the system's, or the application's initializer's
-                self.let_go(worker)
+                self.release(worker)
                 if not self._health.failed() and not self._any_is_up() and not self.closed.is_set():
                     self.broken = _without_frames(error)
                     self._on_broken(self.broken)
                     return False
             else:
-                self._health.came_up()
+                self._health.succeeded()
                 worker.ready = True
                 return True
         return False
 
     def renew(self, worker: RemoteWorker) -> bool:
         """Start another process for a worker whose own has run as many tasks as it may."""
-        self.let_go(worker)
-        return self.bring_up(worker)
+        self.release(worker)
+        return self.start(worker)
 
-    def let_go(self, worker: RemoteWorker) -> None:
+    def release(self, worker: RemoteWorker) -> None:
         """See a process end that has nothing to do any more."""
         worker.hang_up()
         if worker.process is not None:
@@ -99,14 +99,14 @@ class WorkerStarter:
             Exception: It does not come up.
         """
         try:
-            line, process = worker.line, worker.process = self._launch()
+            connection, process = worker.connection, worker.process = self._start_process()
         finally:
-            worker.forked.open()
+            worker.forked.set()
         worker.calls = worker.answered = 0
         if self._killed:  # meanwhile, when it was not there to be seen
             kill(process)
         try:
-            message = line.receive()
+            message = connection.receive()
         except (EOFError, OSError) as error:
             detail = how_it_ended(process.pid, worker.end()).removeprefix("its ")
             raise BrokenProcessPool(f"{detail} before it was ready") from error
@@ -118,17 +118,17 @@ class WorkerStarter:
             BaseException.__setattr__(failure, "__cause__", RemoteTraceback(stack))
             raise BrokenProcessPool(f"the initializer has failed: {shown(failure)}") from failure
 
-    def _launch(self) -> tuple[WorkerConnection, Any]:
+    def _start_process(self) -> tuple[WorkerConnection, Any]:
         with _one_at_a_time:
             # In here: another thread that forks would take descriptors along that are no sockets yet.
-            line = WorkerConnection()
+            connection = WorkerConnection()
             try:
-                process = self._recipe.start(self._pool, line)
+                process = self._template.start(self._pool, connection)
             except BaseException:
-                line.close()
+                connection.close()
                 raise
             self.processes.add(process)
-        return line, process
+        return connection, process
 
 
 def _without_frames(error: BaseException) -> BaseException:

@@ -56,7 +56,7 @@ class LeasedWorkers:
         """
         worker = Worker(self._pool, self._now)
         try:
-            if not self._dispatcher.reserve(worker):
+            if not self._dispatcher.add_starting(worker):
                 return False
             # No callback is added: a signal handler that raises in the midst of that leaves the lock of the
             # future held for ever, and the thread that ends the loop waits for it.
@@ -90,7 +90,7 @@ class LeasedWorkers:
         finally:
             thread_state.submitting = False
 
-    def fit(self, workers: int) -> int:
+    def prepare_resize(self, workers: int) -> int:
         """Return 0: nothing waits in the backend.
 
         Raises:
@@ -100,27 +100,27 @@ class LeasedWorkers:
             raise too_many_workers(workers, self._most)
         return 0
 
-    def resized(self) -> None:
+    def after_resize(self) -> None:
         """Nothing was held back."""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Nothing to look for: these workers say themselves what they do."""
 
-    def repair(self, aside: Callable[[Callable[[], None]], object]) -> None:
+    def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Notice the loops that the backend dropped before they began: nobody tells of them."""
-        for worker in list(self._dispatcher.roster.workers):
+        for worker in list(self._dispatcher.worker_set.workers):
             lease = worker.lease
             if lease is None or not lease.done():
                 continue
             error = None if lease.cancelled() else lease.exception()
             if lease.cancelled() or error is not None:
-                aside(partial(self._lost, worker, error))
+                call_soon(partial(self._lost, worker, error))
 
-    def holding(self) -> list[threading.Thread]:
+    def owned_threads_or_processes(self) -> list[threading.Thread]:
         """Return the threads that should have ended when the backend has; none of a shared one."""
         if self._shared:
             return []
-        idents = {worker.ident for worker in list(self._dispatcher.roster.workers)}
+        idents = {worker.ident for worker in list(self._dispatcher.worker_set.workers)}
         # A worker that is only just coming up has no ident, and no more has a thread of the application that
         # is just being started: they are not the same, and that one cannot be joined.
         idents.discard(None)
@@ -147,15 +147,15 @@ class LeasedWorkers:
 
     def _begin(self, worker: Worker) -> None:
         worker.ident = threading.get_ident()
-        self._loop(worker, partial(self._dispatcher.begin, worker))
+        self._loop(worker, partial(self._dispatcher.mark_started, worker))
 
     def _resume(self, worker: Worker, turn: object) -> None:
         # The stdlib may enqueue a call and then raise for want of a thread; the loop has gone on by
         # itself then, and this ticket is void.
         with self._dispatcher.lock:
-            if worker.turn is not turn:
+            if worker.requeue_ticket is not turn:
                 return
-            worker.turn = None
+            worker.requeue_ticket = None
         worker.ident = threading.get_ident()
         # Not the task itself: this frame stays for as long as the loop, and would keep it alive.
         self._loop(worker, lambda: worker.task)
@@ -182,7 +182,7 @@ class LeasedWorkers:
             while task is not None:
                 task = run(worker, task)
                 if self._shared and task is not None and self._now() >= turn_ends:
-                    if self._give_turn(worker):
+                    if self._requeue(worker):
                         return
                     turn_ends = self._now() + TURN
             if worker.dismissed:
@@ -191,32 +191,32 @@ class LeasedWorkers:
             if self._shared:
                 linger = max(0.0, min(linger, turn_ends - self._now()))
             if not wake.acquire(timeout=linger):
-                if self._dispatcher.leave(worker):
+                if self._dispatcher.retire_idle(worker):
                     return
                 # Given a task, or dismissed, at the very moment it gave up waiting.
                 wake.acquire()
             task = worker.task
 
-    def _give_turn(self, worker: Worker) -> bool:
+    def _requeue(self, worker: Worker) -> bool:
         """Go to the end of the backend's own queue; False when the backend takes nothing any more."""
-        turn = worker.turn = object()
+        turn = worker.requeue_ticket = object()
         try:
             lease = self._submit(self._resume, worker, turn)
         except BaseException as error:
             with self._dispatcher.lock:
-                came_up = worker.turn is not turn
-                worker.turn = None
+                came_up = worker.requeue_ticket is not turn
+                worker.requeue_ticket = None
             if not isinstance(error, RuntimeError | MemoryError):
                 raise
             return came_up
         with self._dispatcher.lock:
-            if worker.turn is turn:
+            if worker.requeue_ticket is turn:
                 worker.lease = lease
         return True
 
     def _lost(self, worker: Worker, error: BaseException | None) -> None:
         """Strike out a loop that broke down (``error``), or that the backend dropped."""
-        held, task = worker.task, self._dispatcher.lose(worker)
+        held, task = worker.task, self._dispatcher.worker_failed(worker)
         if task is None and held is not None:
             self._runner.complete(worker, held)
         self._on_lost(task, error)
