@@ -22,12 +22,14 @@ from opentelemetry.trace import TracerProvider
 from prometheus_client.registry import CollectorRegistry
 
 from prodpool.admission.breaker.breaker import Breaker
+from prodpool.admission.permits import PermitSource
 from prodpool.concurrency.background_thread import background_thread
 from prodpool.concurrency.call_queue import CallQueue
 from prodpool.concurrency.call_thread import CallThread
 from prodpool.config.settings import PoolSettings
 from prodpool.errors import PoolBrokenError, PoolClosedError
 from prodpool.execution.runner import Runner
+from prodpool.execution.settlement import Settlement
 from prodpool.execution.watchdog import PoolWatchdog
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.shutdown.at_exit import exit_registry
@@ -36,7 +38,7 @@ from prodpool.task.outcomes import Reason, State
 from prodpool.task.task import Task
 from prodpool.telemetry.counters import PoolCounters
 from prodpool.telemetry.exporters.prometheus import collector_of
-from prodpool.telemetry.log_events import PoolLog
+from prodpool.telemetry.log_events import PoolLog, TaskLog
 from prodpool.telemetry.snapshot import PoolSnapshot, Remains, tally
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracing import Tracing
@@ -101,21 +103,33 @@ class Engine:
             prefetch=self._places_ahead(),
         )
         self.breaker = None if breaker is None else self._make_breaker(breaker)
-        self.runner = Runner(
+        self.permit_sources: tuple[PermitSource, ...] = () if self.breaker is None else (self.breaker,)
+        self.settlement = Settlement(
             pool=settings.name,
             dispatcher=self.dispatcher,
-            breaker=self.breaker,
-            tracing=self.tracing,
-            log=self.log,
+            observers=(self.tracing, TaskLog(self.log, settings.slow_after)),
+            exemplar=self.tracing.exemplar,
             telemetry_errors=self.telemetry_errors,
             call_thread=self.call_thread,
             slow_after=settings.slow_after,
             now=now,
         )
+        self.runner = Runner(
+            pool=settings.name,
+            dispatcher=self.dispatcher,
+            settlement=self.settlement,
+            permits_may_hang=any(source.shared for source in self.permit_sources),
+            tracing=self.tracing,
+            log=self.log,
+            telemetry_errors=self.telemetry_errors,
+            slow_after=settings.slow_after,
+            now=now,
+        )
         self.workers: Workers = self._make_workers()
         self.watchdog = PoolWatchdog(
+            pool=settings.name,
             dispatcher=self.dispatcher,
-            runner=self.runner,
+            settlement=self.settlement,
             log=self.log,
             telemetry_errors=self.telemetry_errors,
             hung_after=settings.hung_after,
@@ -130,7 +144,7 @@ class Engine:
         self.stopper = Stopper(
             pool=settings.name,
             dispatcher=self.dispatcher,
-            runner=self.runner,
+            settlement=self.settlement,
             workers=self.workers,
             start_loops=self.start_loops,
             log=self.log,
@@ -213,7 +227,7 @@ class Engine:
 
     def _requeue_all_ahead(self) -> None:
         self.start_loops(self.dispatcher.requeue_all_ahead())
-        self.runner.drop_requeued()
+        self.settlement.drop_requeued()
 
     def resize(self, workers: int) -> None:
         """Set how many tasks may run at once."""
@@ -477,11 +491,11 @@ class Engine:
             # A loop of ours broke down. Another is started when a task needs one.
             self.telemetry_errors.report("internal", error)
             if task is not None:
-                self.runner.settle_lost(task, error)
+                self.settlement.dropped(task, lost=error)
             return
         self._backend_broke(error)
         if task is not None:
-            self.runner.settle_lost(task, error)
+            self.settlement.dropped(task, lost=error)
 
     def _backend_broke(self, error: BaseException | None) -> None:
         """Close the pool, since its backend will run nothing any more, and settle what is queued."""
@@ -494,7 +508,7 @@ class Engine:
         # may be a thread that holds the backend's own lock.
         background_thread().call_soon(lambda: self.stopper.stop(math.inf, wait=False))
         for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):
-            self.runner.settle_lost(queued, error)
+            self.settlement.dropped(queued, lost=error)
 
 
 class ForkedLock:

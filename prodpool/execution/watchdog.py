@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from prodpool.concurrency.call_thread import CallThread
-from prodpool.execution.runner import Runner
+from prodpool.execution.settlement import Settlement
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.scheduling.worker import Worker
 from prodpool.task.outcomes import State
@@ -25,7 +25,8 @@ class PoolWatchdog:
         self,
         *,
         dispatcher: Dispatcher,
-        runner: Runner,
+        pool: str,
+        settlement: Settlement,
         log: PoolLog,
         telemetry_errors: TelemetryErrors,
         hung_after: float,
@@ -39,7 +40,8 @@ class PoolWatchdog:
     ) -> None:
         self.interval = min(1.0, max(0.02, hung_after / 10))
         self._dispatcher = dispatcher
-        self._runner = runner
+        self._pool = pool
+        self._settlement = settlement
         self._log = log
         self._telemetry_errors = telemetry_errors
         self._hung_after = hung_after
@@ -62,7 +64,7 @@ class PoolWatchdog:
             self._retry_failed()
             self._warn_of_hung()
             # Their callbacks are called aside: one that hangs must not end the watch over every pool.
-            self._runner.drop_expired(self._call_thread.call_soon)
+            self._settlement.drop_expired(self._call_thread.call_soon)
             self.repair()
             self.summarise_drops()
             self._log.flush_suppressed()
@@ -76,7 +78,7 @@ class PoolWatchdog:
         """Finish what interrupts and failed allocations have left undone; at each tick, or when asked."""
         self._repair_workers(self._call_thread.call_soon)
         self._start_loops(self._dispatcher.repair())
-        self._runner.settle_left_over()
+        self._settlement.left_over()
 
     def summarise_drops(self, *, final: bool = False) -> None:
         """Write ``pool.dropping`` if anything was dropped since the last time, at most every 10 s."""
@@ -112,7 +114,7 @@ class PoolWatchdog:
             state = self._dispatcher.state
             workers = [one for one in self._dispatcher.worker_set.workers if one.busy_since() is not None]
         head = (
-            f"pool {self._runner.pool!r} {state.value}: {there.running} of {self._dispatcher.workers()} "
+            f"pool {self._pool!r} {state.value}: {there.running} of {self._dispatcher.workers()} "
             f"workers busy, {there.queued} of {self._dispatcher.queue_capacity} waiting places taken"
         )
         workers.sort(key=lambda worker: worker.busy_since() or now)

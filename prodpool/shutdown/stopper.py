@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prodpool.concurrency.call_thread import CallThread
@@ -25,7 +26,7 @@ from prodpool.telemetry.log_events import task_fields
 from prodpool.workers.base import kill
 
 if TYPE_CHECKING:
-    from prodpool.execution.runner import Runner
+    from prodpool.execution.settlement import Settlement
     from prodpool.scheduling.dispatcher import Dispatcher
     from prodpool.scheduling.worker import Worker
     from prodpool.telemetry.log_events import PoolLog
@@ -74,7 +75,7 @@ class Stopper:
         *,
         pool: str,
         dispatcher: Dispatcher,
-        runner: Runner,
+        settlement: Settlement,
         workers: Workers,
         start_loops: Callable[[int], None],
         log: PoolLog,
@@ -86,7 +87,7 @@ class Stopper:
     ) -> None:
         self._pool = pool
         self._dispatcher = dispatcher
-        self._runner = runner
+        self._settlement = settlement
         self._workers = workers
         self._start_loops = start_loops
         self._log = log
@@ -374,7 +375,7 @@ class Stopper:
 
     def _drop_queued(self) -> None:
         for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
-            self._runner.settle_dropped(task, self._call_thread.call_soon)
+            self._settlement.dropped(task, self._call_thread.call_soon)
             self._steps += 1
 
     def _abandon(self, worker: Worker) -> list[str]:
@@ -385,13 +386,14 @@ class Stopper:
         with self._dispatcher.lock:  # its own thread may go on at any moment
             task, started, tasks = worker.task, worker.started, worker.tasks()
             ahead = list(worker.ahead or ())
-        unread = [each for each in ahead if self._runner.abandon(each, self._call_thread.call_soon, UNREAD)]
+        abandoned = partial(self._settlement.abandoned, run_callbacks=self._call_thread.call_soon)
+        unread = [each for each in ahead if abandoned(each, detail=UNREAD)]
         names = [each.name for each in unread]
         self._steps += 1
         lost = False
         # Innermost first: each of them waits for the one inside it.
         for each in reversed(tasks):
-            lost |= self._runner.abandon(each, self._call_thread.call_soon, RUNNING)
+            lost |= abandoned(each, detail=RUNNING)
         if task is None or not (lost or worker in self._dispatcher.worker_set.workers):
             return names
         # Not lost, but not back either: it hangs in a done-callback of a task that has finished.

@@ -9,12 +9,13 @@ from concurrent.futures import BrokenExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from prodpool.admission.permits import acquire_all, release_all
 from prodpool.concurrency.background_thread import background_thread
 from prodpool.errors import (
-    BreakerOpenError,
     PoolBrokenError,
     PoolClosedError,
     PoolFullError,
+    RejectedError,
     TaskExpiredError,
 )
 from prodpool.execution.current_task import is_inside
@@ -42,7 +43,7 @@ class Submitter:
         self._engine = engine
         self._dispatcher = engine.dispatcher
         self._runner = engine.runner
-        self._breaker = engine.breaker
+        self._permit_sources = engine.permit_sources
         self._now = engine.now
         self._overload = engine.settings.overload
         self._pool = engine.settings.name
@@ -63,7 +64,7 @@ class Submitter:
             self._refuse_if_closed(offer)
             return self._by_policy(task)
         except BaseException:
-            self._release_permit(task)
+            self._release_permits(task)
             raise
 
     def submit_wait(
@@ -81,7 +82,7 @@ class Submitter:
             self._refuse_if_closed(offer)
             return self._wait_for_slot(task, math.inf if options.wait is None else options.wait)
         except BaseException:
-            self._release_permit(task)
+            self._release_permits(task)
             raise
 
     def try_submit(
@@ -95,9 +96,9 @@ class Submitter:
                 return task.future
             self._refuse_if_closed(offer)
         except BaseException:
-            self._release_permit(task)
+            self._release_permits(task)
             raise
-        self._release_permit(task)
+        self._release_permits(task)
         return None
 
     def slot_count(self) -> int:
@@ -119,7 +120,7 @@ class Submitter:
         except GeneratorExit:
             raise  # it may stand in line still, see `_suspend`
         except BaseException:
-            self._release_permit(task)
+            self._release_permits(task)
             raise
 
     async def _suspend(self, waiter: AsyncWaiter, task: Task, wait: float | None) -> PoolFuture[Any]:
@@ -146,22 +147,22 @@ class Submitter:
     def _create_task(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Task:
-        """Make the task and take its permit. From here on it is either admitted or given back."""
+        """Make the task and take its permits. From here on it is either admitted or given back."""
         if not callable(fn):
             raise TypeError(f"fn={shown(fn)} cannot be called: pass the function and then its arguments")
         task = Task(fn, args, kwargs, copy_context(), self._now(), options)
         task.future = PoolFuture(self._runner, task)
         if options.deadline is not None:
             task.expires_at = task.admitted_at + options.deadline
-        if self._breaker is not None:
+        if self._permit_sources:
             if self._dispatcher.state is not State.OPEN:
-                self._release_permit(task)
+                self._release_permits(task)
                 raise self._closed()
             try:
-                task.permit = self._breaker.acquire()
-            except BreakerOpenError:
-                self._release_permit(task)
-                self._dispatcher.count_rejection(Reason.BREAKER_OPEN)
+                task.permits = acquire_all(self._permit_sources)
+            except RejectedError as error:
+                self._release_permits(task)
+                self._dispatcher.count_rejection(error.reason)
                 raise
         return task
 
@@ -223,7 +224,7 @@ class Submitter:
     def _abandon_wait(self, task: Task, waiter: Waiter) -> None:
         """Leave the line with nobody there to take the result, having been let in or not."""
         if self._dispatcher.cancel_wait(waiter):
-            self._release_permit(task)
+            self._release_permits(task)
             self._dispatcher.count_rejection(Reason.FULL)
         else:
             task.future.cancel()
@@ -234,15 +235,14 @@ class Submitter:
         finite = [bound for bound in bounds if bound is not None and math.isfinite(bound)]
         return min(finite, default=None)
 
-    def _release_permit(self, task: Task) -> None:
-        """Return the permit of a task that was not admitted; one that was has it until it is settled."""
+    def _release_permits(self, task: Task) -> None:
+        """Return the permits of a task that was not admitted; one that was has them until it is settled."""
         admitted = task.prev is not None or task.future.running() or task.future.done()
         if admitted:
             return
         # They refer to each other, and would keep the call's arguments until the garbage collector comes by.
         task.future._task = None  # noqa: SLF001
-        if task.permit is not None and self._breaker is not None:
-            self._breaker.release(task.permit)
+        release_all(task.permits)
 
     # Refusals.
 

@@ -16,6 +16,8 @@ from prodpool.text import short_name, type_name
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from prodpool.admission.permits import Permits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
@@ -63,7 +65,7 @@ class Task:
         "options",
         "outcome",
         "packed",
-        "permit",
+        "permits",
         "prev",
         "recorded",
         "span",
@@ -86,7 +88,7 @@ class Task:
         self.admitted_at = admitted_at
         self.options = options
         self.expires_at: float | None = None
-        self.permit: Any = None
+        self.permits: Permits = ()
         self.span: Span | None = None
         self.recorded = False
         self.prev: Any = None

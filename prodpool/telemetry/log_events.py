@@ -19,6 +19,7 @@ import structlog
 from opentelemetry import trace
 
 from prodpool.concurrency.call_queue import CallQueue
+from prodpool.task.ending import Ending, TaskObserver
 from prodpool.task.outcomes import Result
 from prodpool.task.task import Task
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
@@ -136,6 +137,24 @@ class PoolLog:
 
     def _hand_over(self, method: str, event: str, fields: dict[str, object]) -> None:
         getattr(self._resolve(), method)(event, pool=self._pool, **fields)
+
+
+class TaskLog(TaskObserver):
+    """Writes of the tasks that failed or were slow; the log itself thins out what comes too often."""
+
+    def __init__(self, log: PoolLog, slow_after: float) -> None:
+        self._log = log
+        self._slow_after = slow_after
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        """Write ``task.error``, ``task.panic`` or ``task.slow``, or nothing."""
+        kind, error, dwell, duration, _ = ending
+        if not isinstance(kind, Result):
+            return
+        if error is not None:
+            self._log.task_failed(task, kind, error, duration=duration)
+        if duration >= self._slow_after:
+            self._log.task_slow(task, dwell=dwell, duration=duration, result=kind.value)
 
 
 def task_fields(task: Task) -> dict[str, object]:

@@ -18,6 +18,7 @@ from opentelemetry.trace import Span, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from prodpool.concurrency.call_queue import CallQueue
+from prodpool.task.ending import Ending, TaskObserver
 from prodpool.task.outcomes import Reason
 from prodpool.telemetry.counters import Exemplar
 from prodpool.telemetry.tracebacks import render_error
@@ -40,7 +41,7 @@ _REST = 0.005
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
-class Tracing:
+class Tracing(TaskObserver):
     """Makes the spans of one pool. Nothing that a provider or exporter raises gets out of here."""
 
     def __init__(
@@ -121,7 +122,14 @@ class Tracing:
                 return carrier
         return None
 
-    def finish(self, task: Task, result: str, error: BaseException | None) -> None:
+    def ended(self, task: Task, ending: Ending) -> None:
+        """End the span of a task that ran; leave a queue span for one that did not."""
+        if isinstance(ending.kind, Reason):
+            self._dropped(task, ending.kind, ending.dwell)
+        else:
+            self._finish(task, ending.kind, ending.error)
+
+    def _finish(self, task: Task, result: str, error: BaseException | None) -> None:
         """Have the task's span ended, the first time; it ends now, whenever that is done."""
         span, recorded, task.recorded = task.span, task.recorded, False
         if span is None or not recorded:
@@ -134,13 +142,12 @@ class Tracing:
             # Rendered at once, in the thread of the task: nobody else may look at what it raised.
             self.thread.post(_end_failed, span, ended, result, type_name(error), self._describe(error))
 
-    def dropped(self, task: Task, reason: Reason, now: float) -> None:
+    def _dropped(self, task: Task, reason: Reason, dwell: float) -> None:
         """Leave a queue span with an error status for a task that never ran."""
-        if not self.wanted(now) or self._tracer is None:
+        if not self.wanted(task.admitted_at + dwell) or self._tracer is None:
             return
         with self._telemetry_errors.guard("trace"):
             parent = task.context.run(otel_context.get_current)
-            dwell = now - task.admitted_at
             self._post_queue_span(self._tracer, task, parent, time.time_ns(), dwell, reason.value)
 
     def exemplar(self, task: Task, value: float) -> Exemplar | None:

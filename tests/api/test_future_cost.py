@@ -99,7 +99,7 @@ def cancelled(pool: InstrumentedPool, clock: ManualClock, thing: Thing) -> PoolF
 def expired(pool: InstrumentedPool, clock: ManualClock, thing: Thing) -> PoolFuture[Any]:
     future = pool.options(deadline=1.0).submit(give, thing)
     clock.advance(2.0)
-    pool._engine.runner.drop_expired()
+    pool._engine.settlement.drop_expired()
     assert isinstance(future.exception(PATIENCE), TaskExpiredError)
     return future
 

@@ -242,7 +242,7 @@ def test_no_descriptor_is_left(make_pool: MakePool, held: Held) -> None:
     futures = [held.submit(pool) for _ in range(3)]
     held.wait_running(3)
     workers: list[Any] = list(pool._engine.dispatcher.worker_set.workers)
-    here = set().union(*(_ends(worker.line) for worker in workers))
+    here = set().union(*(_ends(worker.connection) for worker in workers))
     assert here <= _sockets(os.getpid())
     # The one that is open on both sides is that from which permits are taken, by either.
     common = [_sockets(worker.process.pid) & here for worker in workers]

@@ -509,7 +509,7 @@ def test_whoever_hears_of_a_task_finds_it_counted(
     future.add_done_callback(lambda _: seen.append(check(pool.stats())))
     if fate is Reason.EXPIRED:
         clock.advance(1.0)
-        pool._engine.runner.drop_expired()
+        pool._engine.settlement.drop_expired()
     elif fate is Reason.CANCELLED:
         assert future.cancel()
     elif fate is Reason.SHUTDOWN:

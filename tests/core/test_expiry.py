@@ -133,7 +133,7 @@ def test_cancelled_and_then_expired(make_pool: MakePool, hold: Hold, clock: Manu
     future = pool.options(deadline=2.0).submit(int)
     assert future.cancel()
     clock.advance(3.0)
-    pool._engine.runner.drop_expired()
+    pool._engine.settlement.drop_expired()
     stats = check(pool.stats())
     assert (stats.dropped[Reason.CANCELLED], stats.dropped[Reason.EXPIRED]) == (1, 0)
 

@@ -173,14 +173,14 @@ def test_the_probe_of_an_interrupted_settlement(make_pool: MakePool, monkeypatch
     time.sleep(0.1)
     pool.pause()
     runner: Any = pool._engine.runner
-    count = runner._count
+    count = runner.settlement._count
 
     def interrupted(*args: Any) -> None:
         count(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_count", interrupted)
+        patch.setattr(runner.settlement, "_count", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)
     pool.resume()
@@ -224,13 +224,13 @@ def test_what_an_interrupted_resume_left_is_not_pickled_by_the_watchdog(registry
         pool.submit(int).result(PATIENCE)
         workers: Any = pool._engine.workers
         where: list[str] = []
-        hand_over = workers._hand_over_given
+        hand_over = workers._send_assigned
 
         def noted() -> None:
             where.append(threading.current_thread().name)
             hand_over()
 
-        workers._hand_over_given = noted
+        workers._send_assigned = noted
         pool.pause()
         future = pool.submit(int)
         pool._engine.dispatcher.paused = False

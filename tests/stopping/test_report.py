@@ -9,7 +9,8 @@ from concurrent.futures import ALL_COMPLETED, CancelledError, as_completed, wait
 import pytest
 
 import prodpool
-from prodpool import CurrentTask, Reason, Result, WorkerLostError, current_task, exits, stopping
+from prodpool import CurrentTask, Reason, Result, WorkerLostError, current_task
+from prodpool.shutdown import at_exit, stopper
 from tests.api.gates import until
 from tests.core.rig import LEEWAY, PATIENCE, BoomError, Crew, Hold, check, law_holds, occupy
 from tests.support import Logs, MakePool
@@ -100,7 +101,7 @@ def test_log(
     make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log tells the stop from beginning to end, with progress in between and each hung task's stack."""
-    monkeypatch.setattr(stopping, "PROGRESS_EVERY", 0.01)
+    monkeypatch.setattr(stopper, "PROGRESS_EVERY", 0.01)
     pool = make_pool(1)
     pool.options(task="hung").submit(hold)
     hold.wait_started()
@@ -135,7 +136,7 @@ def test_log(
 
 def test_cooperative_tasks(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that watch their token end within the grace, and nothing is abandoned."""
-    monkeypatch.setattr(stopping, "GRACE", PATIENCE)  # a busy machine may need more than the usual for it
+    monkeypatch.setattr(stopper, "GRACE", PATIENCE)  # a busy machine may need more than the usual for it
     pool = make_pool(2)
     begun = threading.Semaphore(0)
 
@@ -206,7 +207,7 @@ def test_late_end(
     if error is not None:
         logs.wait_for("task.error")
     # Nothing refers to the pool any more that would keep it or the watchdog busy.
-    until(lambda: pool._engine not in exits.exit_desk._left_behind)
+    until(lambda: pool._engine not in at_exit.exit_registry._left_behind)
 
 
 def test_waiters_wake(make_pool: MakePool, hold: Hold, crew: Crew) -> None:

@@ -192,7 +192,7 @@ def cancel(pool: InstrumentedPool, clock: ManualClock, future: PoolFuture[Any]) 
 
 def expire(pool: InstrumentedPool, clock: ManualClock, future: PoolFuture[Any]) -> None:
     clock.advance(10.0)
-    pool._engine.runner.drop_expired()
+    pool._engine.settlement.drop_expired()
 
 
 def shut_down(pool: InstrumentedPool, clock: ManualClock, future: PoolFuture[Any]) -> None:

@@ -197,7 +197,7 @@ class CallSender:
     def take_back(self, worker: RemoteWorker) -> None:
         """Put back into the queue what waits behind a task that takes its time; from any thread."""
         self._start_loops(self._dispatcher.requeue_ahead(worker))
-        self._runner.drop_requeued()
+        self._runner.settlement.drop_requeued()
 
     def _take_back(self, worker: RemoteWorker) -> None:
         """Do so, and have the process throw it away."""

@@ -75,7 +75,7 @@ class WorkerLosses:
             started = self._now() if worker.started is None else worker.started
             self._runner.settle(worker, task, started, self._now(), None, error, result)
         self._dispatcher.remove_lost(worker)
-        self._runner.drop_requeued()
+        self._runner.settlement.drop_requeued()
 
     def _judge(self, worker: RemoteWorker) -> WorkerLoss:
         """Find out what a process that has gone, or is not to be trusted, had begun."""

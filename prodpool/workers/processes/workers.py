@@ -245,7 +245,7 @@ class ProcessWorkers:
         if self._starts.broken is not None and not self._any_is_up():
             # What it had was put back after the queue was emptied, and there is nobody left to run it.
             for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
-                self._runner.settle_lost(task, self._starts.broken)
+                self._runner.settlement.dropped(task, lost=self._starts.broken)
 
     def _replacement(self, lost: RemoteWorker) -> RemoteWorker | None:
         """Return the record of the process that takes the place of a lost one, if there is to be any."""

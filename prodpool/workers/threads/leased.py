@@ -218,5 +218,5 @@ class LeasedWorkers:
         """Strike out a loop that broke down (``error``), or that the backend dropped."""
         held, task = worker.task, self._dispatcher.worker_failed(worker)
         if task is None and held is not None:
-            self._runner.complete(worker, held)
+            self._runner.settlement.resume(worker, held)
         self._on_lost(task, error)

@@ -28,7 +28,8 @@ from opentelemetry.sdk.trace.export import (
 )
 
 import prodpool
-from prodpool import InstrumentedPool, exits
+from prodpool import InstrumentedPool
+from prodpool.shutdown import at_exit
 from prodpool.testing import flush_telemetry
 
 DEADLINE = 0.2
@@ -195,7 +196,7 @@ def interrupted(pool: InstrumentedPool) -> None:
 
 def holds_log(pool: InstrumentedPool) -> None:
     """A task hangs while it holds the lock that every log line, and logging's own atexit, wants."""
-    exits.LAST_RESORT_AFTER = 0.5
+    at_exit.LAST_RESORT_AFTER = 0.5
     flush_telemetry(pool)  # or the line about its birth would be the one that waits for the lock
     (handler,) = logging.getLogger().handlers
 
