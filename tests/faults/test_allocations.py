@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults import children
 
-LIMIT = 400.0 if children.ALL else 100.0
+LIMIT = 1000.0 if children.ALL else 100.0
 NAMES = [
     *("submit_parked", "submit_queued", "submit_full", "stats", "dump", "resume", "stop", "scrape"),
     *("caller_runs", "result", "fail", "breaker", "cancel", "deadline", "expires_in_line"),

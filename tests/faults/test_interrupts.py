@@ -12,7 +12,7 @@ from tests.faults.scenarios import GROUPS
 THREADS = [name for name in GROUPS if not name.startswith(("remote_", "process_"))]
 PROCESSES = [name for name in GROUPS if name.startswith("remote_")]
 # Seconds for a group, on a machine that has other things to do.
-LIMIT = 600.0 if children.ALL else 120.0
+LIMIT = 1500.0 if children.ALL else 120.0
 # Groups that run side by side: they mostly wait.
 BESIDE = 3
 

@@ -12,9 +12,9 @@ from tests.faults import children
 # Pools that are interrupted, and processes that are ended by SIGTERM.
 POOLS = 300 if children.ALL else 48
 EXITS = 42 if children.ALL else 6
-LIMIT = 300.0 if children.ALL else 100.0
+LIMIT = 900.0 if children.ALL else 100.0
 # Seconds for one process, drain included.
-EXIT_LIMIT = 40.0
+EXIT_LIMIT = 120.0
 
 
 @pytest.fixture
