@@ -62,8 +62,8 @@ EXITING = (
 )
 # Seconds a task is taken to need while none has finished, and the least that `retry_after` says: whoever
 # heeds it must not spin.
-UNKNOWN = 1.0
-LEAST_RETRY = 0.01
+DEFAULT_MEAN = 1.0
+MIN_RETRY_AFTER = 0.01
 # Seconds that a stop waits for the application's circuit breaker to be let go.
 BRIEFLY = 0.5
 
@@ -150,7 +150,7 @@ class Engine:
             log=self.log,
             call_thread=self.call_thread,
             telemetry_errors=self.telemetry_errors,
-            before_last_word=self._flush_logs,
+            flush_logs=self._flush_logs,
             flush_telemetry=self._finish_telemetry,
             on_stopped=self._stopped,
         )
@@ -262,8 +262,8 @@ class Engine:
         starts = [worker.started for worker in list(self.dispatcher.worker_set.workers)]
         runs = [now - began for began in starts if began is not None]
         mean = self.watchdog.mean_duration()
-        guess = max(UNKNOWN if mean is None else mean, fmean(runs or [0.0]))
-        return max(LEAST_RETRY, guess / self.dispatcher.workers())
+        guess = max(DEFAULT_MEAN if mean is None else mean, fmean(runs or [0.0]))
+        return max(MIN_RETRY_AFTER, guess / self.dispatcher.workers())
 
     def refusal(self, otherwise: str | None = None) -> PoolClosedError:
         """Return the error that says why no task is taken; ``otherwise`` if nothing is known but that."""
@@ -495,7 +495,7 @@ class Engine:
             return
         self._backend_broke(error)
         if task is not None:
-            self.settlement.dropped(task, lost=error)
+            self.settlement.dropped(task, lost=error or self.broken)
 
     def _backend_broke(self, error: BaseException | None) -> None:
         """Close the pool, since its backend will run nothing any more, and settle what is queued."""
@@ -508,7 +508,7 @@ class Engine:
         # may be a thread that holds the backend's own lock.
         background_thread().call_soon(lambda: self.stopper.stop(math.inf, wait=False))
         for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):
-            self.settlement.dropped(queued, lost=error)
+            self.settlement.dropped(queued, lost=self.broken)
 
 
 class ForkedLock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,7 @@ class Runner:
     def fail_unstarted(self, worker: Worker, task: Task, error: BaseException | None) -> Task | None:
         """Settle a task that its worker could not begin; return the worker's next one."""
         self._dispatcher.drop_assigned(worker, task, Reason.SHUTDOWN)
-        self.settlement.dropped(task, lost=error)
+        self.settlement.dropped(task, lost=error or BrokenExecutor("it takes no more tasks"))
         return self._next_task(worker)
 
     def has_expired(self, task: Task, now: float) -> bool:

@@ -30,7 +30,7 @@ from prodpool.telemetry.exporters.prometheus import forget_after_fork
 # Seconds beyond the drain deadline that the rest of finalization may take where a task or an observer hangs,
 # and the most that it may take in all; then the process is ended hard.
 GRACE = 1.0
-LAST_RESORT_AFTER = 5.0
+FORCED_EXIT_AFTER = 5.0
 
 
 class Stoppable(Protocol):
@@ -131,7 +131,7 @@ class ExitRegistry:
         That is a task, or a log sink, an exporter or a callback in a thread of ours.
         """
         if any_hangs() or any(list(pool.hung_threads()) for pool in self._left_behind):
-            left = min(LAST_RESORT_AFTER, max(0.0, ends - time.monotonic()) + GRACE)
+            left = min(FORCED_EXIT_AFTER, max(0.0, ends - time.monotonic()) + GRACE)
             # A timer in C, since no Python thread can be counted on by now. It also says who hangs.
             with contextlib.suppress(Exception):
                 faulthandler.dump_traceback_later(left, exit=True, file=_stream())

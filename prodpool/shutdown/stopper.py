@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 RUNNING = "it still ran when the pool's stop deadline passed"
 UNREAD = "its outcome had not been read when the pool's stop deadline passed"
 # Seconds that running tasks get after the deadline to notice that they are cancelled.
-GRACE = 0.05
+CANCEL_GRACE = 0.05
 # Seconds beyond deadline and grace after which a caller no longer waits for the report.
-PATIENCE = 0.5
+REPORT_GRACE = 0.5
 # Seconds that a log and a tracer get in any case to take what waits for them.
-LEAST_PATIENCE = 0.1
+MIN_REPORT_GRACE = 0.1
 # Seconds, within the deadline, that idle worker processes may take to end before they are killed, and that
 # a log and a tracer which get on may take.
-LAST_WORDS = 10.0
+PROCESS_EXIT_TIMEOUT = 10.0
 PROGRESS_EVERY = 5.0
 
 
@@ -81,7 +81,7 @@ class Stopper:
         log: PoolLog,
         call_thread: CallThread,
         telemetry_errors: TelemetryErrors,
-        before_last_word: Callable[[], None],
+        flush_logs: Callable[[], None],
         flush_telemetry: Callable[[float, float], object],
         on_stopped: Callable[[], None],
     ) -> None:
@@ -94,7 +94,7 @@ class Stopper:
         # For the callbacks of what is dropped or given up. They may hang, and so may the log and the spans.
         self._call_thread = call_thread
         self._telemetry_errors = telemetry_errors
-        self._before_last_word = before_last_word
+        self._flush_logs = flush_logs
         self._flush_telemetry = flush_telemetry
         self._on_stopped = on_stopped
         # Who does the stopping: the one whose token is in here. A dict, since `setdefault` is atomic.
@@ -183,11 +183,11 @@ class Stopper:
 
     def _await_report(self) -> None:
         """Wait for the report until the deadline, and beyond it as long as the stop gets on."""
-        wait, seen = self._deadline_at - time.monotonic() + GRACE + PATIENCE, -1
+        wait, seen = self._deadline_at - time.monotonic() + CANCEL_GRACE + REPORT_GRACE, -1
         while not self._report_ready.wait(wait) and self._steps != seen:
-            wait, seen = PATIENCE, self._steps
+            wait, seen = REPORT_GRACE, self._steps
         # The report is known; the backend's own end may be held up, by the caller for one.
-        self._done.wait(self._report_limit() + PATIENCE)
+        self._done.wait(self._report_limit() + REPORT_GRACE)
 
     def _start_thread(self) -> bool:
         """Have a thread of its own do the stopping; False when none is to be had."""
@@ -268,7 +268,7 @@ class Stopper:
         draining = self._dispatcher.state is not State.OPEN
         missing = self._dispatcher.start_draining()
         late = time.monotonic() - self._began
-        if may_be_late and late > GRACE and not draining:
+        if may_be_late and late > CANCEL_GRACE and not draining:
             # Held up by a caller that was in the way: the tasks shall have their time all the same.
             self._deadline_at += late
         self._closed.set()
@@ -291,7 +291,7 @@ class Stopper:
             abandoned=abandoned,
             elapsed=time.monotonic() - self._began,
         )
-        self._before_last_word()
+        self._flush_logs()
         self._log_event(
             self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)}
         )
@@ -309,17 +309,17 @@ class Stopper:
         workers.shutdown()
         if busy and not kills:
             return
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + REPORT_GRACE
         if kills and not busy:
             # A process may have something to do at its end, such as to send its last spans.
-            ends = max(ends, min(self._deadline_at, time.monotonic() + LAST_WORDS))
+            ends = max(ends, min(self._deadline_at, time.monotonic() + PROCESS_EXIT_TIMEOUT))
         for each in held:
             each.join(max(0.0, ends - time.monotonic()))
         # By now the backend itself no longer knows its processes.
         left = [each for each in [*held, *workers.owned_threads_or_processes()] if kills and each.is_alive()]
         for each in left:
             kill(each)
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + REPORT_GRACE
         for each in left:
             each.join(max(0.0, ends - time.monotonic()))
 
@@ -364,7 +364,7 @@ class Stopper:
         self._drop_queued()
         for worker in list(dispatcher.worker_set.workers):
             worker.request_cancel()
-        ends = time.monotonic() + GRACE
+        ends = time.monotonic() + CANCEL_GRACE
         while not dispatcher.is_idle() and (left := ends - time.monotonic()) > 0:
             self._wait_for_change(left)
         return dispatcher.is_idle()
@@ -413,12 +413,12 @@ class Stopper:
 
     def _report_limit(self) -> float:
         """Return the seconds left for what has yet to be done when the report is known."""
-        return max(0.0, min(self._deadline_at - time.monotonic(), LAST_WORDS))
+        return max(0.0, min(self._deadline_at - time.monotonic(), PROCESS_EXIT_TIMEOUT))
 
     def _report_grace(self) -> float:
         """Return the seconds to wait for what may hang: no longer than the caller of `stop` waits."""
-        left = self._deadline_at + GRACE + PATIENCE - time.monotonic()
-        return max(LEAST_PATIENCE, min(PATIENCE, left))
+        left = self._deadline_at + CANCEL_GRACE + REPORT_GRACE - time.monotonic()
+        return max(MIN_REPORT_GRACE, min(REPORT_GRACE, left))
 
     def _remaining(self) -> int:
         with self._dispatcher.lock:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 # What is ahead is to be done within so many seconds: to call it back is impossible, or costs something.
-WAITS = 0.005
+TARGET_BACKLOG_SECONDS = 0.005
 # More for each worker gain nothing, and more in all only make whatever looks at each of them slower.
-MOST = 64
-MOST_IN_ALL = 512
+MAX_PER_WORKER = 64
+MAX_TOTAL = 512
 # So many tasks have to be seen before the first step up.
-ENOUGH = 32
+MIN_SAMPLES = 32
 
 
 class RunTimes:
@@ -26,11 +26,15 @@ class RunTimes:
         difference = seconds - self.mean
         # One that runs long counts at once; it takes many that do not to forget it.
         longer = difference > 0 and self.seen > 1
-        self.mean += difference / (4 if longer else min(self.seen, ENOUGH))
+        self.mean += difference / (4 if longer else min(self.seen, MIN_SAMPLES))
 
     def fitting(self) -> int:
         """Return how many a worker does while they may wait, within reason."""
-        return MOST if self.mean * MOST <= WAITS else int(WAITS / self.mean)
+        return (
+            MAX_PER_WORKER
+            if self.mean * MAX_PER_WORKER <= TARGET_BACKLOG_SECONDS
+            else int(TARGET_BACKLOG_SECONDS / self.mean)
+        )
 
 
 class AdaptivePrefetch(RunTimes):
@@ -54,12 +58,12 @@ class AdaptivePrefetch(RunTimes):
         """Tell whether `ahead` has changed: it goes down at once, and up only when that is ``wanted``."""
         if self._fixed:
             return False
-        most = max(self._least, min(workers * self.fitting(), MOST_IN_ALL))
+        most = max(self._least, min(workers * self.fitting(), MAX_TOTAL))
         if most < self.ahead:
             self.ahead = most
             return True
         # In steps, so that tasks whose length varies a little change nothing.
-        if wanted and self.seen >= ENOUGH and most >= 2 * max(1, self.ahead):
+        if wanted and self.seen >= MIN_SAMPLES and most >= 2 * max(1, self.ahead):
             self.ahead = most
             return True
         return False

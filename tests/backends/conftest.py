@@ -154,7 +154,7 @@ def make_pool(kind: str, registry: CollectorRegistry, logs: Logs) -> Iterator[Ma
 @pytest.fixture
 def exact_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a stop wait for its own report, however late a busy machine lets that come."""
-    monkeypatch.setattr(stopper, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(stopper, "REPORT_GRACE", PATIENCE)
 
 
 @contextmanager

@@ -196,7 +196,7 @@ def test_an_initializer_that_fails(make_pool: MakePool) -> None:
 def test_a_process_that_dies_before_it_is_ready(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Likewise where the process goes without a word."""
     # Within a minute, that is, which a busy machine may need for five processes that come up and die.
-    monkeypatch.setattr(restart_backoff, "WITHIN", 600.0)
+    monkeypatch.setattr(restart_backoff, "FAILURE_PERIOD", 600.0)
     pool = make_pool(1, queue_capacity=20, factory_of=_failing_in(work.die))
     futures = [pool.submit(int) for _ in range(5)]
     assert not wait(futures, 120.0).not_done

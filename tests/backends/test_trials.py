@@ -113,7 +113,7 @@ def test_without_a_factory(make_pool: MakePool) -> None:
 def test_a_backend_that_never_works(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """After five backends without one success the pool closes with a clear error, and forgets nothing."""
     # Within a minute, that is, which a busy machine may need for six processes that come up and die.
-    monkeypatch.setattr(rebuildable_backend, "WITHIN", 600.0)
+    monkeypatch.setattr(rebuildable_backend, "REBUILD_PERIOD", 600.0)
     pool = make_pool(1, factory=True, queue_capacity=20, prefetch=0, factory_of=lambda _: work.stillborn)
     futures = [pool.submit(int) for _ in range(10)]
     assert not wait(futures, 120.0).not_done

@@ -15,7 +15,7 @@ from tests.support import MakePool
 @pytest.fixture(autouse=True)
 def exact_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a stop wait for its own report, however late a busy machine lets that come."""
-    monkeypatch.setattr(stopper, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(stopper, "REPORT_GRACE", PATIENCE)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from prodpool import (
     Result,
     WorkerLostError,
 )
-from prodpool.workers.threads.leased import TURN
+from prodpool.workers.threads.leased import MAX_LEASE
 from tests.api.gates import until
 from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, fill, law_holds, occupy
 from tests.support import Logs, MakePool
@@ -108,7 +108,7 @@ def test_an_idle_loop_is_no_longer_in_the_way_than_a_busy_one(
     """On a shared backend an idle loop keeps its thread no longer than a busy one does."""
     pool = share(shared, "idle", registry)
     workers: Any = pool._engine.workers
-    assert workers._linger <= TURN
+    assert workers._linger <= MAX_LEASE
     pool.stop(PATIENCE)
     pool.close_metrics()
 

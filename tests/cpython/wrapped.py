@@ -112,7 +112,9 @@ class _Processes(dict[int, Any]):
     """The worker processes that there are now, by their pids."""
 
     def __init__(self, workers: Any) -> None:
-        super().__init__({each.pid: each for each in workers.holding() if hasattr(each, "pid")})
+        super().__init__(
+            {each.pid: each for each in workers.owned_threads_or_processes() if hasattr(each, "pid")}
+        )
 
 
 class _Threads:

@@ -136,7 +136,9 @@ def test_log(
 
 def test_cooperative_tasks(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that watch their token end within the grace, and nothing is abandoned."""
-    monkeypatch.setattr(stopper, "GRACE", PATIENCE)  # a busy machine may need more than the usual for it
+    monkeypatch.setattr(
+        stopper, "CANCEL_GRACE", PATIENCE
+    )  # a busy machine may need more than the usual for it
     pool = make_pool(2)
     begun = threading.Semaphore(0)
 

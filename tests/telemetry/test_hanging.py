@@ -179,7 +179,7 @@ def test_overflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a hung sink has no room for any more is counted as its error, and told once."""
-    module = {"log": "logs", "trace": "tracing"}[sink]
+    module = {"log": "log_events", "trace": "tracing"}[sink]
     monkeypatch.setattr(f"prodpool.telemetry.{module}._CAPACITY", 5)
     options: dict[str, Any] = (
         {"logger": hanging_logger(stuck)} if sink == "log" else {"tracer_provider": hanging_provider(stuck)}

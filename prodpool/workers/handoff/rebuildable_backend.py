@@ -14,8 +14,8 @@ from prodpool.workers.base import shut_down
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 30.0
 # So many rebuilds within so many seconds without one success, and nothing more is tried.
-TRIES = 5
-WITHIN = 60.0
+MAX_REBUILDS = 5
+REBUILD_PERIOD = 60.0
 
 Factory = Callable[[int], Any]
 
@@ -66,7 +66,7 @@ class RebuildableBackend:
         self._retired: list[Any] = []
         self._lock = threading.Lock()  # guards the exchange of one backend for another
         # When backends were built since the last success.
-        self._tried: deque[float] = deque(maxlen=TRIES)
+        self._tried: deque[float] = deque(maxlen=MAX_REBUILDS)
 
     @property
     def backend(self) -> Any:
@@ -99,7 +99,7 @@ class RebuildableBackend:
         if blameless and self._tried:
             self._tried.pop()
         now = self._now()
-        if len(self._tried) == TRIES and now - self._tried[0] < WITHIN:
+        if len(self._tried) == MAX_REBUILDS and now - self._tried[0] < REBUILD_PERIOD:
             return False
         self._due_at = now + self._delay
         if not blameless:

@@ -180,7 +180,7 @@ _starting = threading.local()
 
 def _after_fork() -> None:
     # A forked process would hold open for ever what the pool closes.
-    mine = getattr(_starting, "line", None)
+    mine = getattr(_starting, "connection", None)
     for connection in list(_open):
         connection.close_but(connection.theirs if connection is mine else None)
     _open.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prodpool.workers.run_times import RunTimes
 
 # So many tasks have to be seen before anything is sent ahead.
-ENOUGH = 8
+MIN_SAMPLES = 8
 
 
 class WorkerPrefetch(RunTimes):
@@ -15,4 +15,4 @@ class WorkerPrefetch(RunTimes):
 
     def ahead(self) -> int:
         """Return how many may be sent ahead."""
-        return 0 if self.seen < ENOUGH else self.fitting()
+        return 0 if self.seen < MIN_SAMPLES else self.fitting()

@@ -9,8 +9,8 @@ from collections.abc import Callable
 # Seconds before a process is started after one that did not come up: doubled each time until one has.
 FIRST_DELAY = 0.25
 # So many that did not come up within so many seconds, and none that did: nothing more is tried.
-TRIES = 5
-WITHIN = 60.0
+MAX_FAILURES = 5
+FAILURE_PERIOD = 60.0
 
 
 class RestartBackoff:
@@ -19,7 +19,7 @@ class RestartBackoff:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._lock = threading.Lock()
-        self._failed: deque[float] = deque(maxlen=TRIES)
+        self._failed: deque[float] = deque(maxlen=MAX_FAILURES)
 
     def delay(self) -> float:
         """Return the seconds to wait before the next start."""
@@ -44,4 +44,4 @@ class RestartBackoff:
             if self._failed and now < self._failed[-1] + self._wait():
                 return True  # started together with the one before
             self._failed.append(now)
-            return len(self._failed) < TRIES or now - self._failed[0] >= WITHIN
+            return len(self._failed) < MAX_FAILURES or now - self._failed[0] >= FAILURE_PERIOD

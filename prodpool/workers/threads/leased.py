@@ -18,7 +18,7 @@ from prodpool.task.task import Task
 from prodpool.workers.base import Backend
 
 # Seconds after which a busy loop on a shared backend lets whoever else uses it have a turn.
-TURN = 0.05
+MAX_LEASE = 0.05
 
 
 class LeasedWorkers:
@@ -43,7 +43,7 @@ class LeasedWorkers:
         self._runner = runner
         self._most = most
         # On a shared backend an idle loop gives way as soon as a busy one.
-        self._linger = min(linger, TURN) if shared else linger
+        self._linger = min(linger, MAX_LEASE) if shared else linger
         self._shared = shared
         self._now = now
         self._on_lost = on_lost
@@ -177,14 +177,14 @@ class LeasedWorkers:
 
     def _serve(self, worker: Worker, task: Task | None) -> None:
         run, wake = self._runner.run, worker.wake
-        turn_ends = self._now() + TURN
+        turn_ends = self._now() + MAX_LEASE
         while True:
             while task is not None:
                 task = run(worker, task)
                 if self._shared and task is not None and self._now() >= turn_ends:
                     if self._requeue(worker):
                         return
-                    turn_ends = self._now() + TURN
+                    turn_ends = self._now() + MAX_LEASE
             if worker.dismissed:
                 return
             linger = self._linger
