@@ -7,16 +7,9 @@ so that a pool nobody refers to any more can be noticed and drained.
 from __future__ import annotations
 
 import math
-import os
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from statistics import fmean
 from typing import Any
-from weakref import WeakSet
 
 from opentelemetry.trace import TracerProvider
 from prometheus_client.registry import CollectorRegistry
@@ -24,46 +17,29 @@ from prometheus_client.registry import CollectorRegistry
 from prodpool.admission.breaker.breaker import Breaker
 from prodpool.admission.permits import PermitSource
 from prodpool.concurrency.background_thread import background_thread
-from prodpool.concurrency.call_queue import CallQueue
 from prodpool.concurrency.call_thread import CallThread
 from prodpool.config.settings import PoolSettings
-from prodpool.errors import PoolBrokenError, PoolClosedError
+from prodpool.execution.pool_reader import PoolReader
 from prodpool.execution.runner import Runner
 from prodpool.execution.settlement import Settlement
 from prodpool.execution.watchdog import PoolWatchdog
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.shutdown.at_exit import exit_registry
+from prodpool.shutdown.closing import Closing
+from prodpool.shutdown.forked import ForkedLock, disable_in_children
 from prodpool.shutdown.stopper import Stopper
-from prodpool.task.outcomes import Reason, State
-from prodpool.task.task import Task
+from prodpool.task.outcomes import State
 from prodpool.telemetry.counters import PoolCounters
 from prodpool.telemetry.exporters.prometheus import collector_of
 from prodpool.telemetry.log_events import PoolLog, TaskLog
+from prodpool.telemetry.sinks import TelemetrySinks
 from prodpool.telemetry.snapshot import PoolSnapshot, Remains, tally
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracing import Tracing
-from prodpool.text import shown
-from prodpool.workers.base import Capabilities, Workers, prefetch_for
-from prodpool.workers.handoff.rebuildable_backend import Factory, RebuildableBackend
-from prodpool.workers.handoff.workers import HandoffWorkers
-from prodpool.workers.processes.workers import ProcessWorkers
-from prodpool.workers.run_times import AdaptivePrefetch
-from prodpool.workers.threads.leased import LeasedWorkers
+from prodpool.workers.base import Capabilities, Workers
+from prodpool.workers.build import WorkersBuilder, first_prefetch
+from prodpool.workers.handoff.rebuildable_backend import Factory
 
-try:
-    VERSION = version("prodpool")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    VERSION = "unknown"
-
-
-EXITING = (
-    "the interpreter is exiting, since its main thread has ended, and no new task can be run: have the main "
-    "thread wait for the threads that submit, for instance by joining them"
-)
-# Seconds a task is taken to need while none has finished, and the least that `retry_after` says: whoever
-# heeds it must not spin.
-DEFAULT_MEAN = 1.0
-MIN_RETRY_AFTER = 0.01
 # Seconds that a stop waits for the application's circuit breaker to be let go.
 BRIEFLY = 0.5
 
@@ -87,11 +63,11 @@ class Engine:
         self.settings = settings
         self.abilities = abilities
         self.backend = backend
-        self.factory = factory
         self.now = now
         self.telemetry_errors = TelemetryErrors(settings.name)
         self.log = PoolLog(settings.name, logger, self.telemetry_errors, now)
         self.tracing = Tracing(settings.name, tracer_provider, self.telemetry_errors)
+        self.sinks = TelemetrySinks(self.tracing.thread, self.log.thread, self.telemetry_errors.reports)
         self.call_thread = CallThread(
             f"prodpool-callbacks-{settings.name}", partial(self.telemetry_errors.report, "internal")
         )
@@ -100,7 +76,7 @@ class Engine:
             queue_capacity=settings.queue_capacity,
             counters=PoolCounters(settings.buckets),
             now=now,
-            prefetch=self._places_ahead(),
+            prefetch=first_prefetch(settings, abilities),
         )
         self.breaker = None if breaker is None else self._make_breaker(breaker)
         self.permit_sources: tuple[PermitSource, ...] = () if self.breaker is None else (self.breaker,)
@@ -125,7 +101,31 @@ class Engine:
             slow_after=settings.slow_after,
             now=now,
         )
-        self.workers: Workers = self._make_workers()
+        self.closing = Closing(
+            settings.name,
+            dispatcher=self.dispatcher,
+            settlement=self.settlement,
+            log=self.log,
+            telemetry_errors=self.telemetry_errors,
+            stop_soon=self._stop_soon,
+        )
+        self.workers: Workers = WorkersBuilder(
+            settings=settings,
+            backend=backend,
+            abilities=abilities,
+            factory=factory,
+            dispatcher=self.dispatcher,
+            runner=self.runner,
+            log=self.log,
+            telemetry_errors=self.telemetry_errors,
+            now=now,
+            start_loops=self.start_loops,
+            on_lost=self.closing.worker_lost,
+            on_broken=self.closing.backend_broke,
+        ).build()
+        self.reader = PoolReader(
+            settings, self.dispatcher, backend=abilities.kind, rebuilds=self.workers.rebuilds, now=now
+        )
         self.watchdog = PoolWatchdog(
             pool=settings.name,
             dispatcher=self.dispatcher,
@@ -151,15 +151,10 @@ class Engine:
             call_thread=self.call_thread,
             telemetry_errors=self.telemetry_errors,
             flush_logs=self._flush_logs,
-            flush_telemetry=self._finish_telemetry,
+            flush_telemetry=self.sinks.close,
             on_stopped=self._stopped,
         )
-        # What broke the backend, once something has.
-        self.broken: BaseException | None = None
         self._starting = False
-        # Whether it was the interpreter's exit that closed the pool.
-        self._exiting = False
-        self._busy_told = 0.0  # guarded by the dispatcher's lock
         self.collector = collector_of(registry)
 
     def open(self) -> None:
@@ -172,7 +167,7 @@ class Engine:
         try:
             background_thread().add_periodic(self.watchdog)
             self._export = self.collector.add(self.settings.name, self)
-            _engines.add(self)
+            disable_in_children(self)
             exit_registry.add(self)
             self.log.thread.open()
             self.tracing.open()
@@ -192,8 +187,7 @@ class Engine:
         self.collector.withdraw(self.settings.name, self)
         exit_registry.remove(self)
         self.workers.close()
-        for sink in self._sinks():
-            sink.close(0.0)
+        self.sinks.discard()
         self.dispatcher.retire_workers()
 
     def snapshot(self) -> PoolSnapshot:
@@ -202,7 +196,7 @@ class Engine:
         breaker = None if self.breaker is None else self.breaker.state
         errors = self.telemetry_errors.counts()
         with self.dispatcher.lock:
-            facts, numbers = self._facts(), tally(self.dispatcher.counters)
+            facts, numbers = self.reader.facts(), tally(self.dispatcher.counters)
         return PoolSnapshot(**facts, **numbers, breaker=breaker, telemetry_errors=errors)
 
     def close_metrics(self) -> None:
@@ -245,41 +239,20 @@ class Engine:
         """
         self._export.last = True
         if self.dispatcher.state is not State.STOPPED:
-            background_thread().call_soon(lambda: self.stopper.stop(math.inf, wait=False))
+            self._stop_soon()
 
-    def flush_telemetry(self, timeout: float) -> bool:
-        """Wait until log and tracer were handed all there is by now; False after ``timeout`` seconds."""
-        ends = time.monotonic() + timeout
-        return all(sink.flush(max(0.0, ends - time.monotonic())) for sink in self._sinks())
+    def _stop_soon(self) -> None:
+        background_thread().call_soon(lambda: self.stopper.stop(math.inf, wait=False))
 
     def retry_after(self) -> float:
-        """Guess the seconds until a slot is free: the mean task, shared by all workers.
-
-        Tasks that run for longer than that already are taken to need as long again. While no task has
-        finished, a mean of a second is as good as any.
-        """
-        now = self.now()
-        starts = [worker.started for worker in list(self.dispatcher.worker_set.workers)]
-        runs = [now - began for began in starts if began is not None]
-        mean = self.watchdog.mean_duration()
-        guess = max(DEFAULT_MEAN if mean is None else mean, fmean(runs or [0.0]))
-        return max(MIN_RETRY_AFTER, guess / self.dispatcher.workers())
-
-    def refusal(self, otherwise: str | None = None) -> PoolClosedError:
-        """Return the error that says why no task is taken; ``otherwise`` if nothing is known but that."""
-        name = self.settings.name
-        if self.broken is not None:
-            return PoolBrokenError(pool=name, cause=self.broken)
-        # The exit desk closes all pools first. A pool that came later finds that its backend is closed.
-        exiting = self._exiting or not threading.main_thread().is_alive()
-        detail = EXITING if exiting else otherwise
-        return PoolClosedError(pool=name) if detail is None else PoolClosedError(pool=name, detail=detail)
+        """Guess the seconds until a slot is free."""
+        return self.reader.retry_after(self.watchdog.mean_duration())
 
     # What the exit desk asks.
 
     def close(self) -> None:
         """Begin to drain."""
-        self._exiting = True
+        self.closing.exiting = True
         self.start_loops(self.dispatcher.start_draining())
 
     def drain_deadline(self) -> float:
@@ -328,118 +301,11 @@ class Engine:
         finally:
             self._starting = False
 
-    def _sinks(self) -> tuple[CallQueue, ...]:
-        # The reports last: they are about the other two.
-        return self.tracing.thread, self.log.thread, self.telemetry_errors.reports
-
-    def _finish_telemetry(self, patience: float, longest: float) -> None:
-        """Have log and tracer take what waits; one call may last ``patience`` seconds, all ``longest``."""
-        began = time.monotonic()
-        for sink in self._sinks():
-            passed = time.monotonic() - began
-            sink.close(max(0.05, patience - passed), max(0.0, longest - passed))
-
-    def _facts(self) -> dict[str, Any]:
-        """Return what a reading says beside the ledger's numbers. The dispatcher's lock is held."""
-        settings, dispatcher = self.settings, self.dispatcher
-        now = self.now()
-        there = dispatcher.occupancy()
-        first = dispatcher.queue.first()
-        workers = list(dispatcher.worker_set.workers)
-        # A task may begin after ``now`` was read: it has run for no time then, not for less.
-        starts = [worker.started for worker in workers]
-        runs = [max(0.0, now - began) for began in starts if began is not None]
-        # And one may have ended before ``now``, and be booked with less than it was shown with. A
-        # counter that goes down is a restart to Prometheus, which would count the whole of it again.
-        self._busy_told = max(self._busy_told, dispatcher.counters.busy_seconds + sum(runs))
-        # What a worker is busy with, callbacks included, may hang.
-        since = [worker.busy_since() for worker in workers]
-        busy = [max(0.0, now - began) for began in since if began is not None]
-        return {
-            "pool": settings.name,
-            "backend": self.abilities.kind,
-            "version": VERSION,
-            "state": dispatcher.state.value,
-            "workers": dispatcher.workers(),
-            "queue_capacity": dispatcher.queue_capacity,
-            "queued": there.queued,
-            "running": there.running,
-            "busy_seconds": self._busy_told,
-            "oldest_queued": 0.0 if first is None else max(0.0, now - first.admitted_at),
-            "longest_running": max(busy, default=0.0),
-            "hung": sum(run >= settings.hung_after for run in busy),
-            "backend_rebuilds": self.workers.rebuilds(),
-        }
-
     def _retry_failed(self) -> None:
         """Have what was asked for, and came to nothing, tried again."""
         self.stopper.retry()
         self.call_thread.look()
-        for sink in self._sinks():
-            sink.look()
-
-    def _places_ahead(self) -> int:
-        """Return how many tasks the backend takes at first beyond those that it runs."""
-        settings, abilities = self.settings, self.abilities
-        if abilities.template is not None:
-            return 0  # what its processes are sent ahead can be taken back
-        return prefetch_for(settings.max_workers, abilities.max_workers, self._adaptive_prefetch().ahead)
-
-    def _adaptive_prefetch(self) -> AdaptivePrefetch:
-        wanted = self.settings.prefetch
-        # A backend that nothing is known of may have workers to spare, which would run what is ahead.
-        fixed = wanted is not None or self.abilities.prefetch == 0
-        return AdaptivePrefetch(self.abilities.prefetch if wanted is None else wanted, fixed=fixed)
-
-    def _make_workers(self) -> Workers:
-        settings, abilities = self.settings, self.abilities
-        if abilities.leased:
-            return LeasedWorkers(
-                pool=settings.name,
-                backend=self.backend,
-                dispatcher=self.dispatcher,
-                runner=self.runner,
-                most=abilities.max_workers,
-                linger=abilities.linger,
-                shared=not settings.own_backend,
-                now=self.now,
-                on_lost=self._worker_lost,
-            )
-        if abilities.template is not None:
-            return ProcessWorkers(
-                pool=settings.name,
-                backend=self.backend,
-                template=abilities.template,
-                prefetch=settings.prefetch,
-                context_vars=settings.context_vars,
-                dispatcher=self.dispatcher,
-                runner=self.runner,
-                log=self.log,
-                telemetry_errors=self.telemetry_errors,
-                now=self.now,
-                on_broken=self._backend_broke,
-                start_loops=self.start_loops,
-            )
-        return HandoffWorkers(
-            pool=settings.name,
-            backends=RebuildableBackend(
-                self.backend,
-                self.factory,
-                abilities.max_workers,
-                self.now,
-                processes=abilities.processes or (lambda _: []),
-            ),
-            own_backend=settings.own_backend,
-            pace=self._adaptive_prefetch(),
-            abilities=abilities,
-            log=self.log,
-            telemetry_errors=self.telemetry_errors,
-            context_vars=settings.context_vars,
-            dispatcher=self.dispatcher,
-            runner=self.runner,
-            now=self.now,
-            on_broken=self._backend_broke,
-        )
+        self.sinks.look()
 
     def _make_breaker(self, spec: Any) -> Breaker:
         return Breaker(
@@ -474,7 +340,7 @@ class Engine:
         self.workers.close()
         breaker = None if self.breaker is None else self.breaker.state
         with self.dispatcher.lock:
-            facts = self._facts()
+            facts = self.reader.facts()
         # Whoever scrapes needs the numbers, which must not keep all the rest.
         facts["breaker"] = breaker
         self._export.source = Remains(facts, self.dispatcher.counters, self.telemetry_errors.counts)
@@ -482,61 +348,3 @@ class Engine:
             # The application's own circuit breaker outlives the pool. Aside, since pybreaker holds its lock
             # while it runs a function of the application's.
             self.call_thread.call_soon(self.breaker.detach)
-
-    def _worker_lost(self, task: Task | None, error: BaseException | None) -> None:
-        """Settle what a lost worker held; close the pool if the backend will run nothing any more."""
-        if self.dispatcher.state is State.STOPPED:
-            return
-        if error is not None and not isinstance(error, BrokenExecutor):
-            # A loop of ours broke down. Another is started when a task needs one.
-            self.telemetry_errors.report("internal", error)
-            if task is not None:
-                self.settlement.dropped(task, lost=error)
-            return
-        self._backend_broke(error)
-        if task is not None:
-            self.settlement.dropped(task, lost=error or self.broken)
-
-    def _backend_broke(self, error: BaseException | None) -> None:
-        """Close the pool, since its backend will run nothing any more, and settle what is queued."""
-        if self.dispatcher.state is State.STOPPED or self.broken is not None:
-            return
-        self.broken = error or BrokenExecutor("somebody has cancelled what the pool had submitted to it")
-        self.log.error("pool.backend_broken", error=shown(self.broken))
-        self.dispatcher.start_draining()
-        # Nobody else may ever do it, and whoever looks shall see a pool that is stopped. Not from here: this
-        # may be a thread that holds the backend's own lock.
-        background_thread().call_soon(lambda: self.stopper.stop(math.inf, wait=False))
-        for queued in self.dispatcher.drop_queued(Reason.SHUTDOWN):
-            self.settlement.dropped(queued, lost=self.broken)
-
-
-class ForkedLock:
-    """Stands in for a pool's lock in a forked child; the real one may be held for ever there."""
-
-    def __init__(self, pool: str) -> None:
-        self._pool = pool
-
-    def __enter__(self) -> None:
-        raise PoolClosedError(
-            pool=self._pool,
-            detail="it was built before this process was forked, and its threads stayed in the parent: "
-            "build the pool after the fork",
-        )
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Nothing to give back."""
-
-
-# All that there are. The exit desk knows only those that are not stopped, but in a forked child the lock of
-# any pool may be held for ever.
-_engines: WeakSet[Engine] = WeakSet()
-
-
-def _after_fork() -> None:
-    for engine in list(_engines):
-        engine.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

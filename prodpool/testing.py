@@ -25,4 +25,4 @@ def flush_telemetry(pool: InstrumentedPool, timeout: float = 5.0) -> bool:
     Returns:
         False if the log handler or the exporter was not done by then, for example because it hangs.
     """
-    return pool._engine.flush_telemetry(timeout)  # noqa: SLF001  # the pool has no public word for it
+    return pool._engine.sinks.flush(timeout)  # noqa: SLF001  # the pool has no public word for it

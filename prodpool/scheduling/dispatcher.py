@@ -17,20 +17,14 @@ Invariants, while the pool is not paused:
 from __future__ import annotations
 
 import math
-import queue
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 
-from prodpool.scheduling.fifo_queue import FifoQueue
-from prodpool.scheduling.wait_queue import Waiter, WaitQueue
+from prodpool.scheduling.control import PoolControl
+from prodpool.scheduling.wait_queue import Waiter
 from prodpool.scheduling.worker import Worker
-from prodpool.scheduling.worker_set import WorkerSet
 from prodpool.task.future import RUNNING
 from prodpool.task.outcomes import Reason, State
 from prodpool.task.task import Task
-from prodpool.telemetry.counters import PoolCounters
 
 
 class Admission(Enum):
@@ -43,52 +37,8 @@ class Admission(Enum):
     CLOSED = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Occupancy:
-    """Where the admitted, unfinished tasks are at one moment."""
-
-    queued: int
-    running: int
-
-
-class Dispatcher:
-    """Matches tasks with workers. ``lock`` guards every field of it and of its parts."""
-
-    def __init__(
-        self,
-        *,
-        workers: int,
-        queue_capacity: int,
-        counters: PoolCounters,
-        now: Callable[[], float],
-        prefetch: int = 0,
-    ) -> None:
-        self.lock = threading.RLock()
-        self.counters = counters
-        self.queue_capacity = queue_capacity
-        self._workers = workers
-        # Tasks that a backend takes beyond what it can run. They wait there instead of in the queue.
-        self.prefetch = min(prefetch, queue_capacity)
-        # As many may wait there now: more than that, for a while, after it was made less.
-        self._ahead = self.prefetch
-        self.queue: FifoQueue[Task] = FifoQueue()
-        self.waiters = WaitQueue(counters, now, self.lock)
-        self.worker_set = WorkerSet(workers + self.prefetch)
-        # Tasks that are counted as dropped, until their futures are settled.
-        self.unsettled: FifoQueue[Task] = FifoQueue()
-        self.state = State.OPEN
-        self.paused = False
-        # No queued task expires before this second.
-        self.next_expiry = math.inf
-        # Queued tasks that their own waiter runs right now (see `take_out`); they keep their place.
-        self.inline = 0
-        # What the ledger said had ended when the draining began; see `PoolCounters.ended`.
-        self.ended_at_close = (0, 0)
-        # Something is put here whenever a draining pool becomes idle; `is_quiet` tells the truth. A
-        # SimpleQueue and no Event, because a signal handler may put something as well.
-        self.idle_signal: queue.SimpleQueue[None] = queue.SimpleQueue()
-        # What is to be done, without the lock, when workers were notified; None: nothing.
-        self.after_notify: Callable[[], object] | None = None
+class Dispatcher(PoolControl):
+    """Matches tasks with workers."""
 
     # The submitter's side.
 
@@ -306,18 +256,6 @@ class Dispatcher:
         self.notify_waiters()
         return missing
 
-    def _requeue_all_ahead(self) -> None:
-        for worker in self.worker_set.workers:
-            self._requeue_ahead(worker, sent=True)
-
-    def _requeue_ahead(self, worker: Worker, *, sent: bool) -> None:
-        if not worker.ahead:
-            return
-        for _ in range(worker.withdraw_ahead(sent=sent)):
-            task = self.worker_set.requeue(worker, self.queue)
-            if task.expires_at is not None:
-                self.next_expiry = min(self.next_expiry, task.expires_at)
-
     def remove_lost(self, worker: Worker) -> None:
         """Strike out a worker whose process is gone, and put back in the queue what it has not begun."""
         with self.lock:
@@ -357,228 +295,3 @@ class Dispatcher:
             self._drop(task, reason, worker)
             self.use_freed_slot()
         self.notify_waiters()
-
-    # The owner's side.
-
-    def pause(self) -> None:
-        """Let running tasks finish and start no other. A pool that drains is past pausing."""
-        with self.lock:
-            self.paused = self.state is State.OPEN
-
-    def resume(self) -> int:
-        """Start tasks again; returns how many loops are to be started for those that wait."""
-        with self.lock:
-            self.paused = False
-            missing = self._assign_queued()
-        self.notify_waiters()
-        return missing
-
-    def resize(self, workers: int, prefetch: int = 0) -> int:
-        """Set how many tasks may run at once; returns how many loops are to be started."""
-        with self.lock:
-            missing = self._resize(workers, prefetch)
-        self.notify_waiters()
-        return missing
-
-    def set_prefetch(self, prefetch: Callable[[int], int]) -> int:
-        """Set how many are taken beyond those, which it is told; returns how many loops are to be started."""
-        with self.lock:
-            workers = self.workers()
-            missing = self._resize(workers, prefetch(workers))
-        self.notify_waiters()
-        return missing
-
-    def start_draining(self) -> int:
-        """Begin to drain: nobody is let in any more. Returns how many loops are to be started."""
-        with self.lock:
-            if self.state is State.OPEN:
-                at_close = self.counters.finished_and_dropped()
-                self.state, self.ended_at_close = State.DRAINING, at_close
-            self.waiters.reject_all()
-            self.paused = False
-            missing = self._assign_queued()
-            self._signal_if_idle()
-        self.notify_waiters()
-        return missing
-
-    def repair(self) -> int:
-        """Finish what an interrupted step has left; returns how many loops are to be started.
-
-        The watchdog calls it at each tick, and whoever was interrupted does so at once.
-        """
-        with self.lock:
-            self.worker_set.recount()
-            missing = 0
-            if self.state is not State.STOPPED:
-                if self.state is State.DRAINING:
-                    self.waiters.reject_all()
-                self.worker_set.retire_parked(self.worker_set.surplus())
-                missing = self._assign_queued()
-            else:
-                self.worker_set.retire_parked(self.worker_set.parked.length)
-            self._signal_if_idle()
-            for worker in list(self.worker_set.workers):
-                if worker.task is not None and worker.started is None and worker.counts_as_running:
-                    # It may have been notified already. It is woken for nothing then, and looks again.
-                    worker.notify_again()
-        self.notify_waiters()
-        return missing
-
-    def is_idle(self) -> bool:
-        """Tell whether nothing is queued or running and no worker is on its way."""
-        with self.lock:
-            return self._has_no_work()
-
-    def expired(self, now: float) -> list[Task]:
-        """Return the queued tasks whose deadline has passed; looks at none before one can have."""
-        with self.lock:
-            if now < self.next_expiry:
-                return []
-            ends = [(task.expires_at, task) for task in self.queue.snapshot() if task.expires_at is not None]
-            expired = [task for end, task in ends if end <= now]
-            if not expired:  # else it looks again: whoever asked may be kept from dropping them
-                self.next_expiry = min((end for end, _ in ends), default=math.inf)
-            return expired
-
-    def drop_queued(self, reason: Reason) -> list[Task]:
-        """Take every task out for good that no worker has begun, counted as dropped."""
-        with self.lock:
-            tasks = self._cancel_requeued(reason)
-            self._requeue_all_ahead()
-            while (task := self.queue.first()) is not None:
-                self._drop(task, reason)
-                tasks.append(task)
-            self._signal_if_idle()
-        return tasks
-
-    def retire_workers(self) -> list[Worker]:
-        """End the draining: parked workers go. Returns those that are still busy."""
-        with self.lock:
-            self.state = State.STOPPED
-            self.worker_set.retire_parked(self.worker_set.parked.length)
-            busy = [one for one in self.worker_set.workers if one.ident is not None or one.task is not None]
-        self.notify_waiters()
-        return busy
-
-    def notify_waiters(self) -> None:
-        """Do what has come of a step, now that the lock is released."""
-        if self.waiters.to_notify.length:
-            self.waiters.notify()
-        if self.after_notify is not None:
-            self.after_notify()
-
-    def workers(self) -> int:
-        """Return how many tasks may run at once."""
-        return self._workers
-
-    def occupancy(self) -> Occupancy:
-        """Where the unfinished tasks are. The lock is held.
-
-        A task for which a worker is on its way counts as running, just as one handed to a parked
-        worker does: it has left the queue's bound.
-        """
-        slots = self._slots()
-        in_flight = self.in_flight
-        queued = min(self.queue_capacity, max(0, in_flight - (slots - self.queue_capacity)))
-        return Occupancy(queued, in_flight - queued)
-
-    # What they share. The lock is held in all of these.
-
-    @property
-    def in_flight(self) -> int:
-        """Tasks admitted and not ended: queued, given to a worker, or run by their own waiter."""
-        return self.queue.length + self.worker_set.running + self.inline
-
-    def _slots(self) -> int:
-        """Return how many tasks may be in flight: the queue's capacity, and one for each worker there is.
-
-        A paused pool counts the busy ones alone; one made smaller, all that are still busy.
-        """
-        there = 0 if self.paused else min(len(self.worker_set.workers), self._workers)
-        return self.queue_capacity + max(there, self._busy())
-
-    def _busy(self) -> int:
-        """Return how many tasks run; what is handed over beyond the workers waits in the backend."""
-        running = self.worker_set.running - self.worker_set.ahead
-        over = running - self._workers
-        if over <= 0:
-            return running
-        return running - min(over, self.prefetch if over <= self.prefetch else self._ahead)
-
-    def _drop(self, task: Task, reason: Reason, worker: Worker | None = None) -> None:
-        """Move a task from the queue, or from ``worker``, to those that are unsettled, counted as dropped."""
-        unsettled = self.unsettled
-        dropped, length = self.counters.dropped[reason] + 1, unsettled.length + 1
-        if worker is None:
-            self.queue.discard(task)
-        else:
-            self.worker_set.release(worker)
-        # No call from here on.
-        task.dropped = reason
-        last = task.prev = unsettled.last
-        last.next = unsettled.last = task
-        unsettled.length = length
-        self.counters.dropped[reason] = dropped
-
-    def _cancel_requeued(self, reason: Reason) -> list[Task]:
-        """Strike out the workers that wait for their turn in a shared backend; return their tasks."""
-        tasks = []
-        for worker in [worker for worker in self.worker_set.workers if worker.requeue_ticket is not None]:
-            task, worker.requeue_ticket = worker.task, None
-            if task is not None:
-                self._drop(task, reason, worker)
-                tasks.append(task)
-            worker.task = None
-            self.worker_set.retire(worker)
-        return tasks
-
-    def _admit_waiters(self) -> None:
-        """Let waiters in while there are slots."""
-        while self.waiters.length and self.in_flight < self._slots():
-            waiter = self.waiters.first()
-            if waiter is not None and waiter.task.expires_at is not None:
-                self.next_expiry = min(self.next_expiry, waiter.task.expires_at)
-            self.waiters.admit(self.queue)
-
-    def _resize(self, workers: int, prefetch: int) -> int:
-        prefetch = min(prefetch, self.queue_capacity)
-        # What a worker process has been given ahead is taken back by whoever gave it.
-        handed = self.worker_set.running - self.worker_set.ahead
-        most, ahead = workers + prefetch, max(prefetch, handed - self._busy())
-        self._workers, self.prefetch, self._ahead, self.worker_set.max_workers = (
-            workers,
-            prefetch,
-            ahead,
-            most,
-        )
-        self.worker_set.retire_parked(self.worker_set.surplus())
-        return self._assign_queued()
-
-    def _assign_queued(self) -> int:
-        """Give parked workers what waits; return how many loops are to be started for the rest."""
-        self._admit_waiters()
-        if self.paused:
-            return 0
-        worker_set = self.worker_set
-        while worker_set.parked.length and self.queue.length:
-            worker_set.assign_parked(self.queue)
-            self._admit_waiters()
-        wanted = self.queue.length + self.waiters.length - worker_set.starting
-        return max(0, min(worker_set.max_workers - len(worker_set.workers), wanted))
-
-    def use_freed_slot(self) -> None:
-        """Give a place that has become free to whoever waits for one. The lock is held.
-
-        Whoever calls it calls `tell` once the lock is released.
-        """
-        if self.waiters.length:
-            self._assign_queued()
-        if self.state is not State.OPEN:
-            self._signal_if_idle()
-
-    def _signal_if_idle(self) -> None:
-        if self.state is not State.OPEN and self._has_no_work():
-            self.idle_signal.put(None)
-
-    def _has_no_work(self) -> bool:
-        return not (self.worker_set.running or self.inline or self.queue.length or self.worker_set.any_out())

@@ -218,7 +218,7 @@ class Submitter:
         self._refuse_if_closed(offer)
         if offer is Admission.WAITING and not waiter.admitted:
             # The pool closed and has counted the refusal itself.
-            raise self._engine.refusal()
+            raise self._engine.closing.refusal()
         return task.future
 
     def _abandon_wait(self, task: Task, waiter: Waiter) -> None:
@@ -282,14 +282,14 @@ class Submitter:
 
     def _closed(self) -> PoolClosedError:
         self._dispatcher.count_rejection(Reason.CLOSED)
-        return self._engine.refusal()
+        return self._engine.closing.refusal()
 
     def _backend_unusable(self, error: RuntimeError) -> PoolClosedError:
         """Refuse because the backend takes no more loops, which somebody else has shut down or broken."""
         self._dispatcher.count_rejection(Reason.CLOSED)
         if isinstance(error, BrokenExecutor):
             return PoolBrokenError(pool=self._pool, cause=error)
-        return self._engine.refusal(
+        return self._engine.closing.refusal(
             f"the wrapped executor takes no more work: {said(error)}; stop this pool and build a new one "
             "around a new executor"
         )

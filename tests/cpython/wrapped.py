@@ -96,7 +96,7 @@ class ProcessPoolExecutor(_Wrapped):
         if name == "_call_queue":
             return _closed_queue()
         if name == "_broken":
-            return self._engine.broken is not None
+            return self._engine.closing.broken is not None
         return super().__getattr__(name)
 
 

@@ -394,7 +394,7 @@ def test_a_backend_that_breaks_with_it(registry: CollectorRegistry, logs: Logs) 
     """A backend whose error has no text is logged as broken all the same, and submitters are told."""
     backend = ThreadPoolExecutor(1)
     pool = InstrumentedPool(backend, name="test", registry=registry, logger=logs.logger)
-    pool._engine._backend_broke(MuteError())
+    pool._engine.closing.backend_broke(MuteError())
     assert "MuteError" in logs.wait_for("pool.backend_broken")["error"]
     with pytest.raises(PoolBrokenError, match="MuteError"):
         pool.submit(int)
