@@ -18,7 +18,7 @@ from prodpool.errors import (
 from prodpool.execution.current_task import CurrentTask, current_task
 from prodpool.factories import dask, processes, threads
 from prodpool.pool import InstrumentedPool
-from prodpool.shutdown.stopper import StopReport
+from prodpool.shutdown.report import StopReport
 from prodpool.stats import PoolStats
 from prodpool.submission.options import PoolView
 from prodpool.task.future import PoolFuture

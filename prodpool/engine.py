@@ -27,6 +27,7 @@ from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.shutdown.at_exit import exit_registry
 from prodpool.shutdown.closing import Closing
 from prodpool.shutdown.forked import ForkedLock, disable_in_children
+from prodpool.shutdown.phases import StopParts
 from prodpool.shutdown.stopper import Stopper
 from prodpool.task.outcomes import State
 from prodpool.telemetry.counters import PoolCounters
@@ -142,17 +143,19 @@ class Engine:
             on_finished=self._release,
         )
         self.stopper = Stopper(
-            pool=settings.name,
-            dispatcher=self.dispatcher,
-            settlement=self.settlement,
-            workers=self.workers,
-            start_loops=self.start_loops,
-            log=self.log,
-            call_thread=self.call_thread,
-            telemetry_errors=self.telemetry_errors,
-            flush_logs=self._flush_logs,
-            flush_telemetry=self.sinks.close,
-            on_stopped=self._stopped,
+            StopParts(
+                pool=settings.name,
+                dispatcher=self.dispatcher,
+                settlement=self.settlement,
+                workers=self.workers,
+                start_loops=self.start_loops,
+                log=self.log,
+                call_thread=self.call_thread,
+                telemetry_errors=self.telemetry_errors,
+                flush_logs=self._flush_logs,
+                flush_telemetry=self.sinks.close,
+                on_stopped=self._stopped,
+            )
         )
         self._starting = False
         self.collector = collector_of(registry)
@@ -313,12 +316,9 @@ class Engine:
             pool=self.settings.name,
             monotonic=self.now,
             hung_after=self.settings.hung_after,
-            on_change=self._breaker_changed,
+            on_change=lambda old, new, why: self.log.warning("breaker.changed", old=old, new=new, why=why),
             on_error=self.telemetry_errors.report,
         )
-
-    def _breaker_changed(self, old: str, new: str, why: str) -> None:
-        self.log.warning("breaker.changed", old=old, new=new, why=why)
 
     def _flush_logs(self) -> None:
         self.watchdog.summarise_drops(final=True)

@@ -22,7 +22,7 @@ from prodpool.config.settings import (
 )
 from prodpool.engine import Engine
 from prodpool.execution.current_task import is_inside
-from prodpool.shutdown.stopper import StopReport
+from prodpool.shutdown.report import StopReport
 from prodpool.stats import PoolStats
 from prodpool.submission.options import PoolView
 from prodpool.submission.submitter import Submitter

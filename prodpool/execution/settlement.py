@@ -22,7 +22,8 @@ from prodpool.concurrency.call_thread import CallThread
 from prodpool.errors import TaskExpiredError, WorkerLostError
 from prodpool.scheduling.worker import Worker
 from prodpool.task.ending import ABANDONED, Ending, RunBy, TaskObserver, ended_hooks
-from prodpool.task.future import CANCELLED, FINISHED, CallbackRunner
+from prodpool.task.future import CANCELLED, FINISHED
+from prodpool.task.future_owner import CallbackRunner
 from prodpool.task.outcomes import Reason, Result, State
 from prodpool.telemetry.tracebacks import without_own_frames
 from prodpool.text import shown

@@ -12,16 +12,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prodpool.concurrency.background_thread import background_thread
 from prodpool.concurrency.interrupts import in_main_thread, meant_for_thread
+from prodpool.task.future_owner import CallbackRunner, FutureOwner
 from prodpool.text import type_name
 
 T = TypeVar("T")
-# Has a call made by another thread.
-CallbackRunner = Callable[[Callable[[], None]], object]
 
 # The state words are the stdlib's own; ``wait`` compares them.
 PENDING = "PENDING"
@@ -35,29 +34,10 @@ _OVER = frozenset({CANCELLED, FINISHED})
 CONDITION_TIMEOUT = 2.0
 
 
-class FutureOwner(Protocol):
-    """What a future needs of the pool it came from. The task is the pool's affair; here it is opaque."""
-
-    @property
-    def lock(self) -> AbstractContextManager[object, bool | None]:
-        """What guards the state of its futures; reentrant."""
-        ...
-
-    def cancel(self, task: Any) -> bool:
-        """Take a queued task out of the pool for good; False when it is too late."""
-        ...
-
-    def run_inline(self, task: Any) -> None:
-        """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""
-
-    def callback_failed(self, fn: Callable[..., object], error: BaseException) -> None:
-        """Report a done-callback that raised."""
-
-
 class PoolFuture(Future[T]):
     """The result to come of one task. Use it like any ``concurrent.futures.Future``.
 
-    ``home.lock`` guards ``_state``, ``_result``, ``_exception``, ``_parked``, ``_callbacks`` and the
+    ``owner.lock`` guards ``_state``, ``_result``, ``_exception``, ``_waiter_locks``, ``_callbacks`` and the
     making of ``_cond``; once ``_cond`` exists, ``_state`` changes under its lock as well, because
     ``concurrent.futures.wait`` reads it twice under that lock and counts on the two being equal.
 
@@ -72,19 +52,19 @@ class PoolFuture(Future[T]):
         "_cond_lock",
         "_condition",
         "_exception",
-        "_home",
+        "_owner",
         "_waiter_locks",
         "_result",
         "_state",
         "_task",
-        "_told",
-        "_untold",
+        "_notified",
+        "_unnotified",
         "_waiters",
     )
 
-    def __init__(self, home: FutureOwner, task: Any) -> None:
+    def __init__(self, owner: FutureOwner, task: Any) -> None:
         # The base class's __init__ is left out on purpose: it would make the Condition.
-        self._home = home
+        self._owner = owner
         self._task: Any = task
         self._state: str = PENDING
         self._result: Any = None
@@ -97,8 +77,8 @@ class PoolFuture(Future[T]):
     # What concurrent.futures and asyncio look at.
 
     _waiters: list[Any]
-    _told: bool
-    _untold: list[Any]
+    _notified: bool
+    _unnotified: list[Any]
     _calling: Iterator[Callable[[Future[T]], object]]
     if TYPE_CHECKING:
         _cond_lock: threading.RLock
@@ -113,14 +93,14 @@ class PoolFuture(Future[T]):
             """
             if name != "_condition":
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            with self._home.lock:
+            with self._owner.lock:
                 if self._cond is None:
                     self._waiters = []
                     # Whether `announce` has told them.
-                    self._told = False
+                    self._notified = False
                     # Those that waited when the result was set. Who came later saw that it was, and is not
                     # to be told: `wait` would count it twice.
-                    self._untold = []
+                    self._unnotified = []
                     # Taken as it is, never through the Condition: that takes it in Python code, with the
                     # same danger.
                     self._cond_lock = threading.RLock()
@@ -149,7 +129,7 @@ class PoolFuture(Future[T]):
     def cancel(self) -> bool:
         """Take the task out of the queue. False once it runs or has finished."""
         task = self._task
-        if task is not None and self._home.cancel(task):
+        if task is not None and self._owner.cancel(task):
             return True
         return self._state == CANCELLED
 
@@ -186,7 +166,7 @@ class PoolFuture(Future[T]):
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call ``fn(self)`` once the task is done, or now if it is; in a worker thread or this one."""
-        with self._home.lock:
+        with self._owner.lock:
             if self._state not in _OVER:
                 if self._callbacks is None:
                     callbacks: list[Callable[[Future[T]], object]] = []
@@ -198,7 +178,7 @@ class PoolFuture(Future[T]):
         try:
             fn(self)
         except Exception as error:  # noqa: BLE001  # as the stdlib; this thread's own exit gets through
-            self._home.callback_failed(fn, error)
+            self._owner.callback_failed(fn, error)
 
     def set_running_or_notify_cancel(self) -> bool:
         """Refuse: only the pool moves its futures on."""
@@ -239,18 +219,18 @@ class PoolFuture(Future[T]):
 
     def set_outcome(self, state: str, result: Any, exception: BaseException | None) -> bool:
         """Set the result; False when another was set before. `announce` is to be called then."""
-        with self._home.lock:
+        with self._owner.lock:
             cond = self._cond
             if cond is None:
                 return self._set_state(state, result, exception)
         if in_main_thread():
-            with self._cond_lock, self._home.lock:
+            with self._cond_lock, self._owner.lock:
                 return self._set_state(state, result, exception)
         # A signal handler that raised in the midst of ``wait`` may have left the lock taken for ever (in code
         # of the stdlib's, which its own futures suffer from too). A worker is not to hang for that.
         taken = self._cond_lock.acquire(timeout=CONDITION_TIMEOUT)
         try:
-            with self._home.lock:
+            with self._owner.lock:
                 return self._set_state(state, result, exception)
         finally:
             if taken:
@@ -262,7 +242,7 @@ class PoolFuture(Future[T]):
         Raises:
             BaseException: What a signal handler raised while a callback was being made, once all were.
         """
-        if self._cond is not None and not self._told:
+        if self._cond is not None and not self._notified:
             # In the main thread a signal handler may raise in the midst of it: somebody else does it then.
             by_another = in_main_thread() and background_thread().call_soon(self._notify_waiters)
             if not by_another:
@@ -282,7 +262,7 @@ class PoolFuture(Future[T]):
         if self._state in _OVER:
             return False
         if self._cond is not None:
-            self._untold = list(self._waiters)
+            self._unnotified = list(self._waiters)
         self._result = result
         self._exception = exception
         self._task = None  # whoever settles it holds the task
@@ -294,14 +274,14 @@ class PoolFuture(Future[T]):
         """Tell those who wait through ``wait`` or ``as_completed``; not called where a signal may raise."""
         taken = self._cond_lock.acquire(timeout=CONDITION_TIMEOUT)
         try:
-            if self._told:
+            if self._notified:
                 return
-            while self._untold:
-                self._notify(self._untold[-1])
-                self._untold.pop()
+            while self._unnotified:
+                self._notify(self._unnotified[-1])
+                self._unnotified.pop()
             if taken and self._cond is not None:
                 self._cond.notify_all()
-            self._told = True
+            self._notified = True
         finally:
             if taken:
                 self._cond_lock.release()
@@ -317,10 +297,10 @@ class PoolFuture(Future[T]):
     def _wait(self, timeout: float | None) -> None:
         task = self._task
         if task is not None and (timeout is None or timeout > 0):
-            self._home.run_inline(task)
+            self._owner.run_inline(task)
         lock = threading.Lock()
         lock.acquire()
-        with self._home.lock:
+        with self._owner.lock:
             if self._state in _OVER:
                 return
             if self._waiter_locks is None:
@@ -328,7 +308,7 @@ class PoolFuture(Future[T]):
             self._waiter_locks.append(lock)
         if lock.acquire(timeout=-1 if timeout is None else _bounded(timeout)):
             return
-        with self._home.lock:
+        with self._owner.lock:
             if self._state in _OVER:
                 return
             self._waiter_locks.remove(lock)
@@ -345,7 +325,7 @@ class PoolFuture(Future[T]):
                 if meant_for_thread(error):
                     interrupt = error
                 else:
-                    self._home.callback_failed(fn, error)
+                    self._owner.callback_failed(fn, error)
         self._callbacks = None
         if interrupt is not None:
             try:

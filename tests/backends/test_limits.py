@@ -19,7 +19,7 @@ from prodpool import (
     UnpicklableError,
     WorkerLostError,
 )
-from prodpool.shutdown import stopper
+from prodpool.shutdown import phases
 from prodpool.workers.in_worker.frames import Frame, FrameReader
 from prodpool.workers.processes.connection import WorkerConnection
 from tests.api.gates import until
@@ -262,9 +262,8 @@ def test_no_task_outside(make_pool: MakePool) -> None:
 @pytest.mark.usefixtures("exact_reports")
 def test_asked_to_end_by_stop(make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the stop deadline a task in a worker process is asked to end, and may."""
-    monkeypatch.setattr(
-        stopper, "CANCEL_GRACE", PATIENCE
-    )  # a busy machine may need more than the usual for it
+    # A busy machine may need more than the usual for it.
+    monkeypatch.setattr(phases, "CANCEL_GRACE", PATIENCE)
     pool = make_pool(1)
     mark = tmp_path / "runs"
     asked = pool.submit(work.until_asked, str(mark))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from prodpool.shutdown import stopper
+from prodpool.shutdown import phases
 from tests.core.rig import PATIENCE, Crew, Hold
 from tests.support import MakePool
 
@@ -14,7 +14,7 @@ from tests.support import MakePool
 @pytest.fixture(autouse=True)
 def exact_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a stop wait for its own report, however late a busy machine lets that come."""
-    monkeypatch.setattr(stopper, "REPORT_GRACE", PATIENCE)
+    monkeypatch.setattr(phases, "REPORT_GRACE", PATIENCE)
 
 
 @pytest.fixture

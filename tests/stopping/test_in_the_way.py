@@ -20,13 +20,13 @@ from prodpool import (
     WorkerLostError,
     current_task,
 )
-from prodpool.shutdown import stopper
+from prodpool.shutdown import phases
 from tests.api.gates import until
 from tests.core.rig import LEEWAY, PATIENCE, Crew, Hold, WatchedLine, check, law_holds, occupy
 from tests.support import Logs, MakePool
 
 # Seconds beyond the deadline that a stop waits for a sink or a callback, as it does outside of these tests.
-WAITS = stopper.REPORT_GRACE
+WAITS = phases.REPORT_GRACE
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_log_sink_that_hangs(
     make_pool: MakePool, hold: Hold, stuck: threading.Event, event: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sink that hangs in any line of the stop holds the caller for no more than a second."""
-    monkeypatch.setattr(stopper, "REPORT_GRACE", WAITS)
+    monkeypatch.setattr(phases, "REPORT_GRACE", WAITS)
 
     def sink(_logger: object, _method: str, entry: Any) -> Any:
         if entry["event"] == event:
@@ -87,7 +87,7 @@ def test_done_callback_of_a_dropped_task_that_hangs(
     make_pool: MakePool, hold: Hold, stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report is exact all the same, the last line is written, and the other futures are settled."""
-    monkeypatch.setattr(stopper, "REPORT_GRACE", WAITS)
+    monkeypatch.setattr(phases, "REPORT_GRACE", WAITS)
     pool = make_pool(1)
     occupy(pool, hold, 1)
     dropped = [pool.submit(int) for _ in range(2)]

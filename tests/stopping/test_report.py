@@ -10,7 +10,7 @@ import pytest
 
 import prodpool
 from prodpool import CurrentTask, Reason, Result, WorkerLostError, current_task
-from prodpool.shutdown import at_exit, stopper
+from prodpool.shutdown import at_exit, phases
 from tests.api.gates import until
 from tests.core.rig import LEEWAY, PATIENCE, BoomError, Crew, Hold, check, law_holds, occupy
 from tests.support import Logs, MakePool
@@ -101,7 +101,7 @@ def test_log(
     make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log tells the stop from beginning to end, with progress in between and each hung task's stack."""
-    monkeypatch.setattr(stopper, "PROGRESS_EVERY", 0.01)
+    monkeypatch.setattr(phases, "PROGRESS_EVERY", 0.01)
     pool = make_pool(1)
     pool.options(task="hung").submit(hold)
     hold.wait_started()
@@ -136,9 +136,8 @@ def test_log(
 
 def test_cooperative_tasks(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that watch their token end within the grace, and nothing is abandoned."""
-    monkeypatch.setattr(
-        stopper, "CANCEL_GRACE", PATIENCE
-    )  # a busy machine may need more than the usual for it
+    # A busy machine may need more than the usual for it.
+    monkeypatch.setattr(phases, "CANCEL_GRACE", PATIENCE)
     pool = make_pool(2)
     begun = threading.Semaphore(0)
 

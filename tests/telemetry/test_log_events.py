@@ -192,7 +192,7 @@ def test_a_drain_that_meets_its_deadline(
     make_pool: MakePool, logs: Logs, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long drain tells its progress; at the deadline it says so, names who still runs, and adds up."""
-    monkeypatch.setattr("prodpool.shutdown.stopper.PROGRESS_EVERY", 0.02)
+    monkeypatch.setattr("prodpool.shutdown.phases.PROGRESS_EVERY", 0.02)
     clock = ManualClock()
     pool = make_pool(1, clock=clock, queue_capacity=2)
     pool.options(task="hangs").submit(gate)
@@ -235,7 +235,7 @@ def test_a_drain_that_was_held_up(
 ) -> None:
     """A drain whose thread was kept from running for long, as in a frozen process, still comes to its end."""
     # So short that the next line of progress is overdue whenever the drain looks at the clock.
-    monkeypatch.setattr("prodpool.shutdown.stopper.PROGRESS_EVERY", 1e-9)
+    monkeypatch.setattr("prodpool.shutdown.phases.PROGRESS_EVERY", 1e-9)
     pool = make_pool(1)
     pool.submit(gate)
     gate.wait_begun()
