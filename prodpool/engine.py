@@ -1,7 +1,7 @@
-"""The parts of one pool, put together. `InstrumentedPool` is the face; this is what it drives.
+"""The parts of one pool, put together. `InstrumentedPool` is the public face of this.
 
 Worker loops, the watchdog, the scrape and the exit hook hold the engine's parts and never the face,
-so that a pool nobody refers to any more can be noticed and drained.
+so that a pool without a reference to it can be noticed and drained.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ BRIEFLY = 0.5
 class Engine:
     """One pool without its face."""
 
+    # Long, since it does nothing but put the parts together.
     def __init__(
         self,
         settings: PoolSettings,
@@ -185,7 +186,7 @@ class Engine:
             raise
 
     def discard(self) -> None:
-        """Let go of everything, for a pool that nobody will have, because its construction was broken off."""
+        """Undo `open` for a pool whose construction failed."""
         background_thread().remove_periodic(self.watchdog)
         self.collector.withdraw(self.settings.name, self)
         exit_registry.remove(self)
@@ -236,7 +237,7 @@ class Engine:
         self.log.info("pool.resized", old=old, new=workers)
 
     def on_pool_collected(self) -> None:
-        """Drain a pool that nobody refers to any more; its numbers stay for one more scrape.
+        """Drain a pool to which no reference is left; its numbers stay for one more scrape.
 
         Called by a finalizer, which may run anywhere, also where any lock is held: it leaves notes.
         """
@@ -251,7 +252,7 @@ class Engine:
         """Guess the seconds until a slot is free."""
         return self.reader.retry_after(self.watchdog.mean_duration())
 
-    # What the exit desk asks.
+    # What the exit registry calls.
 
     def close(self) -> None:
         """Begin to drain."""
@@ -341,10 +342,10 @@ class Engine:
         breaker = None if self.breaker is None else self.breaker.state
         with self.dispatcher.lock:
             facts = self.reader.facts()
-        # Whoever scrapes needs the numbers, which must not keep all the rest.
+        # A scrape needs the numbers; they must not keep the rest alive.
         facts["breaker"] = breaker
         self._export.source = Remains(facts, self.dispatcher.counters, self.telemetry_errors.counts)
         if self.breaker is not None:
-            # The application's own circuit breaker outlives the pool. Aside, since pybreaker holds its lock
-            # while it runs a function of the application's.
+            # The application's own circuit breaker outlives the pool. Another thread detaches it, since
+            # pybreaker holds its lock while it runs a function of the application's.
             self.call_thread.call_soon(self.breaker.detach)

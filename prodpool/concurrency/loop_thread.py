@@ -62,7 +62,7 @@ class LoopThread:
             if self._thread is not None:
                 return
             self._open()
-            name = f"prodpool-courier-{self._pool}"
+            name = f"prodpool-handoff-{self._pool}"
             thread = threading.Thread(target=self._run, name=name, daemon=True)
             try:
                 start_thread(thread)

@@ -1,7 +1,7 @@
 """Running tasks: in a worker, inside a task that waits, or in the submitter's thread.
 
-`Settlement` does what follows on a run; `Runner.run` does so itself, in line, for a task that ends well, fast
-and unobserved.
+`Settlement` does what follows on a run. For a task that ends well, fast and unobserved `Runner.run` does it
+itself, without a call.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Runner:
         self._slow_after = 0.0 if settlement.every_task else slow_after
         self._now = now
 
-    def run(self, worker: Worker, task: Task) -> Task | None:  # noqa: C901  # the hot path, in line
+    def run(self, worker: Worker, task: Task) -> Task | None:  # noqa: C901  # the hot path, without calls
         """Run ``task``, settle it and return the worker's next one; None: it is parked or dismissed.
 
-        This is the hot path. A task that ends well, in time, unrecorded and with nobody to call back
-        is settled in line, with the lock taken once; all others by `Settlement`. What is raised here that is
-        not the task's own, `recover` takes up.
+        This is the hot path. A task that ends well, in time, unrecorded and without callbacks is settled
+        here, with the lock taken once; `Settlement` settles all others. `recover` deals with an exception out
+        of here that is not the task's own.
         """
         started = self._now()
         if task.expires_at is not None and started >= task.expires_at:
@@ -118,7 +118,7 @@ class Runner:
                 worker.counts_as_running = False
                 worker_set.running = running
                 task.counted = True
-                # As `PoolFuture._take`, in line; the state last.
+                # As `PoolFuture._set_state` does; the state last.
                 future._result = value  # noqa: SLF001
                 future._task = None  # noqa: SLF001
                 future._state = FINISHED  # noqa: SLF001

@@ -1,12 +1,12 @@
 """Settling tasks: the only way out of the pool for a task, whether it ran or not.
 
 The order is fixed: the counters and the worker's place first, then the permits and the observers (the span,
-the log), and the future's result last. So whoever wakes up on the result reads metrics that include the task
-already. Spans and log lines are handed to threads of their own, which nobody waits for.
+the log), and the future's result last. So a thread that wakes up on the result reads metrics that include the
+task already. Threads of their own end spans and write log lines; no task waits for these threads.
 
 A signal handler may raise, and an allocation may fail, at any call. Counters and place change in one run of
 stores without a call in between (see `Dispatcher`). ``Task.counted``, ``Task.outcome`` and ``Task.dropped``
-say how far a settlement is, so that whoever interrupts it, or comes after, can do the rest.
+say how far a settlement is, so that a later call can do the rest of one that was interrupted.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Settlement:
     Args:
         pool: The pool's name, for errors.
         dispatcher: What gives a place back.
-        observers: Who is told, in this order.
+        observers: Called with each ending, in this order.
         exemplar: Returns the link from a histogram to the trace of a task.
-        telemetry_errors: Told what an observer raises.
+        telemetry_errors: Counts and reports what an observer raises.
         call_thread: Makes the callbacks of tasks that were dropped or abandoned.
         slow_after: Seconds from which a run counts as slow.
         now: The pool's clock.
@@ -110,7 +110,7 @@ class Settlement:
             self.dropped(task)
             return
         if task.permits:
-            # An interrupt came before their sources were told. A breaker must have its probe back even so.
+            # An interrupt came before they were returned. A breaker must have its probe back even so.
             self._release_permits(task)
         future, outcome = task.future, task.outcome
         if outcome is not None:
@@ -120,8 +120,8 @@ class Settlement:
         future.announce(partial(self._call_back, worker) if has_callbacks else None)
 
     def abandoned(self, task: Task, run_callbacks: CallbackRunner, detail: str) -> bool:
-        """Let nobody wait for a running task any longer; False when it has ended after all."""
-        if (outcome := task.outcome) is not None:  # it has, and something hangs that was told of it
+        """End the future of a task that still runs; False if the task has ended after all."""
+        if (outcome := task.outcome) is not None:  # it has, and an observer hangs
             task.future.resolve(FINISHED, *outcome, run_callbacks)
             return False
         error = WorkerLostError(pool=self._pool, task=task.name, detail=detail)
@@ -151,12 +151,12 @@ class Settlement:
         elif task.permits:
             self._release_permits(task)
         future.announce(run_callbacks)
-        # Whoever keeps the future must not keep the arguments of a call that never happened.
+        # A future that is kept must not keep the arguments of a call that never happened.
         task.forget_call()
         self._dispatcher.mark_settled(task)
 
     def dropped_later(self, tasks: Iterable[Task]) -> None:
-        """Settle dropped tasks; a thread that nobody waits for makes their callbacks."""
+        """Settle dropped tasks; another thread makes their callbacks."""
         for task in tasks:
             self.dropped(task, self._call_thread.call_soon)
 
@@ -166,7 +166,7 @@ class Settlement:
             self.dropped_later(self._dispatcher.drop_queued(Reason.SHUTDOWN))
 
     def drop_expired(self, run_callbacks: CallbackRunner | None = None) -> None:
-        """Drop the queued tasks whose deadline has passed, so that nobody waits for a hung pool."""
+        """Drop the queued tasks whose deadline has passed, also when every worker hangs."""
         for task in self._dispatcher.expired(self._now()):
             if self._dispatcher.discard(task, Reason.EXPIRED):
                 self.dropped(task, run_callbacks)
@@ -202,7 +202,7 @@ class Settlement:
                 self.dropped(task, self._call_thread.call_soon)
             elif (outcome := task.outcome) is not None:
                 task.future.resolve(FINISHED, *outcome, self._call_thread.call_soon)
-        # Those that are new are in the hands of whoever counted them.
+        # The thread that counted a new one may be about to settle it.
         self._unsettled = unsettled
 
     def _tell(self, task: Task, ending: Ending) -> None:
@@ -218,7 +218,7 @@ class Settlement:
         for ended in self._ended:
             try:
                 ended(task, ending)
-            except Exception as error:  # noqa: BLE001  # nobody may wait for this result for ever
+            except Exception as error:  # noqa: BLE001  # the result must come all the same
                 self._telemetry_errors.report("internal", error)
 
     def _release_permits(self, task: Task) -> None:
@@ -234,9 +234,9 @@ class Settlement:
         finally:
             worker.calling_back = outer
 
-    # One step under the lock, all of it in line: it may not call anything between its stores.
+    # One step under the lock, in one piece: it may not call anything between its stores.
     def _count(self, worker: Worker, task: Task, ending: Ending) -> None:
-        """Count a task as completed and give back its place, as `Runner.run` does in line."""
+        """Count a task as completed and free its place, as `Runner.run` does itself."""
         kind, _, dwell, duration, ran_by = ending
         result = cast("Result", kind)
         links = self._exemplar(task, dwell), self._exemplar(task, duration)
@@ -296,7 +296,7 @@ def sanitized(error: BaseException) -> BaseException:
     """Return ``error`` as the future may carry it.
 
     Its traceback loses this package's frames, whose locals would keep the task alive in a cycle.
-    A StopIteration would hang an asyncio waiter before Python 3.13, which cannot be told of one.
+    A StopIteration would hang an asyncio waiter before Python 3.13: no asyncio future can hold one.
     """
     # No assignment, for an exception may be a frozen dataclass; and not its own method, which may be odd.
     BaseException.with_traceback(error, without_own_frames(error.__traceback__))

@@ -63,7 +63,7 @@ class PoolWatchdog:
             self._refresh_workers()
             self._retry_failed()
             self._warn_of_hung()
-            # Their callbacks are called aside: one that hangs must not end the watch over every pool.
+            # Another thread makes their callbacks: one that hangs must not stop the watchdog of all pools.
             self._settlement.drop_expired(self._call_thread.call_soon)
             self.repair()
             self.summarise_drops()

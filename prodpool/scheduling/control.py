@@ -35,7 +35,7 @@ class PoolControl(PoolState):
         return missing
 
     def set_prefetch(self, prefetch: Callable[[int], int]) -> int:
-        """Set how many are taken beyond those, which it is told; returns how many loops are to be started."""
+        """Set how many tasks are sent beyond those that may run; return how many loops are to be started."""
         with self.lock:
             workers = self.workers()
             missing = self._resize(workers, prefetch(workers))
@@ -43,7 +43,7 @@ class PoolControl(PoolState):
         return missing
 
     def start_draining(self) -> int:
-        """Begin to drain: nobody is let in any more. Returns how many loops are to be started."""
+        """Begin to drain: refuse new tasks. Returns how many loops are to be started."""
         with self.lock:
             if self.state is State.OPEN:
                 at_close = self.counters.finished_and_dropped()
@@ -58,7 +58,7 @@ class PoolControl(PoolState):
     def repair(self) -> int:
         """Finish what an interrupted step has left; returns how many loops are to be started.
 
-        The watchdog calls it at each tick, and whoever was interrupted does so at once.
+        The watchdog calls it at each tick, and an interrupted call does so at once.
         """
         with self.lock:
             self.worker_set.recount()
@@ -90,7 +90,7 @@ class PoolControl(PoolState):
                 return []
             ends = [(task.expires_at, task) for task in self.queue.snapshot() if task.expires_at is not None]
             expired = [task for end, task in ends if end <= now]
-            if not expired:  # else it looks again: whoever asked may be kept from dropping them
+            if not expired:  # else it looks again: the caller may be kept from dropping them
                 self.next_expiry = min((end for end, _ in ends), default=math.inf)
             return expired
 
@@ -116,7 +116,7 @@ class PoolControl(PoolState):
 
     def _resize(self, workers: int, prefetch: int) -> int:
         prefetch = min(prefetch, self.queue_capacity)
-        # What a worker process has been given ahead is taken back by whoever gave it.
+        # `CallSender` takes back what a worker process was sent ahead.
         handed = self.worker_set.running - self.worker_set.ahead
         most, ahead = workers + prefetch, max(prefetch, handed - self._busy())
         self._workers, self.prefetch, self._ahead, self.worker_set.max_workers = (

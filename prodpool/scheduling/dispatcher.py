@@ -1,13 +1,13 @@
 """One lock and what it guards: which task waits, which worker is free, who gets what next.
 
-Nothing here calls out while the lock is held: what a state change brings about (a submitter to tell,
-a loop to start, a log line) is returned or left in ``line.to_notify`` for the caller to do afterwards.
+Nothing here calls out while the lock is held. The consequences of a state change (a waiter to notify,
+a loop to start, a log line) are returned, or left in ``waiters.to_notify``, for the caller to do afterwards.
 
 A signal handler may raise, garbage may be collected and an allocation may fail at any call. Therefore each
 step first looks and reckons, and then changes the state in a run of stores without a call in between; what
-must follow (a worker to be woken) is the last act of the run, still under the lock. So whoever interrupts
-a step finds it either not begun or done, and may use the pool there: the lock is reentrant. What is left
-undone between two steps, `repair` does.
+must follow (a worker to be woken) is the last act of the run, still under the lock. So an interrupt finds
+a step either not begun or done, and may use the pool there: the lock is reentrant. `repair` does what is
+left undone between two steps.
 
 Invariants, while the pool is not paused:
 - a task waits only when no worker is parked;
@@ -42,10 +42,10 @@ class Dispatcher(PoolControl):
 
     # The submitter's side.
 
-    def try_admit(  # noqa: C901  # one step, all of it in line
+    def try_admit(  # noqa: C901  # one step, in one piece
         self, task: Task, waiter: Waiter | None = None, *, may_start: bool = True
     ) -> Admission:
-        """Admit ``task`` if there is a worker or a place for it; with a waiter, stand in line if not.
+        """Admit ``task`` if there is a worker or a place for it; if not, queue its waiter, if it has one.
 
         NEEDS_WORKER: a loop may be started for it; reserve and start one, then offer again.
         ``may_start`` is False where that has been tried in vain: answered only when no loop is left at all.
@@ -110,17 +110,17 @@ class Dispatcher(PoolControl):
         return Admission.ADMITTED
 
     def cancel_wait(self, waiter: Waiter) -> bool:
-        """Leave the line; False when the waiter was told (or is about to be) already."""
+        """Remove a waiter; False if it has been notified, or is about to be."""
         with self.lock:
             return self.waiters.remove(waiter)
 
     def count_rejection(self, reason: Reason) -> None:
-        """Count one task that was turned away at the door."""
+        """Count one task that was refused."""
         with self.lock:
             self.counters.dropped[reason] += 1
 
     def count_expired_in_wait(self) -> None:
-        """Count a task whose deadline passed in line: as one that was admitted, waited and expired."""
+        """Count a task whose deadline passed before it was admitted: as one that was admitted and expired."""
         reason, counters = Reason.EXPIRED, self.counters
         dropped = counters.dropped
         with self.lock:
@@ -142,12 +142,12 @@ class Dispatcher(PoolControl):
         return True
 
     def mark_settled(self, task: Task) -> None:
-        """Note that the future of a dropped task is settled, and everybody told."""
+        """Note that a dropped task is settled: its future has ended and its callbacks were made."""
         with self.lock:
             self.unsettled.discard(task)
 
     def claim_inline(self, task: Task) -> bool:
-        """Take a queued task out to be run by whoever waits for it; False when it is not queued.
+        """Take a queued task out, to be run by the task that waits for it; False when it is not queued.
 
         It keeps its place (``inline``) until it is settled: the waiting worker runs one thing at a
         time, so counting it as a second running task would break the bound, and not at all the law.
@@ -172,7 +172,7 @@ class Dispatcher(PoolControl):
         with self.lock:
             reserved = self.state is not State.STOPPED and self.worker_set.add_starting(worker)
             if reserved:
-                # The place that comes with it is for whoever has waited longest.
+                # The place that comes with it is for the first waiter.
                 self._admit_waiters()
         self.notify_waiters()
         return reserved
@@ -194,7 +194,7 @@ class Dispatcher(PoolControl):
     def next_task(self, worker: Worker) -> Task | None:
         """Give ``worker`` the next task, or park it, or dismiss it. The lock is held.
 
-        Whoever calls it tells the line once the lock is released.
+        The caller calls `notify_waiters` once the lock is released.
         """
         worker_set, queue = self.worker_set, self.queue
         promoted = worker_set.promote(worker) if worker.ahead else None
@@ -209,7 +209,7 @@ class Dispatcher(PoolControl):
         takes = not (self.paused or surplus) or self.in_flight - self._busy() > self.queue_capacity
         if takes and queue.length:
             return worker_set.assign(worker, queue)
-        # Whoever asks still holds the task that it had: nothing is freed by this.
+        # The caller still holds the task that it had: nothing is freed by this.
         worker.task = None
         if surplus or self.state is State.STOPPED:
             worker_set.retire(worker)

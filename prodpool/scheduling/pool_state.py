@@ -60,7 +60,7 @@ class PoolState:
         self.next_expiry = math.inf
         # Queued tasks that their own waiter runs right now (see `take_out`); they keep their place.
         self.inline = 0
-        # What the ledger said had ended when the draining began; see `PoolCounters.ended`.
+        # What had ended when the draining began; see `PoolCounters.finished_and_dropped`.
         self.ended_at_close = (0, 0)
         # Something is put here whenever a draining pool becomes idle; `is_quiet` tells the truth. A
         # SimpleQueue and no Event, because a signal handler may put something as well.
@@ -96,9 +96,9 @@ class PoolState:
             self.after_notify()
 
     def use_freed_slot(self) -> None:
-        """Give a place that has become free to whoever waits for one. The lock is held.
+        """Give a place that has become free to the first that waits for one. The lock is held.
 
-        Whoever calls it calls `tell` once the lock is released.
+        The caller calls `notify_waiters` once the lock is released.
         """
         if self.waiters.length:
             self._assign_queued()

@@ -1,4 +1,4 @@
-"""The line before the door: who waits for a slot, and how each is told that it got one."""
+"""The submitters that wait for a slot, and how each is notified that it got one."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class ThreadWaiter:
 
     def notify(self) -> None:
         """Wake the thread."""
-        with suppress(RuntimeError):  # told already
+        with suppress(RuntimeError):  # notified already
             self._lock.release()
 
     def wait(self, timeout: float | None) -> bool:
-        """Block until told; False after ``timeout`` seconds."""
+        """Block until notified; False after ``timeout`` seconds."""
         if timeout is None:
             return self._lock.acquire()
         return self._lock.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
@@ -75,7 +75,7 @@ class AsyncWaiter:
         try:
             self._loop.call_soon_threadsafe(self._set_notified)
         except RuntimeError:
-            # The loop is closed and nobody will ever ask for this task: do not run it for nothing,
+            # The loop is closed, so nothing will ever ask for this task: do not run it for nothing,
             # unless the recursion limit is too near to cancel it.
             with suppress(RecursionError):
                 self.task.future.cancel()
@@ -88,8 +88,8 @@ class AsyncWaiter:
 class WaitQueue(FifoQueue[Waiter]):
     """The submitters that wait for a place, first come first served.
 
-    The dispatcher's lock guards it; only `tell` is called without. Who has been let in, or turned away,
-    is in ``to_notify`` until it was told.
+    The dispatcher's lock guards it; only `notify` is called without. A waiter that was admitted or rejected
+    is in ``to_notify`` until it has been notified.
     """
 
     __slots__ = ("to_notify", "_counters", "_lock", "_now", "_notifiers")
@@ -127,7 +127,7 @@ class WaitQueue(FifoQueue[Waiter]):
         counters.admission_wait.observe(now - waited_since)
 
     def remove(self, waiter: Waiter) -> bool:
-        """Take one out that waits no longer; False when it was told (or is about to be) already."""
+        """Take one out that waits no longer; False if it has been notified, or is about to be."""
         now = self._now()
         if waiter.admitted is not None or not self.discard(waiter):
             return False
@@ -149,17 +149,17 @@ class WaitQueue(FifoQueue[Waiter]):
             to_notify.length = telling
 
     def notify(self) -> None:
-        """Tell those who are to be told; call it, with no lock held, whenever ``to_notify`` is not empty.
+        """Notify the waiters in ``to_notify``; call it, with no lock held, whenever that is not empty.
 
-        Telling one may let in the next (who cannot be told cancels its task, which frees a place). That
-        is left to the round that goes on already: a long line would else become a deep recursion.
+        To notify one may admit the next: one that cannot be notified cancels its task, which frees a place.
+        The round that is under way notifies that, too; a long queue would else become a deep recursion.
         """
         me = threading.get_ident()
         if me in self._notifiers:
             return
         try:
             self._notifiers.add(me)
-            # Told before it is taken out: what is interrupted in between is told once more, not never.
+            # Notified before it is taken out: an interrupt in between means once more, not never.
             while (waiter := self.to_notify.first()) is not None:
                 waiter.notify()
                 with self._lock:

@@ -74,7 +74,7 @@ class Worker:
         "wake",
     )
 
-    # Whether its task runs in another process, which takes time to tell its stack.
+    # Whether its task runs in another process, whose stack takes time to read.
     remote: ClassVar[bool] = False
 
     def __init__(self, pool: str, now: Callable[[], float]) -> None:
@@ -110,7 +110,7 @@ class Worker:
         # A raw lock, not an Event: parking and waking cost one operation each.
         self.wake = threading.Lock()
         self.wake.acquire()
-        # How whoever gave it a task, or dismissed it, sets it going, under the dispatcher's lock: one call
+        # Wakes it after it was given a task or retired, under the dispatcher's lock: one call
         # of a function in C, so that nothing can come between a task that is given and its being known.
         self.notify: Callable[[], object] = self.wake.release
 

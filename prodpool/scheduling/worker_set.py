@@ -1,4 +1,4 @@
-"""Who is there to run tasks: every worker loop of one pool, and which of them are free."""
+"""The worker loops of one pool, and which of them are free."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class WorkerSet:
     def promote(self, worker: Worker) -> Task:
         """Have a worker whose task has ended run the next of those that it was given ahead; return that."""
         given = worker.ahead
-        assert given is not None  # noqa: S101  # whoever calls has looked
+        assert given is not None  # noqa: S101  # the caller has looked
         ahead = self.ahead - 1
         task = given[0]
         worker.task = task
@@ -213,7 +213,7 @@ class WorkerSet:
             count = left
 
     def recount(self) -> None:
-        """Set the numbers to what the marks of the workers say, and forget those that nobody counts on."""
+        """Set the numbers to what the marks of the workers say, and remove those that are not counted."""
         self.workers -= {worker for worker in self.workers if worker.dismissed or not worker.reserved}
         workers = list(self.workers)
         starting = sum(worker.reserved and not worker.begun for worker in workers)

@@ -1,4 +1,4 @@
-"""The ends of a process: pools nobody stopped, threads that never end, and forks.
+"""The end of a process: pools that were not stopped, threads that never end, and forks.
 
 CPython joins every non-daemon thread before it runs ``atexit``, so one hung task in a foreign
 ``ThreadPoolExecutor`` keeps a process alive for ever. ``threading._register_atexit`` is the only
@@ -68,7 +68,7 @@ class ExitRegistry:
         self._left_behind: set[Stoppable] = set()
 
     def add(self, pool: Stoppable) -> None:
-        """Have ``pool`` stopped at exit if nobody does it before."""
+        """Have ``pool`` stopped at exit, unless it is stopped before."""
         self._alive.add(pool)
         if self._hooked:
             return

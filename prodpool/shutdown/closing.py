@@ -26,10 +26,10 @@ class Closing:
 
     Args:
         pool: The pool's name, for errors.
-        dispatcher: Told to drain.
+        dispatcher: Drains.
         settlement: Settles what the backend will not run.
         log: The pool's log.
-        telemetry_errors: Told of faults of the pool's own.
+        telemetry_errors: Reports faults of the pool's own.
         stop_soon: Has the pool stopped by another thread.
     """
 
@@ -81,7 +81,9 @@ class Closing:
         """Close the pool, since its backend will run nothing any more, and settle what is queued."""
         if self._dispatcher.state is State.STOPPED or self.broken is not None:
             return
-        self.broken = error or BrokenExecutor("somebody has cancelled what the pool had submitted to it")
+        self.broken = error or BrokenExecutor(
+            "the calls that the pool had submitted to it were cancelled from outside"
+        )
         self._log.error("pool.backend_broken", error=shown(self.broken))
         self._dispatcher.start_draining()
         # Nothing else may ever stop the pool, and a look at it shall show one that is stopped. Not from here:

@@ -88,13 +88,13 @@ class StopPhases:
         self._deadline_at = math.inf
         self._closed = SignalSafeEvent()
         self._report: StopReport | None = None
-        # At interpreter exit a stop with nothing to drain is not worth a line: the streams may be closed.
+        # At interpreter exit a stop with nothing to drain is not logged: the streams may be closed.
         self._at_exit = self._silent = self._spoke = False
         # How far the stop has got with what it does after the deadline: tasks dropped, workers given up.
         self._steps = 0
 
     def _close(self, *, may_be_late: bool = False) -> None:
-        """Refuse new tasks from now on, and tell whoever waits for that before any loop is started."""
+        """Refuse new tasks from now on, and wake the callers that wait for that before a loop starts."""
         draining = self._dispatcher.state is not State.OPEN
         missing = self._dispatcher.start_draining()
         late = time.monotonic() - self._began
@@ -209,7 +209,7 @@ class StopPhases:
             self._steps += 1
 
     def _abandon(self, worker: Worker) -> list[str]:
-        """Give up on a worker: name what it has, and let nobody wait for its tasks any longer.
+        """Abandon a busy worker: end the futures of its tasks, and return their names.
 
         Not what turns out to have finished at the last moment.
         """

@@ -49,7 +49,7 @@ class Stopper(StopPhases):
             if self._wait_until_closed(closed) and wait:
                 self._await_report()
         elif not held_here(self._dispatcher.lock):
-            # No thread is to be had. Whoever does not wait may be the watchdog: `retry` is for them.
+            # There is no thread for it. A caller that does not wait may be the watchdog, which calls `retry`.
             if wait:
                 self._stop_in_this_thread()
             else:
@@ -76,7 +76,7 @@ class Stopper(StopPhases):
         return self._report or self._provisional(now)
 
     def retry(self) -> None:
-        """Begin a stop that was asked for and that nobody does.
+        """Begin a stop that was asked for and is not under way.
 
         No thread was to be had for it, or an exception came between. Called at each tick; takes no lock.
         """
@@ -87,8 +87,8 @@ class Stopper(StopPhases):
         """Be done with it: in a forked child there is nothing of this pool left to stop."""
         self._claim, self._ended = {"by": object()}, True
         self._closed, self._report_ready, self._done = SignalSafeEvent(), SignalSafeEvent(), SignalSafeEvent()
-        for latch in (self._closed, self._report_ready, self._done):
-            latch.set()
+        for event in (self._closed, self._report_ready, self._done):
+            event.set()
         self._report = StopReport(drained=True, completed=0, dropped=0, abandoned=(), elapsed=0.0)
 
     def _wait_until_closed(self, closed: SignalSafeEvent) -> bool:
@@ -139,10 +139,10 @@ class Stopper(StopPhases):
                 return
 
     def _attempt(self, *, may_be_late: bool) -> bool:
-        """Do the stopping, unless somebody else does: False then. After an exception anybody may try again.
+        """Stop the pool, unless another thread does: False then. After an exception any thread may try again.
 
-        Whoever does the stopping takes the claim, not whoever asks for it: a thread of ours is never
-        interrupted by a signal handler. Where it is the caller's thread, it may be between any two steps.
+        The thread that stops the pool takes the claim, not the one that asks for it: no signal handler
+        interrupts a thread of ours. Where it is the caller's thread, one may come between any two steps.
         """
         token = object()
         try:
@@ -156,12 +156,12 @@ class Stopper(StopPhases):
         return True
 
     def _give_up(self) -> None:
-        """Leave the rest to another attempt. Nobody may wait for this one."""
-        latches = self._closed, self._report_ready, self._done
+        """Leave the rest to another attempt, and wake the callers that wait for this one."""
+        events = self._closed, self._report_ready, self._done
         self._closed, self._report_ready, self._done = SignalSafeEvent(), SignalSafeEvent(), SignalSafeEvent()
         self._claim.clear()
-        for latch in latches:
-            latch.set()
+        for event in events:
+            event.set()
 
     def _run(self, *, may_be_late: bool) -> None:
         """Stop the pool. Each step may be done again, in an attempt after one that came to nothing."""
@@ -178,7 +178,7 @@ class Stopper(StopPhases):
             self._telemetry_errors.report("internal", error)
         self._call_thread.close(self._report_grace())
         self._flush_telemetry(self._report_grace(), self._report_limit())
-        # Not before the last line is written: at exit it may be the watchdog that writes it.
+        # Not before the last line is written: at exit it may be the watchdog that writes that line.
         self._on_stopped()
         self._done.set()
         self._ended = True

@@ -1,4 +1,4 @@
-"""The future that `submit` returns: a ``concurrent.futures.Future`` that is cheap while nobody waits.
+"""The future that `submit` returns: a ``concurrent.futures.Future`` that is cheap while no thread waits.
 
 The stdlib future makes a Condition (a lock, a deque, 1.1 kB) for every task. Here the pool's lock
 guards each state change, and a Condition appears only when ``wait`` or ``as_completed`` ask for it.
@@ -41,7 +41,7 @@ class PoolFuture(Future[T]):
     making of ``_cond``; once ``_cond`` exists, ``_state`` changes under its lock as well, because
     ``concurrent.futures.wait`` reads it twice under that lock and counts on the two being equal.
 
-    It is settled in two steps: `resolve` sets the result, the first to come, and `announce` tells whoever
+    It is settled in two steps: `resolve` sets the result, the first to come, and `announce` notifies all that
     waits. The second may be interrupted anywhere and called again: it goes on where it was.
     """
 
@@ -96,10 +96,10 @@ class PoolFuture(Future[T]):
             with self._owner.lock:
                 if self._cond is None:
                     self._waiters = []
-                    # Whether `announce` has told them.
+                    # Whether `announce` has notified them.
                     self._notified = False
                     # Those that waited when the result was set. Who came later saw that it was, and is not
-                    # to be told: `wait` would count it twice.
+                    # to be notified: `wait` would count it twice.
                     self._unnotified = []
                     # Taken as it is, never through the Condition: that takes it in Python code, with the
                     # same danger.
@@ -243,7 +243,7 @@ class PoolFuture(Future[T]):
             BaseException: What a signal handler raised while a callback was being made, once all were.
         """
         if self._cond is not None and not self._notified:
-            # In the main thread a signal handler may raise in the midst of it: somebody else does it then.
+            # In the main thread a signal handler may raise in the midst of it: another thread does it then.
             by_another = in_main_thread() and background_thread().call_soon(self._notify_waiters)
             if not by_another:
                 self._notify_waiters()
@@ -265,7 +265,7 @@ class PoolFuture(Future[T]):
             self._unnotified = list(self._waiters)
         self._result = result
         self._exception = exception
-        self._task = None  # whoever settles it holds the task
+        self._task = None  # the caller holds the task
         # The state last: readers look at it first and without a lock.
         self._state = state
         return True

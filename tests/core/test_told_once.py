@@ -235,6 +235,6 @@ def test_what_an_interrupted_resume_left_is_not_pickled_by_the_watchdog(registry
         future = pool.submit(int)
         pool._engine.dispatcher.paused = False
         assert future.result(PATIENCE) == 0
-        assert set(where) == {"prodpool-courier-left"}
+        assert set(where) == {"prodpool-handoff-left"}
     finally:
         pool.stop(PATIENCE)
