@@ -4,7 +4,7 @@ The stdlib future makes a Condition (a lock, a deque, 1.1 kB) for every task. He
 guards each state change, and a Condition appears only when ``wait`` or ``as_completed`` ask for it.
 They, and ``asyncio.wrap_future`` from 3.14 on, read attributes of the base class that are private:
 ``_condition``, ``_state``, ``_waiters``, ``_result``, ``_exception``. That is the one place where
-prodpool stands on private names (docs/decisions.md, D2; guarded by tests/cpython).
+prodpool stands on private names (docs/decisions, D2; guarded by tests/cpython).
 """
 
 from __future__ import annotations
