@@ -18,21 +18,31 @@ from prodpool.errors import (
 )
 from prodpool.futures import PoolFuture
 from prodpool.pool import InstrumentedPool
-from prodpool.ready import dask, processes, threads
+from prodpool.ready import HandoffOptions, PoolOptions, dask, processes, threads
+from prodpool.settings import OnHangExit, Overload
 from prodpool.stats import PoolStats
 from prodpool.stopping import StopReport
-from prodpool.views import PoolView
+from prodpool.version import __version__ as __version__
+from prodpool.views import PoolLike, PoolView
 from prodpool.vocabulary import Reason, Result
+from prodpool.workers.base import SupportsSubmit
+from prodpool.workers.supply import BackendFactory
 
 __all__ = [
+    "BackendFactory",
     "BreakerOpenError",
     "BreakerPolicy",
     "CurrentTask",
+    "HandoffOptions",
     "InstrumentedPool",
+    "OnHangExit",
+    "Overload",
     "PoolBrokenError",
     "PoolClosedError",
     "PoolFullError",
     "PoolFuture",
+    "PoolLike",
+    "PoolOptions",
     "PoolStats",
     "PoolView",
     "RateLimitError",
@@ -41,6 +51,7 @@ __all__ = [
     "RemoteTaskError",
     "Result",
     "StopReport",
+    "SupportsSubmit",
     "TaskExpiredError",
     "TaskTimeoutError",
     "TenantLimitError",

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from statistics import fmean
 from typing import Any
 from weakref import WeakSet
@@ -40,19 +39,14 @@ from prodpool.telemetry.tracing import Tracing
 from prodpool.telemetry.trouble import Trouble
 from prodpool.telemetry.watchdog import watchdog
 from prodpool.text import shown
+from prodpool.version import __version__
 from prodpool.vocabulary import Reason, State
 from prodpool.workers.base import Capabilities, Workers, prefetch_for
 from prodpool.workers.handoff import HandoffWorkers
 from prodpool.workers.pace import Pace
 from prodpool.workers.processes.workers import ProcessWorkers
-from prodpool.workers.supply import Factory, Supply
+from prodpool.workers.supply import BackendFactory, Supply
 from prodpool.workers.threads import LeasedWorkers
-
-try:
-    VERSION = version("prodpool")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    VERSION = "unknown"
-
 
 EXITING = (
     "the interpreter is exiting, since its main thread has ended, and no new task can be run: have the main "
@@ -75,7 +69,7 @@ class Engine:
         backend: Any,
         abilities: Capabilities,
         *,
-        factory: Factory | None = None,
+        factory: BackendFactory | None = None,
         breaker: Any,
         registry: CollectorRegistry,
         tracer_provider: TracerProvider | None,
@@ -340,7 +334,7 @@ class Engine:
         return {
             "pool": settings.name,
             "backend": self.abilities.kind,
-            "version": VERSION,
+            "version": __version__,
             "state": dispatcher.state.value,
             "workers": dispatcher.workers(),
             "queue_capacity": dispatcher.queue_capacity,

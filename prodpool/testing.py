@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from prodpool.clock import Clock, ManualClock
+from prodpool.pool import InstrumentedPool
 
-from prodpool.clock import ManualClock
-
-if TYPE_CHECKING:
-    from prodpool.pool import InstrumentedPool
-
-__all__ = ["ManualClock", "flush_telemetry"]
+__all__ = ["Clock", "ManualClock", "flush_telemetry"]
 
 
 def flush_telemetry(pool: InstrumentedPool, timeout: float = 5.0) -> bool:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from prodpool.workers.processes.recipes import Recipe
 
 
-class Submits(Protocol):
-    """What `InstrumentedPool` takes as a backend: an executor, or whatever else has its ``submit``."""
+class SupportsSubmit(Protocol):
+    """The type of a backend: an `Executor`, or another object with its ``submit``."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn`` somewhere and return its future."""
 
 
-class Backend(Submits, Protocol):
+class Backend(SupportsSubmit, Protocol):
     """What the pool asks of an executor that it also ends."""
 
     def shutdown(self, wait: bool = True) -> None:
@@ -115,7 +115,7 @@ class NotTakenError(Exception):
         self.error = error
 
 
-def submit_plainly(backend: Submits, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+def submit_plainly(backend: SupportsSubmit, fn: Callable[..., Any], *args: Any) -> Future[Any]:
     """Hand a call over as any executor takes it."""
     lease: Future[Any] = backend.submit(fn, *args)
     return lease
