@@ -55,15 +55,14 @@ class Home(Protocol):
 
 
 class PoolFuture(Future[T]):
-    """The result to come of one task. Use it like any ``concurrent.futures.Future``.
+    """The result to come of one task. Use it like any ``concurrent.futures.Future``."""
 
-    ``home.lock`` guards ``_state``, ``_result``, ``_exception``, ``_parked``, ``_callbacks`` and the
-    making of ``_cond``; once ``_cond`` exists, ``_state`` changes under its lock as well, because
-    ``concurrent.futures.wait`` reads it twice under that lock and counts on the two being equal.
-
-    It is settled in two steps: `resolve` sets the result, the first to come, and `announce` tells whoever
-    waits. The second may be interrupted anywhere and called again: it goes on where it was.
-    """
+    # ``home.lock`` guards ``_state``, ``_result``, ``_exception``, ``_parked``, ``_callbacks`` and the
+    # making of ``_cond``; once ``_cond`` exists, ``_state`` changes under its lock as well, because
+    # ``concurrent.futures.wait`` reads it twice under that lock and counts on the two being equal.
+    #
+    # It is settled in two steps: `resolve` sets the result, the first to come, and `announce` tells whoever
+    # waits. The second may be interrupted anywhere and called again: it goes on where it was.
 
     __slots__ = (
         "_callbacks",
