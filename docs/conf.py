@@ -21,12 +21,18 @@ exclude_patterns = ["images/README.md"]
 nitpicky = True
 # No page of theirs is looked up: the build works without a network.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(_?asyncio|collections|concurrent|contextvars|pickle|threading|typing)\..*"),
-    (r"py:.*", r"(opentelemetry|prometheus_client|pybreaker)\..*|CollectorRegistry|TracerProvider"),
+    (
+        r"py:.*",
+        r"(_?asyncio|collections|concurrent|contextvars|pickle|threading|typing)\..*",
+    ),
+    (
+        r"py:.*",
+        r"(opentelemetry|prometheus_client|pybreaker)\..*|CollectorRegistry|TracerProvider",
+    ),
     # As docstrings name those of the standard library.
     (r"py:.*", r"Executor|Exception|BaseException|\w+Error"),
     # Type variables.
-    (r"py:class", r"prodpool\..*\.[PT]"),
+    (r"py:class", r"[PT]"),
 ]
 
 myst_enable_extensions = ["colon_fence"]
@@ -56,7 +62,9 @@ html_theme_options = {"top_of_page_buttons": []}
 _LABELLED = re.compile(r"(asyncio|Cost|Source|Threads): ")
 
 
-def _set_labels_apart(_app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
+def _set_labels_apart(
+    _app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]
+) -> None:
     """Make a paragraph of each labelled part: as they are written, they would run into one another."""
     written: list[str] = []
     inside = False
@@ -70,6 +78,26 @@ def _set_labels_apart(_app: Any, _what: str, _name: str, _obj: Any, _options: An
     lines[:] = written
 
 
+# What autodoc makes of a function's type variables, and cannot read again: it would then show all of it raw.
+_VARIABLE = re.compile(r"(~typing\.)?~(?:prodpool\.\w+\.)?([PT])\b(?:\.(?:kw)?args)?")
+
+
+def _name_variables(
+    _app: Any,
+    _what: str,
+    _name: str,
+    _obj: Any,
+    _options: Any,
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None]:
+    """Write a type variable as its name."""
+    shown, result = (
+        text and _VARIABLE.sub(r"\2", text) for text in (signature, returned)
+    )
+    return shown, result
+
+
 class PromQL(PromQLLexer):
     """Knows the names of recorded series too, which have colons: Pygments 2.21 takes those for errors."""
 
@@ -80,6 +108,7 @@ class PromQL(PromQLLexer):
 
 
 def setup(app: Any) -> None:
-    """Rewrite docstrings before napoleon reads them, and read PromQL as Prometheus does."""
+    """Rewrite docstrings before napoleon reads them, and signatures; read PromQL as Prometheus does."""
     app.add_lexer("promql", PromQL)
+    app.connect("autodoc-process-signature", _name_variables)
     app.connect("autodoc-process-docstring", _set_labels_apart, priority=400)
