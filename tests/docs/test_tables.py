@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import prodpool
+import prodpool.testing
 from tests.support import ROOT
 
 pytestmark = pytest.mark.once
@@ -26,3 +30,26 @@ def test_every_backend_is_in_it(page: str) -> None:
     text = (ROOT / page).read_text()
     backends = ("`prodpool.threads()`", "`ThreadPoolExecutor`", "`ProcessPoolExecutor`", "loky", "dask")
     assert [name for name in backends if f"| {name}" not in text] == []
+
+
+def test_every_environment_variable_is_in_the_reference() -> None:
+    """Each variable that a module which reads the environment names has its row, and no other has."""
+    assert prodpool.__file__ is not None
+    texts = [path.read_text() for path in Path(prodpool.__file__).parent.rglob("*.py")]
+    read = {
+        name for text in texts if "environ" in text for name in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', text)
+    }
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \|", (ROOT / "docs" / "reference" / "settings.md").read_text(), re.MULTILINE
+    )
+    assert set(rows) == read
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """The API page has an entry for each name of `prodpool` and `prodpool.testing`, and for nothing else."""
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    entries = re.findall(r"^\.\. \w+:: (prodpool[.\w]+)", page, re.MULTILINE)
+    public = {
+        f"{module.__name__}.{name}" for module in (prodpool, prodpool.testing) for name in module.__all__
+    }
+    assert sorted(entries) == sorted({*public, "prodpool.__version__"})
