@@ -71,7 +71,7 @@ constraints: $(VENV)/.python ## Pin the newest dependencies anew.
 	@$(BIN)/python tools/pin.py constraints.txt
 
 clean: ## Remove everything made here.
-	rm -rf .venv .envs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .envs build dist .mypy_cache .pytest_cache .ruff_cache docs/.ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: system

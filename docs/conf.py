@@ -16,7 +16,6 @@ copyright = author  # noqa: A001  # Sphinx fixes the name
 release = prodpool.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["images/README.md"]
 # A link, a name in a docstring or a type in a signature that leads nowhere is a warning, and a warning fails.
 nitpicky = True
 # No page of theirs is looked up: the build works without a network.
