@@ -13,7 +13,7 @@ WHEEL := build/wheel.stamp
 WEB := build/web
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-lowest lint format bench coverage dashboards alerts incidents images constraints web web-lock clean FORCE
+.PHONY: help demo docs test test-lowest lint format bench coverage dashboards alerts tables incidents images constraints web web-lock clean FORCE
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -22,7 +22,7 @@ demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a mi
 	@tools/system_packages.sh --demo
 	@$(BIN)/python -m examples.webhook_service $(ARGS)
 
-test: lint system web $(WHEEL) ## Lint, then test the built wheel on every CPython found.
+test: lint docs system web $(WHEEL) ## Lint, build the site, then test the built wheel on every CPython found.
 	@$(BIN)/python tools/run_tests.py $(PYTEST_ARGS)
 
 test-lowest: system $(WHEEL) ## Test the built wheel with the oldest dependencies it allows.
@@ -33,6 +33,10 @@ lint: $(VENV)/.dev ## Check style and types.
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+# -E: a page that has not changed has its warnings, too.
+docs: $(VENV)/.dev ## Build the site into build/docs; a warning is an error.
+	@$(BIN)/sphinx-build -q -E -W --keep-going -d build/docs-cache -b html docs build/docs
 
 format: $(VENV)/.dev ## Rewrite the code in the house format.
 	@$(BIN)/ruff format .
@@ -52,6 +56,10 @@ alerts: $(VENV)/.dev ## Write alerts/ and runbook.md anew from prodpool/monitori
 	@$(BIN)/prodpool export alerts alerts --force
 	@$(BIN)/prodpool export runbook . --force
 
+tables: $(VENV)/.dev ## Write the tables in the README and the reference anew from the code.
+	@$(BIN)/python -m tools.backends_table
+	@$(BIN)/python -m tools.reference_tables
+
 incidents: $(VENV)/.dev system ## Replay the runbook's incidents against the alerts as shipped (about 20 minutes).
 	@$(BIN)/python -m tools.incidents $(ARGS)
 	@$(BIN)/prodpool export runbook . --force
@@ -63,7 +71,7 @@ constraints: $(VENV)/.python ## Pin the newest dependencies anew.
 	@$(BIN)/python tools/pin.py constraints.txt
 
 clean: ## Remove everything made here.
-	rm -rf .venv .envs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .envs build dist .mypy_cache .pytest_cache .ruff_cache docs/.ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: system

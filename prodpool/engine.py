@@ -39,7 +39,7 @@ from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracing import Tracing
 from prodpool.workers.base import Capabilities, Workers
 from prodpool.workers.build import WorkersBuilder, first_prefetch
-from prodpool.workers.handoff.rebuildable_backend import Factory
+from prodpool.workers.handoff.rebuildable_backend import BackendFactory
 
 # Seconds that a stop waits for the application's circuit breaker to be let go.
 BRIEFLY = 0.5
@@ -55,7 +55,7 @@ class Engine:
         backend: Any,
         abilities: Capabilities,
         *,
-        factory: Factory | None = None,
+        factory: BackendFactory | None = None,
         breaker: Any,
         registry: CollectorRegistry,
         tracer_provider: TracerProvider | None,

@@ -8,8 +8,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
+import pybreaker
+from opentelemetry.trace import TracerProvider
+from prometheus_client.registry import CollectorRegistry
+
+from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.clock import Clock
 from prodpool.config.processors import usable_processors
 from prodpool.config.settings import Overload, check_choice, check_name, pool_size_from
@@ -17,16 +22,12 @@ from prodpool.pool import InstrumentedPool
 from prodpool.workers.backends import detect_backend
 from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
 
-if TYPE_CHECKING:
-    import pybreaker
-    from opentelemetry.trace import TracerProvider
-    from prometheus_client.registry import CollectorRegistry
-
-    from prodpool.admission.breaker.policy import BreakerPolicy
-
 
 class PoolOptions(TypedDict, total=False):
-    """What `threads` and `processes` hand on to `InstrumentedPool`."""
+    """The options that `threads`, `processes` and `dask` pass on to `InstrumentedPool`.
+
+    Annotate a function of yours that passes them on, too: ``**options: Unpack[PoolOptions]``.
+    """
 
     queue_capacity: int | None
     overload: Overload
@@ -42,7 +43,7 @@ class PoolOptions(TypedDict, total=False):
 
 
 class HandoffOptions(PoolOptions, total=False):
-    """What `processes` and `dask` hand on besides."""
+    """The options that `processes` and `dask` pass on: `PoolOptions` and two more."""
 
     prefetch: int | None
     context_vars: Sequence[str]

@@ -7,10 +7,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import pybreaker
+from opentelemetry.trace import TracerProvider
 from prometheus_client import REGISTRY
+from prometheus_client.registry import CollectorRegistry
 
+from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.clock import Clock, SystemClock
 from prodpool.config.settings import (
     OnHangExit,
@@ -31,14 +35,7 @@ from prodpool.task.task import DEFAULT_OPTIONS
 from prodpool.text import shown
 from prodpool.workers.backends import detect_backend
 from prodpool.workers.base import SupportsSubmit, shut_down
-from prodpool.workers.handoff.rebuildable_backend import Factory, is_factory
-
-if TYPE_CHECKING:
-    import pybreaker
-    from opentelemetry.trace import TracerProvider
-    from prometheus_client.registry import CollectorRegistry
-
-    from prodpool.admission.breaker.policy import BreakerPolicy
+from prodpool.workers.handoff.rebuildable_backend import BackendFactory, is_factory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,7 +86,7 @@ class InstrumentedPool(Executor):
 
     def __init__(
         self,
-        backend: SupportsSubmit | Factory,
+        backend: SupportsSubmit | BackendFactory,
         *,
         name: str,
         max_workers: int | None = None,
@@ -113,7 +110,7 @@ class InstrumentedPool(Executor):
             raise TypeError(f"backend={shown(backend)} is a pool already: pass the executor that it wraps")
         with ExitStack() as undo:
             undo.callback(self._discard)
-            factory: Factory | None = None
+            factory: BackendFactory | None = None
             if is_factory(backend, max_workers):
                 factory = backend
                 backend = factory(check_count("max_workers", max_workers, least=1))

@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "explanation" / "architecture.md"
 
 # Each room and module at the top may import those before it.
 ORDER = (
-    ("text",),
+    ("text", "version"),
     ("concurrency", "config"),
     ("task",),
     ("errors",),

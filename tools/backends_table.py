@@ -1,13 +1,11 @@
-"""Write the README's table of backends anew, from what the code itself knows of each.
+"""Write the tables of backends anew, from what the code itself knows of each: all of it, and the README's.
 
-usage: python tools/backends_table.py [--check]
+usage: python -m tools.backends_table [--check]
 """
 
 from __future__ import annotations
 
-import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import loky
@@ -17,9 +15,8 @@ from prodpool.workers.backends import detect_backend
 from prodpool.workers.base import Capabilities
 from prodpool.workers.processes.process_template import dumps
 from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
+from tools.pages import table, write
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- backends: made by tools/backends_table.py -->\n", "<!-- end of backends -->\n"
 HEAD = (
     "backend",
     "tasks reach it",
@@ -30,6 +27,8 @@ HEAD = (
     "dwell, duration",
     "`dump()`",
 )
+# What the README tells of them.
+SHORT = (0, 3, 4, 5)
 
 
 class Other:
@@ -76,8 +75,8 @@ def row(name: str, can: Capabilities) -> tuple[str, ...]:
     return name, reach, functions, limit, dies, still, times, "stacks" if exact else "no stacks"
 
 
-def table() -> str:
-    """Return the table."""
+def rows() -> list[tuple[str, ...]]:
+    """Return the row of each backend."""
     with (
         LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
@@ -93,20 +92,14 @@ def table() -> str:
             "dask, `prodpool.dask()`": detect_backend(client.get_executor()),
             "anything else with `submit`": detect_backend(Other()),
         }
-    rows = [HEAD, ("---",) * len(HEAD), *(row(name, can) for name, can in records.items())]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
-
-
-def renewed(text: str) -> str:
-    """Return the README's text with the table of today."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return [row(name, can) for name, can in records.items()]
 
 
 if __name__ == "__main__":
-    old = README.read_text()
-    new = renewed(old)
-    if "--check" in sys.argv and new != old:
-        raise SystemExit("README.md: the table of backends is out of date: run tools/backends_table.py")
-    README.write_text(new)
+    found = rows()
+    short = [[cells[column] for column in SHORT] for cells in (HEAD, *found)]
+    parts = [
+        ("docs/reference/backends.md", "backends", table(HEAD, found)),
+        ("README.md", "backends", table(short[0], short[1:])),
+    ]
+    write(parts, "tools/backends_table.py")

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from statistics import fmean
 from typing import Any
 
 from prodpool.config.settings import PoolSettings
 from prodpool.scheduling.dispatcher import Dispatcher
-
-try:
-    VERSION = version("prodpool")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    VERSION = "unknown"
+from prodpool.version import __version__
 
 # Seconds that a task is taken to need while none has finished, and the least that `retry_after` says: a
 # caller that heeds it must not spin.
@@ -59,7 +54,7 @@ class PoolReader:
         return {
             "pool": settings.name,
             "backend": self._backend,
-            "version": VERSION,
+            "version": __version__,
             "state": dispatcher.state.value,
             "workers": dispatcher.workers(),
             "queue_capacity": dispatcher.queue_capacity,

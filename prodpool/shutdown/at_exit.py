@@ -3,7 +3,7 @@
 CPython joins every non-daemon thread before it runs ``atexit``, so one hung task in a foreign
 ``ThreadPoolExecutor`` keeps a process alive for ever. ``threading._register_atexit`` is the only
 hook that runs before that join; it is private, and concurrent.futures itself stands on it
-(docs/decisions.md, D5; guarded by tests/process). The hooks run last registered first, so
+(docs/decisions, D5; guarded by tests/process). The hooks run last registered first, so
 ``concurrent.futures`` must have registered its own before: hence the imports below.
 """
 

@@ -3,7 +3,7 @@
 At exit ``threading._shutdown`` runs the exit hooks and then joins the non-daemon threads. Hung threads
 are taken out of both: out of the table from which concurrent.futures' own hook joins, and out of the
 final join. Everybody else's hooks, threads and executors are ended as ever, and so are ``atexit``, the
-flushing of streams and the exit status (docs/decisions.md, D5; guarded by tests/process).
+flushing of streams and the exit status (docs/decisions, D5; guarded by tests/process).
 """
 
 from __future__ import annotations

@@ -6,16 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar
 
 from prodpool.config.settings import check_flag, check_seconds
 from prodpool.submission.lazy_map import lazy_map
+from prodpool.submission.submitter import Submitter
 from prodpool.task.future import PoolFuture
 from prodpool.task.task import DEFAULT_OPTIONS, TaskOptions
 from prodpool.text import LONGEST_NAME, shown
-
-if TYPE_CHECKING:
-    from prodpool.submission.submitter import Submitter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +52,50 @@ def check_options(
     if timeout is not None:
         options = replace(options, timeout=check_seconds("timeout", timeout, positive=True))
     return options
+
+
+class PoolLike(Protocol):
+    """The type of an argument that may be an `InstrumentedPool` or a `PoolView`.
+
+    It has the methods that both have, so that a function which only submits tasks takes either.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
+        """Schedule ``fn(*args, **kwargs)``; see `InstrumentedPool.submit`."""
+        ...
+
+    def submit_wait(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
+        """Schedule ``fn(*args, **kwargs)``, waiting for a slot; see `InstrumentedPool.submit_wait`."""
+        ...
+
+    async def submit_async(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Schedule ``fn(*args, **kwargs)``; see `InstrumentedPool.submit_async`."""
+        ...
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Call ``fn`` for each set of arguments; see `InstrumentedPool.map`."""
+        ...
+
+    def options(
+        self,
+        *,
+        task: str | None = None,
+        deadline: float | None = None,
+        wait: float | None = None,
+        idempotent: bool | None = None,
+        timeout: float | None = None,
+    ) -> PoolView:
+        """Return a view with further options; see `InstrumentedPool.options`."""
+        ...
 
 
 class PoolView(Executor):

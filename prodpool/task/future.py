@@ -4,7 +4,7 @@ The stdlib future makes a Condition (a lock, a deque, 1.1 kB) for every task. He
 guards each state change, and a Condition appears only when ``wait`` or ``as_completed`` ask for it.
 They, and ``asyncio.wrap_future`` from 3.14 on, read attributes of the base class that are private:
 ``_condition``, ``_state``, ``_waiters``, ``_result``, ``_exception``. That is the one place where
-prodpool stands on private names (docs/decisions.md, D2; guarded by tests/cpython).
+prodpool stands on private names (docs/decisions, D2; guarded by tests/cpython).
 """
 
 from __future__ import annotations
@@ -35,15 +35,14 @@ CONDITION_TIMEOUT = 2.0
 
 
 class PoolFuture(Future[T]):
-    """The result to come of one task. Use it like any ``concurrent.futures.Future``.
+    """The result to come of one task. Use it like any ``concurrent.futures.Future``."""
 
-    ``owner.lock`` guards ``_state``, ``_result``, ``_exception``, ``_waiter_locks``, ``_callbacks`` and the
-    making of ``_cond``; once ``_cond`` exists, ``_state`` changes under its lock as well, because
-    ``concurrent.futures.wait`` reads it twice under that lock and counts on the two being equal.
-
-    It is settled in two steps: `resolve` sets the result, the first to come, and `announce` notifies all that
-    waits. The second may be interrupted anywhere and called again: it goes on where it was.
-    """
+    # ``owner.lock`` guards ``_state``, ``_result``, ``_exception``, ``_waiter_locks``, ``_callbacks`` and the
+    # making of ``_cond``; once ``_cond`` exists, ``_state`` changes under its lock as well, because
+    # ``concurrent.futures.wait`` reads it twice under that lock and counts on the two being equal.
+    #
+    # It is settled in two steps: `resolve` sets the result, the first to come, and `announce` notifies all
+    # that waits. The second may be interrupted anywhere and called again: it goes on where it was.
 
     __slots__ = (
         "_callbacks",

@@ -2,7 +2,7 @@
 
 The dispatcher's lock guards every field, so that any one reading adds up (conservation). A tally per
 worker without a lock was the plan; one ledger under the lock that is held anyway measured the same
-and makes every scrape exact (docs/decisions.md, D4).
+and makes every scrape exact (docs/decisions, D4).
 """
 
 from __future__ import annotations

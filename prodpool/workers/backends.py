@@ -24,7 +24,7 @@ def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
     if isinstance(backend, ThreadPoolExecutor) and type(backend).submit is ThreadPoolExecutor.submit:
         return Capabilities(
             kind="ThreadPoolExecutor",
-            # Private, but the only place where the size is said (docs/decisions.md, D3; guarded by a test).
+            # Private, but the only place where the size is said (docs/decisions, D3; guarded by a test).
             max_workers=backend._max_workers,  # noqa: SLF001
             leased=True,
             holds_up_exit=True,

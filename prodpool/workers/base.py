@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SupportsSubmit(Protocol):
-    """What `InstrumentedPool` takes as a backend: an executor, or whatever else has its ``submit``."""
+    """The type of a backend: an `Executor`, or another object with its ``submit``."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn`` somewhere and return its future."""

@@ -13,7 +13,7 @@ from prodpool.task.task import Task
 from prodpool.telemetry.log_events import PoolLog
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.workers.base import Capabilities, Workers, prefetch_for
-from prodpool.workers.handoff.rebuildable_backend import Factory, RebuildableBackend
+from prodpool.workers.handoff.rebuildable_backend import BackendFactory, RebuildableBackend
 from prodpool.workers.handoff.workers import HandoffWorkers
 from prodpool.workers.processes.workers import ProcessWorkers
 from prodpool.workers.run_times import AdaptivePrefetch
@@ -42,7 +42,7 @@ class WorkersBuilder:
     settings: PoolSettings
     backend: Any
     abilities: Capabilities
-    factory: Factory | None
+    factory: BackendFactory | None
     dispatcher: Dispatcher
     runner: Runner
     log: PoolLog

@@ -2,7 +2,7 @@
 
 A pool that may do as it likes with such an executor takes it for a recipe and keeps worker processes of its
 own. By its ``submit`` go the calls of an executor that others use as well, or that does something of its own
-there. The names with an underscore are private (docs/decisions.md, D14; guarded by
+there. The names with an underscore are private (docs/decisions, D14; guarded by
 tests/backends/test_private_names.py).
 """
 

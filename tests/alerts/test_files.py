@@ -155,9 +155,10 @@ def test_its_panel_is_there(alert: Alert) -> None:
     assert titles.get(alert.panel.id) == alert.panel.title
 
 
-def test_the_readme_counts_them() -> None:
-    """The number of alerts that the README gives is theirs."""
-    assert "Twenty alerts come with the package" in (ROOT / "README.md").read_text()
+def test_the_pages_count_them() -> None:
+    """The number of alerts that README and guide give is theirs."""
+    assert "twenty alerts" in (ROOT / "README.md").read_text()
+    assert "Twenty alerts come with the package" in (ROOT / "docs" / "guides" / "alerts.md").read_text()
     assert len(ALERTS) == 20
 
 

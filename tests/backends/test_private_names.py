@@ -1,4 +1,4 @@
-"""The private names of backends that the pool relies on, each where docs/decisions.md says (D3, D14, D15)."""
+"""The private names of backends that the pool relies on, each where docs/decisions says (D3, D14, D15)."""
 
 from __future__ import annotations
 

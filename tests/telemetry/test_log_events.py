@@ -1,4 +1,4 @@
-"""The log events: each with the level and exactly the fields of telemetry.md 2, and no other event."""
+"""The log events: each with the level and exactly the fields of the reference, and no other event."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ import prodpool
 from prodpool import BreakerPolicy, InstrumentedPool, PoolFullError
 from prodpool.testing import ManualClock, flush_telemetry
 from tests.api.gates import PATIENCE, Gate
+from tests.log_reference import difference, documented
 from tests.support import Logs, MakePool
 from tests.telemetry.ticking import ticks
 from tests.telemetry.tracer import Spans
-
-EVENTS = {
-    "pool.created", "pool.draining", "pool.drain_progress", "pool.drain_deadline", "pool.stopped",
-    "pool.resized", "pool.backend_broken", "pool.backend_rebuilt", "pool.dropping",
-    "task.error", "task.panic", "task.slow", "task.still_running", "task.abandoned",
-    "task.callback_error", "breaker.changed",
-}  # fmt: skip
 
 
 class BoomError(Exception):
@@ -57,7 +51,37 @@ def test_no_other_event_is_written() -> None:
                 family, dot, word = node.value.partition(".")
                 if dot and family in {"pool", "task", "breaker"} and word.isidentifier() and word.islower():
                     written.add(node.value)
-    assert written == EVENTS
+    assert written == set(documented())
+
+
+def test_no_field_is_made_up() -> None:
+    """Every field that the reference names is one that the source writes."""
+    names: set[str] = set()
+    for path in Path(prodpool.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg is not None:
+                names.add(node.arg)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names.add(node.value)
+    assert {field for event in documented().values() for field in event.required | event.optional} <= names
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, None),
+        ({"event": "service.started"}, None),
+        ({"event": "task.vanished"}, "task.vanished is not in log-events.md"),
+        ({"log_level": "error"}, "task.slow was written as error, and log-events.md says warning"),
+        ({"argument": 7}, "task.slow lacks [] and has ['argument']"),
+        ({"trace_id": "0", "suppressed": 3}, None),
+    ],
+    ids=["as it is", "of the application", "unknown", "level", "field", "of a traced storm"],
+)
+def test_a_line_is_compared_with_the_reference(changed: dict[str, object], said: str | None) -> None:
+    """A line of another level, with other fields or of an unknown event is told apart."""
+    line = entry("warning", "task.slow", task="resize", dwell=0.0, duration=1.0, result="ok")
+    assert difference({**line, **changed}) == said
 
 
 def test_a_quiet_life(make_pool: MakePool, logs: Logs) -> None:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
-from prodpool.workers.base import shut_down
+from prodpool.workers.base import SupportsSubmit, shut_down
 
 # Seconds before a broken backend is built anew: doubled each time until a task has succeeded on one.
 FIRST_DELAY = 0.1
@@ -17,10 +17,11 @@ LONGEST_DELAY = 30.0
 MAX_REBUILDS = 5
 REBUILD_PERIOD = 60.0
 
-Factory = Callable[[int], Any]
+# Called with a number of workers, builds a backend of that many.
+BackendFactory = Callable[[int], SupportsSubmit]
 
 
-def is_factory(backend: object, max_workers: object) -> TypeGuard[Factory]:
+def is_factory(backend: object, max_workers: object) -> TypeGuard[BackendFactory]:
     """Tell whether ``backend`` is to be called with the number of workers to get one.
 
     A class is one where that number is given; without it, it is more likely a mistake.
@@ -46,7 +47,7 @@ class RebuildableBackend:
     def __init__(
         self,
         backend: Any,
-        factory: Factory | None,
+        factory: BackendFactory | None,
         size: int | None,
         now: Callable[[], float],
         processes: Callable[[Any], list[Any]],

@@ -1,7 +1,7 @@
 """How worker processes are started, as the wrapped executor says: the standard library's, or loky's.
 
 The executor itself is left unstarted. The names with an underscore are private, and the only places where
-these things are said (docs/decisions.md, D14; guarded by tests/backends/test_private_names.py).
+these things are said (docs/decisions, D14; guarded by tests/backends/test_private_names.py).
 """
 
 from __future__ import annotations
