@@ -12,6 +12,7 @@ SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed -o -name '*.md' 
 WHEEL := build/wheel.stamp
 WEB := build/web
 PYTEST_ARGS ?=
+PYTHONS ?=
 
 .PHONY: help demo docs test test-lowest lint format bench coverage dashboards alerts tables incidents images constraints web web-lock clean FORCE
 
@@ -22,8 +23,8 @@ demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a mi
 	@tools/system_packages.sh --demo
 	@$(BIN)/python -m examples.webhook_service $(ARGS)
 
-test: lint docs system web $(WHEEL) ## Lint, build the site, then test the built wheel on every CPython found.
-	@$(BIN)/python tools/run_tests.py $(PYTEST_ARGS)
+test: lint docs system web $(WHEEL) ## Lint, build the site, then test the built wheel (PYTHONS=all: on every CPython found).
+	@$(BIN)/python tools/run_tests.py $(if $(filter all,$(PYTHONS)),--all) $(PYTEST_ARGS)
 
 test-lowest: system $(WHEEL) ## Test the built wheel with the oldest dependencies it allows.
 	@$(BIN)/python tools/run_tests.py --lowest $(PYTEST_ARGS)
@@ -101,7 +102,6 @@ web-lock: $(VENV)/.dev ## Pin the newest packages that tools/web/package.json al
 $(WEB)/.installed: $(VENV)/.dev tools/web/package.json tools/web/package-lock.json
 	@echo "setting up $(WEB), which checks and draws the dashboards"
 	@tools/web_setup.sh $(CURDIR)/$(BIN)/python $(WEB)
-	@touch $@
 
 $(WHEEL): $(VENV)/.dev $(SOURCES)
 	@mkdir -p build && rm -rf dist

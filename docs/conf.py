@@ -31,7 +31,7 @@ nitpick_ignore_regex = [
     # As docstrings name those of the standard library.
     (r"py:.*", r"Executor|Exception|BaseException|\w+Error"),
     # Type variables.
-    (r"py:class", r"[PT]"),
+    (r"py:.*", r"(prodpool\..*\.)?[PT]"),
 ]
 
 myst_enable_extensions = ["colon_fence"]
