@@ -203,7 +203,7 @@ def test_how_long_it_hangs(gate: Gate) -> None:
     until(lambda: sink.thread.busy_for() == 0.0)
 
 
-@pytest.mark.parametrize("end", ["flush", "finish"])
+@pytest.mark.parametrize("end", ["flush", "close"])
 def test_nothing_was_posted(end: str) -> None:
     """Without a call there is nothing to wait for, and no thread."""
     sink = Sink()
