@@ -11,12 +11,9 @@ from prodpool.admission.breaker.breaker import Breaker, Permit, Probe
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.clock import ManualClock
 from prodpool.errors import BreakerOpenError
+from tests.helpers.tasks import TaskError
 
 HUNG_AFTER = 60.0
-
-
-class BoomError(Exception):
-    """What a failing task raises here."""
 
 
 @dataclass
@@ -36,7 +33,7 @@ class Rig:
 
     def fail(self, times: int = 1) -> None:
         for _ in range(times):
-            self.run(BoomError())
+            self.run(TaskError())
 
     def succeed(self, times: int = 1) -> None:
         for _ in range(times):

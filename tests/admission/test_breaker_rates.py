@@ -9,7 +9,8 @@ import pytest
 
 from prodpool.admission.breaker.outcome_window import OutcomeWindow
 from prodpool.admission.breaker.policy import BreakerPolicy
-from tests.admission.breakers import BoomError, half_open, make
+from tests.admission.breakers import half_open, make
+from tests.helpers.tasks import TaskError
 
 RATE = BreakerPolicy(consecutive_failures=None, failure_rate=0.5, window=10, minimum_calls=6)
 SLOW = BreakerPolicy(
@@ -107,7 +108,7 @@ def test_slow_failures_are_slow() -> None:
     """A call that fails after a long time counts as slow."""
     rig = make(SLOW)
     for _ in range(4):
-        rig.run(BoomError(), 3.0)
+        rig.run(TaskError(), 3.0)
     assert rig.moves == ["open"]
 
 
@@ -156,7 +157,7 @@ def test_stale_answers_stay_out_of_the_window() -> None:
     rig.clock.advance(30)
     rig.run()
     for permit in old:
-        rig.breaker.record(permit, BoomError(), 30)
+        rig.breaker.record(permit, TaskError(), 30)
     assert rig.breaker.state == "closed"
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from prodpool import InstrumentedPool, RejectedError
-from tests.api.gates import until, until_collected
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, MakePool
-from tests.core.rig import check
+from tests.helpers.accounting import check
+from tests.helpers.waiting import until, until_collected
 from tests.support import child_processes
 
 # Pools of one run; by hand with PRODPOOL_CHAOS=300.

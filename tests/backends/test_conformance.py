@@ -23,10 +23,10 @@ from prodpool import (
     UnpicklableError,
     WorkerLostError,
 )
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, PROCESSES, Held, MakePool, over_processes
-from tests.core.rig import LEEWAY, check, check_scrape, scrape
+from tests.helpers.accounting import check, check_scrape, scrape
+from tests.helpers.waiting import LEEWAY, until
 from tests.support import runs
 from tests.telemetry.tracer import Spans, attributes_of, context_of, is_child
 
@@ -111,7 +111,7 @@ def test_an_exception_with_a_mind_of_its_own(make_pool: MakePool) -> None:
 def test_exceptions(make_pool: MakePool) -> None:
     """What a task raises is raised by its future, counted, and logged with its stack."""
     pool = make_pool(1)
-    with pytest.raises(work.BoomError, match="in the worker"):
+    with pytest.raises(work.TaskError, match="in the worker"):
         pool.submit(work.boom).result(PATIENCE)
     line = make_pool.logs.wait_for("task.error")
     assert "in boom" in line["stack"]

@@ -18,9 +18,9 @@ from prodpool.workers.backends import detect_backend
 from prodpool.workers.base import NotTakenError
 from prodpool.workers.handoff.dask import CancelledThereError
 from prodpool.workers.process_pools import MENDED
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, dask, handed
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 

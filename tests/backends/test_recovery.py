@@ -20,10 +20,10 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import PoolBrokenError, Reason, Result, TaskExpiredError, UnpicklableError, WorkerLostError
 from prodpool.workers.processes import restart_backoff
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import BACKENDS, PATIENCE, Held, MakePool, meanwhile, over_processes
-from tests.core.rig import check, scrape
+from tests.helpers.accounting import check, scrape
+from tests.helpers.waiting import until
 from tests.support import runs
 
 pytestmark = [
@@ -184,9 +184,9 @@ def test_an_initializer_that_fails(make_pool: MakePool) -> None:
     assert not lost.began
     broken = lost.__cause__
     assert isinstance(broken, BrokenProcessPool)
-    assert isinstance(broken.__cause__, work.BoomError)
+    assert isinstance(broken.__cause__, work.TaskError)
     assert "in boom" in str(broken.__cause__.__cause__)
-    assert "BoomError" in make_pool.logs.wait_for("pool.backend_broken")["error"]
+    assert "TaskError" in make_pool.logs.wait_for("pool.backend_broken")["error"]
     stats = check(pool.stats())
     assert (stats.in_flight, stats.dropped[Reason.SHUTDOWN]) == (0, 5)
     assert pool._engine.workers.rebuilds() == 0

@@ -27,10 +27,10 @@ import pytest
 from prodpool import Result, WorkerLostError
 from prodpool.workers.processes import connection
 from prodpool.workers.processes.connection import WorkerConnection
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
-from tests.core.rig import LEEWAY, check
+from tests.helpers.accounting import check
+from tests.helpers.waiting import LEEWAY, until
 from tests.support import runs
 
 pytestmark = [
@@ -137,7 +137,7 @@ def test_an_initializer_that_takes_something_away(
     pool = make_pool(2, factory_of=lambda kind: lambda workers: executor(kind, workers, initializer))
     pids = {pool.submit(work.pid).result(PATIENCE) for _ in range(20)}
     assert pids
-    with pytest.raises(work.BoomError):
+    with pytest.raises(work.TaskError):
         pool.submit(work.boom).result(PATIENCE)
     assert len(pool.options(timeout=60.0).submit(bytes, 1 << 20).result(PATIENCE)) == 1 << 20
     assert pool.stop(PATIENCE).drained

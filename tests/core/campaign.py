@@ -24,7 +24,8 @@ from prodpool import (
     TaskExpiredError,
     WorkerLostError,
 )
-from tests.core.rig import BoomError, check, check_counters, check_scrape, scrape
+from tests.helpers.accounting import check, check_counters, check_scrape, scrape
+from tests.helpers.tasks import TaskError
 
 # Seconds after which a campaign is stuck; on a busy machine it may well take half a minute.
 LONG = 100.0
@@ -80,7 +81,7 @@ class Tasks:
 
     def error(self) -> None:
         self.books.ended.append(Result.ERROR)
-        raise BoomError
+        raise TaskError
 
     def panic(self) -> None:
         self.books.ended.append(Result.PANIC)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from prodpool.shutdown import phases
-from tests.core.rig import PATIENCE, Hold
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE
 from tests.support import MakePool
 
 
@@ -19,11 +20,11 @@ def exact_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def hold(make_pool: MakePool) -> Iterator[Hold]:
+def hold(make_pool: MakePool) -> Iterator[BlockingTask]:
     """Return a task that runs until it is let go; at the latest before the pools are stopped."""
-    held = Hold()
+    held = BlockingTask()
     yield held
-    held.let_go()
+    held.release()
 
 
 @pytest.fixture

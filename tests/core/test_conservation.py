@@ -25,20 +25,10 @@ from prodpool.task.outcomes import State
 from prodpool.task.task import Task, TaskOptions
 from prodpool.telemetry.counters import PoolCounters
 from prodpool.testing import ManualClock
-from tests.api.gates import until
-from tests.core.rig import (
-    AFTER_ADMISSION,
-    PATIENCE,
-    Ahead,
-    BoomError,
-    Hold,
-    check,
-    check_counters,
-    check_scrape,
-    fill,
-    occupy,
-    scrape,
-)
+from tests.helpers.accounting import AFTER_ADMISSION, check, check_counters, check_scrape, scrape
+from tests.helpers.inside import AheadWorker
+from tests.helpers.tasks import BlockingTask, TaskError, fill, occupy
+from tests.helpers.waiting import PATIENCE, until
 from tests.support import MakePool
 
 
@@ -110,7 +100,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         return offer
 
     def start(self) -> None:
-        worker = Ahead() if self.gives_ahead else Worker("test", lambda: 0.0)
+        worker = AheadWorker() if self.gives_ahead else Worker("test", lambda: 0.0)
         if self.dispatcher.add_starting(worker):
             self.coming.append(worker)
             self.look()
@@ -442,7 +432,7 @@ class AheadMachine(DispatcherMachine):
         count = data.draw(st.integers(1, len(ahead)))
         self.ahead[worker], back = ahead[:-count], ahead[-count:]
         queued = [*back, *self.dispatcher.queue.snapshot()]
-        assert isinstance(worker, Ahead)
+        assert isinstance(worker, AheadWorker)
         worker.unbegun = count
         self.dispatcher.requeue_ahead(worker)
         self.were_put_back(back, queued)
@@ -489,7 +479,7 @@ TestTasksAheadAgainstModel = AheadMachine.TestCase
 
 @pytest.mark.parametrize("fate", [Result.OK, Result.ERROR, Result.PANIC, *AFTER_ADMISSION])
 def test_whoever_hears_of_a_task_finds_it_counted(
-    make_pool: MakePool, hold: Hold, fate: Result | Reason
+    make_pool: MakePool, hold: BlockingTask, fate: Result | Reason
 ) -> None:
     """When a done-callback runs, the numbers include that task already, and its place is free."""
     clock = ManualClock()
@@ -499,7 +489,7 @@ def test_whoever_hears_of_a_task_finds_it_counted(
     def task() -> None:
         hold()
         if fate is Result.ERROR:
-            raise BoomError
+            raise TaskError
         if fate is Result.PANIC:
             raise SystemExit
 
@@ -515,7 +505,7 @@ def test_whoever_hears_of_a_task_finds_it_counted(
     elif fate is Reason.SHUTDOWN:
         pool.shutdown(wait=False, cancel_futures=True)
         _outcome(future)  # before the worker is let go, which would take it
-    hold.let_go()
+    hold.release()
     _outcome(future)
     until(lambda: seen)  # by the worker, or by whom the stop or the watchdog has make it
     pool.stop(PATIENCE)
@@ -535,14 +525,14 @@ def test_whoever_wakes_up_finds_the_task_counted(make_pool: MakePool, switching:
         assert (stats.completed[Result.OK], stats.in_flight) == (number, 0)
 
 
-def test_every_outcome_once(make_pool: MakePool, registry: CollectorRegistry, hold: Hold) -> None:
+def test_every_outcome_once(make_pool: MakePool, registry: CollectorRegistry, hold: BlockingTask) -> None:
     """One task of each fate, each counted once and under its own word, in ``stats`` and in a scrape."""
     pool = make_pool(1, queue_capacity=5)
     before = scrape(registry)
     check_scrape(before, "test")
 
     def fail() -> None:
-        raise BoomError
+        raise TaskError
 
     def leave() -> None:
         raise SystemExit
@@ -565,7 +555,7 @@ def test_every_outcome_once(make_pool: MakePool, registry: CollectorRegistry, ho
     pool.shutdown(wait=False, cancel_futures=True)
     for future in queued:
         assert isinstance(_outcome(future), BaseException)
-    hold.let_go()
+    hold.release()
     report = pool.stop(PATIENCE)
     assert (report.dropped, report.completed, report.abandoned) == (5, 1, ())
     stats = check(pool.stats())

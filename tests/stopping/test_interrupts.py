@@ -17,9 +17,9 @@ import pytest
 
 from prodpool import InstrumentedPool, StopReport
 from prodpool.shutdown.at_exit import exit_registry
-from tests.api.gates import until
-from tests.core.rig import LEEWAY, PATIENCE, check
 from tests.faults import points
+from tests.helpers.accounting import check
+from tests.helpers.waiting import LEEWAY, PATIENCE, until
 from tests.support import MakePool
 
 WAYS: dict[str, Callable[[InstrumentedPool], object]] = {

@@ -15,19 +15,16 @@ from prometheus_client import CollectorRegistry
 import prodpool
 from prodpool import BreakerPolicy, InstrumentedPool, PoolFullError
 from prodpool.testing import ManualClock, flush_telemetry
-from tests.api.gates import PATIENCE, Gate
+from tests.helpers.tasks import BlockingTask, TaskError
+from tests.helpers.waiting import PATIENCE
 from tests.log_reference import difference, documented
 from tests.support import Logs, MakePool
 from tests.telemetry.ticking import ticks
 from tests.telemetry.tracer import Spans
 
 
-class BoomError(Exception):
-    """What a failing task raises here."""
-
-
 def innermost() -> None:
-    raise BoomError("went off")
+    raise TaskError("went off")
 
 
 def boom() -> None:
@@ -116,7 +113,7 @@ def test_threads_of_its_own(registry: CollectorRegistry, logs: Logs) -> None:
 
 @pytest.mark.parametrize(
     ("fn", "level", "event", "error"),
-    [(boom, "warning", "task.error", "BoomError"), (leave, "error", "task.panic", "SystemExit")],
+    [(boom, "warning", "task.error", "TaskError"), (leave, "error", "task.panic", "SystemExit")],
     ids=["error", "panic"],
 )
 @pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
@@ -166,13 +163,13 @@ def test_a_cause_is_in_the_stack(make_pool: MakePool, logs: Logs) -> None:
     def task() -> None:
         try:
             boom()
-        except BoomError as error:
+        except TaskError as error:
             raise LookupError("second") from error
 
     make_pool(1).submit(task)
     stack = str(logs.wait_for("task.error")["stack"])
     assert (
-        stack.index("BoomError: went off") < stack.index("direct cause") < stack.index("LookupError: second")
+        stack.index("TaskError: went off") < stack.index("direct cause") < stack.index("LookupError: second")
     )
 
 
@@ -181,7 +178,7 @@ def test_a_slow_task(
     make_pool: MakePool,
     logs: Logs,
     registry: CollectorRegistry,
-    gate: Gate,
+    gate: BlockingTask,
     duration: float,
     slow: bool,
 ) -> None:
@@ -189,10 +186,10 @@ def test_a_slow_task(
     clock = ManualClock()
     pool = make_pool(1, clock=clock, slow_after=1.0)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     pool.options(task="slow").submit(clock.advance, duration)
     clock.advance(0.5)
-    gate.open()
+    gate.release()
     pool.stop()
     expected = entry("warning", "task.slow", task="slow", dwell=0.5, duration=duration, result="ok")
     assert logs.named("task.slow") == ([expected] if slow else [])
@@ -213,14 +210,14 @@ def test_a_slow_failure_is_both(make_pool: MakePool, logs: Logs) -> None:
 
 
 def test_a_drain_that_meets_its_deadline(
-    make_pool: MakePool, logs: Logs, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, logs: Logs, gate: BlockingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long drain tells its progress; at the deadline it says so, names who still runs, and adds up."""
     monkeypatch.setattr("prodpool.shutdown.phases.PROGRESS_EVERY", 0.02)
     clock = ManualClock()
     pool = make_pool(1, clock=clock, queue_capacity=2)
     pool.options(task="hangs").submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     for _ in range(2):
         pool.submit(len, "")
     clock.advance(7.0)
@@ -255,14 +252,14 @@ def test_a_drain_that_meets_its_deadline(
 
 
 def test_a_drain_that_was_held_up(
-    make_pool: MakePool, logs: Logs, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, logs: Logs, gate: BlockingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A drain whose thread was kept from running for long, as in a frozen process, still comes to its end."""
     # So short that the next line of progress is overdue whenever the drain looks at the clock.
     monkeypatch.setattr("prodpool.shutdown.phases.PROGRESS_EVERY", 1e-9)
     pool = make_pool(1)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     assert not pool.stop(deadline=0.02).drained
     assert logs.wait_for("pool.stopped")["abandoned"] == 1
 
@@ -301,13 +298,13 @@ def test_a_breaker_that_changes(make_pool: MakePool, logs: Logs) -> None:
 # Many of a kind
 
 
-def test_drops_are_summed_up(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+def test_drops_are_summed_up(make_pool: MakePool, logs: Logs, gate: BlockingTask) -> None:
     """However many tasks are dropped, there is one line in ten seconds: how many, by reason."""
     clock = ManualClock()
     pool = make_pool(1, queue_capacity=3, clock=clock)
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
 
     def refuse(times: int) -> None:
         for _ in range(times):
@@ -337,7 +334,7 @@ def test_drops_are_summed_up(make_pool: MakePool, logs: Logs, gate: Gate) -> Non
     tick()
     assert len(logs.named("pool.dropping")) == 2, "nothing dropped, nothing said"
     refuse(4)
-    gate.open()
+    gate.release()
     pool.stop()
     assert logs.named("pool.dropping")[2:] == [entry("warning", "pool.dropping", dropped=4, full=4)]
 

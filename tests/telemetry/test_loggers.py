@@ -15,7 +15,7 @@ from structlog.testing import CapturingLogger
 
 from prodpool import InstrumentedPool
 from prodpool.testing import flush_telemetry
-from tests.api.gates import PATIENCE
+from tests.helpers.waiting import PATIENCE
 from tests.support import ROOT, Logs, MakePool
 
 

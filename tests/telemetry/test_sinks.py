@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolFuture, Result, TaskExpiredError
 from prodpool.testing import ManualClock, flush_telemetry
-from tests.api.gates import PATIENCE, Gate
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE
 from tests.support import Logs, MakePool
 from tests.telemetry.scraping import value
 from tests.telemetry.ticking import ticks
@@ -142,7 +143,7 @@ def test_a_raising_sink(
         raise boom
 
     for _ in range(3):
-        gate = Gate()
+        gate = BlockingTask()
         futures: list[PoolFuture[Any]] = [
             pool.submit(gate),
             pool.submit(threading.get_ident),
@@ -150,7 +151,7 @@ def test_a_raising_sink(
         ]
         for future in futures:
             made.attend(future)
-        gate.open()
+        gate.release()
         assert futures[1].result(PATIENCE) == worker
         assert futures[2].exception(PATIENCE) is boom
     report = pool.stop()
@@ -174,10 +175,10 @@ def test_raising_callbacks(make_pool: MakePool, logs: Logs, kind: type[BaseExcep
         raise kind("bad callback")
 
     for number in range(3):
-        gate = Gate()
+        gate = BlockingTask()
         future = pool.submit(gate)
         future.add_done_callback(bad)
-        gate.open()
+        gate.release()
         future.result(PATIENCE)
         line = logs.wait_for("task.callback_error", count=number + 1)
         assert (line["callback"], line["error"]) == (bad.__qualname__, kind.__qualname__)
@@ -210,13 +211,15 @@ def test_a_log_that_raises_where_a_pool_is_made(make_pool: MakePool, kind: type[
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit], ids=lambda kind: kind.__name__)
-def test_the_watchdog_outlives_its_log(make_pool: MakePool, gate: Gate, kind: type[BaseException]) -> None:
+def test_the_watchdog_outlives_its_log(
+    make_pool: MakePool, gate: BlockingTask, kind: type[BaseException]
+) -> None:
     """A tick whose log raises goes on with everything else that a tick does."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock, hung_after=10.0, **{**raising_log(kind).options, "slow_after": 0.5})
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     expiring = pool.options(deadline=5.0).submit(len, "")
     assert flush_telemetry(pool)
     before = pool._engine.telemetry_errors.counts()["log"]
@@ -227,14 +230,14 @@ def test_the_watchdog_outlives_its_log(make_pool: MakePool, gate: Gate, kind: ty
 
 
 def test_the_watchdog_outlives_itself(
-    make_pool: MakePool, registry: CollectorRegistry, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault in a tick is counted, and the next tick is made."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock, hung_after=10.0)
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     clock.advance(10.0)
 
     def bad(_: object) -> str:
@@ -247,7 +250,7 @@ def test_the_watchdog_outlives_itself(
     assert value(registry, "workerpool_telemetry_errors_total", sink="watchdog") == 2
 
 
-def test_a_log_that_hangs_does_not_hold_a_stop(make_pool: MakePool, gate: Gate) -> None:
+def test_a_log_that_hangs_does_not_hold_a_stop(make_pool: MakePool, gate: BlockingTask) -> None:
     """A log sink that blocks does not keep stop() beyond its deadline."""
     stuck = threading.Event()
 
@@ -271,10 +274,10 @@ def test_a_callback_error_is_no_secret(make_pool: MakePool, logs: Logs) -> None:
         result = done.result()
         raise ValueError(len(result))
 
-    gate = Gate()
+    gate = BlockingTask()
     future = pool.submit(gate, word)
     future.add_done_callback(bad)  # type: ignore[arg-type]
-    gate.open()
+    gate.release()
     future.result(PATIENCE)
     line = logs.wait_for("task.callback_error")
     assert "in bad" in line["stack"]

@@ -427,7 +427,7 @@ def hammered() -> None:
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert pool.stop(PATIENCE).drained
-    law_holds(pool)
+    counts_add_up(pool)
 
 
 def chatty() -> Any:
@@ -524,10 +524,10 @@ def busy() -> None:
         assert not thread.is_alive()
     for pool in pools:
         assert pool.stop(PATIENCE).drained
-        law_holds(pool)
+        counts_add_up(pool)
 
 
-def law_holds(pool: InstrumentedPool) -> None:
+def counts_add_up(pool: InstrumentedPool) -> None:
     stats = pool.stats()
     dropped = stats.dropped[Reason.CANCELLED] + stats.dropped[Reason.SHUTDOWN]
     assert stats.submitted == sum(stats.completed.values()) + dropped, stats

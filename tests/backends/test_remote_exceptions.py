@@ -10,7 +10,7 @@ import pytest
 from prodpool import BreakerOpenError, BreakerPolicy, RemoteTaskError, Result
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, MakePool, over_processes
-from tests.core.rig import check
+from tests.helpers.accounting import check
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -65,7 +65,7 @@ def test_by_its_name(make_pool: MakePool) -> None:
     assert (error.task, error.error) == ("lock_up", "LockedError")
     assert error.kinds == (
         f"{work.__name__}.LockedError",
-        f"{work.__name__}.BoomError",
+        f"{work.__name__}.TaskError",
         "builtins.Exception",
         "builtins.BaseException",
         "builtins.object",
@@ -83,8 +83,8 @@ def test_by_its_name(make_pool: MakePool) -> None:
         (work.keyworded, LookupError, False),
         (work.freeze_plainly, work.PlainFrozenError, False),
         (work.lock_up, work.LockedError, False),
-        (work.lock_up, work.BoomError, False),
-        (work.stubborn, work.BoomError, True),
+        (work.lock_up, work.TaskError, False),
+        (work.stubborn, work.TaskError, True),
         (work.lock_up, work.StubbornError, True),
     ],
 )

@@ -20,10 +20,10 @@ from prometheus_client import CollectorRegistry
 from prodpool import PoolBrokenError, PoolFullError, Result, UnpicklableError, WorkerLostError
 from prodpool.workers.processes.connection import WorkerConnection
 from prodpool.workers.processes.process_template import ProcessTemplate
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import BACKENDS, PATIENCE, MakePool, over_processes
-from tests.core.rig import check, scrape
+from tests.helpers.accounting import check, scrape
+from tests.helpers.waiting import until
 
 pytestmark = [
     pytest.mark.timeout(120),

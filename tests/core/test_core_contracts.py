@@ -15,12 +15,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result, WorkerLostError
-from tests.core.rig import LEEWAY, PATIENCE, BoomError, Hold, check, law_holds
+from tests.helpers.accounting import check, counts_add_up
+from tests.helpers.tasks import BlockingTask, TaskError
+from tests.helpers.waiting import LEEWAY, PATIENCE
 from tests.support import Logs, MakePool, child_processes, still_there
 
 
 def boom() -> None:
-    raise BoomError("it broke")
+    raise TaskError("it broke")
 
 
 # The four bedrock tests.
@@ -39,7 +41,7 @@ def test_normal_flow(make_pool: MakePool) -> None:
     assert (stats.submitted, stats.completed[Result.OK], stats.state) == (100, 100, "stopped")
 
 
-def test_full_queue(make_pool: MakePool, hold: Hold) -> None:
+def test_full_queue(make_pool: MakePool, hold: BlockingTask) -> None:
     """One worker, capacity 5: a blocker and five more are accepted, the next is refused."""
     pool = make_pool(1, queue_capacity=5)
     accepted = [pool.submit(hold)]
@@ -54,25 +56,25 @@ def test_full_queue(make_pool: MakePool, hold: Hold) -> None:
     stats = check(pool.stats())
     assert (stats.submitted, stats.running, stats.queued, stats.offered) == (6, 1, 5, 7)
     assert stats.dropped[Reason.FULL] == 1
-    hold.let_go()
+    hold.release()
     assert [future.result(PATIENCE) for future in accepted] == [None, 0, 0, 0, 0, 0]
 
 
-def test_full_queue_before_the_first_worker_is_up(make_pool: MakePool, hold: Hold) -> None:
+def test_full_queue_before_the_first_worker_is_up(make_pool: MakePool, hold: BlockingTask) -> None:
     """The bound is exact also for a burst that comes before any worker has started."""
     pool = make_pool(1, queue_capacity=5)
     accepted = [pool.submit(hold) for _ in range(6)]
     with pytest.raises(PoolFullError):
         pool.submit(hold)
     check(pool.stats())
-    hold.let_go()
+    hold.release()
     assert [future.result(PATIENCE) for future in accepted] == [None] * 6
 
 
 @pytest.mark.parametrize(
     ("error", "event", "level", "result"),
     [
-        (BoomError("it broke"), "task.error", "warning", Result.ERROR),
+        (TaskError("it broke"), "task.error", "warning", Result.ERROR),
         (SystemExit("it broke"), "task.panic", "error", Result.PANIC),
     ],
     ids=["error", "panic"],
@@ -102,7 +104,7 @@ def test_stop_deadline(registry: CollectorRegistry, logs: Logs) -> None:
     pool = InstrumentedPool(
         ThreadPoolExecutor(1), name="test", queue_capacity=100, registry=registry, logger=logs.logger
     )
-    hold = Hold()
+    hold = BlockingTask()
     hung = pool.options(task="slow").submit(hold)
     hold.wait_started()
     queued = pool.submit(int)
@@ -116,8 +118,8 @@ def test_stop_deadline(registry: CollectorRegistry, logs: Logs) -> None:
         queued.result(0)
     with pytest.raises(WorkerLostError):
         hung.result(0)
-    assert law_holds(pool.stats())
-    hold.let_go()
+    assert counts_add_up(pool.stats())
+    hold.release()
     pool.close_metrics()
 
 
@@ -170,19 +172,19 @@ def test_no_tasks_beyond_cap(make_pool: MakePool) -> None:
     assert peak == workers
 
 
-def test_nothing_running_is_lost_on_stop(make_pool: MakePool, hold: Hold) -> None:
+def test_nothing_running_is_lost_on_stop(make_pool: MakePool, hold: BlockingTask) -> None:
     """A stop with nothing queued lets the running tasks complete."""
     pool = make_pool(2)
     futures = [pool.submit(hold, number) for number in range(2)]
     hold.wait_started(2)
     pool.shutdown(wait=False)
-    hold.let_go()
+    hold.release()
     report = pool.stop(PATIENCE)
     assert (report.drained, report.completed, report.dropped, report.abandoned) == (True, 2, 0, ())
     assert [future.result(0) for future in futures] == [0, 1]
 
 
-def test_submit_never_waits_when_it_may_refuse(make_pool: MakePool, hold: Hold) -> None:
+def test_submit_never_waits_when_it_may_refuse(make_pool: MakePool, hold: BlockingTask) -> None:
     """On a full pool that rejects, every one of many submitters has its answer while no task ends."""
     pool = make_pool(1, queue_capacity=1)
     pool.submit(hold)
@@ -245,9 +247,9 @@ def test_thread_safe_submit(make_pool: MakePool, switching: None) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [BoomError(), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), StopIteration(4)], ids=repr
+    "error", [TaskError(), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), StopIteration(4)], ids=repr
 )
-def test_isolation(make_pool: MakePool, hold: Hold, error: BaseException) -> None:
+def test_isolation(make_pool: MakePool, hold: BlockingTask, error: BaseException) -> None:
     """What one task raises, however bare, ends neither the other tasks nor its worker."""
 
     def raise_it() -> None:
@@ -263,6 +265,6 @@ def test_isolation(make_pool: MakePool, hold: Hold, error: BaseException) -> Non
     for future in failing:
         assert isinstance(future.exception(PATIENCE), expected)
     assert pool.submit(lambda: 7).result(PATIENCE) == 7
-    hold.let_go()
+    hold.release()
     assert other.result(PATIENCE) == "unharmed"
     assert len(pool._engine.dispatcher.worker_set.workers) == 2

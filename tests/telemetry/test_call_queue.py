@@ -11,7 +11,8 @@ from functools import partial
 import pytest
 
 from prodpool.concurrency.call_queue import CallQueue
-from tests.api.gates import PATIENCE, Gate, until, until_collected
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE, until, until_collected
 
 held: ContextVar[str | None] = ContextVar("held", default=None)
 
@@ -34,11 +35,11 @@ def threads() -> list[threading.Thread]:
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
+def gate() -> Iterator[BlockingTask]:
     """Return a gate that opens at the end of the test at the latest."""
-    gate = Gate()
+    gate = BlockingTask()
     yield gate
-    gate.open()
+    gate.release()
 
 
 def no_thread(_: threading.Thread) -> None:
@@ -57,29 +58,29 @@ def test_order() -> None:
     until(lambda: not threads())
 
 
-def test_a_call_that_hangs(gate: Gate) -> None:
+def test_a_call_that_hangs(gate: BlockingTask) -> None:
     """Nobody waits for a call that hangs: posting goes on, a flush says that it was in vain."""
     sink = Sink()
     sink.thread.post(gate)
-    gate.wait_begun()
+    gate.wait_started()
     sink.thread.post(sink.made.append, "late")
     assert not sink.thread.flush(0.01)
     assert not sink.thread.close(0.01)
     assert sink.made == []
-    gate.open()
+    gate.release()
     assert sink.thread.flush(PATIENCE)
     assert sink.made == ["late"]
 
 
-def test_overflow(gate: Gate) -> None:
+def test_overflow(gate: BlockingTask) -> None:
     """What comes when too many wait is thrown away and told, and what waits is made all the same."""
     sink = Sink(capacity=3)
     sink.thread.post(gate)
-    gate.wait_begun()
+    gate.wait_started()
     for number in range(10):
         sink.thread.post(sink.made.append, number)
     assert sink.lost == 7
-    gate.open()
+    gate.release()
     assert sink.thread.close(PATIENCE)
     assert sink.made == [0, 1, 2]
 
@@ -169,12 +170,12 @@ def test_posts_from_finalizers_and_many_threads() -> None:
     assert sink.made.count("finalizer") == 2000
 
 
-def test_giving_way(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_giving_way(gate: BlockingTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker gives way to a sink that is behind, for a moment, and not to one that hangs."""
     slept: list[float] = []
     sink = Sink(capacity=10)
     sink.thread.post(gate)
-    gate.wait_begun()
+    gate.wait_started()
     with monkeypatch.context() as patch:
         patch.setattr("prodpool.concurrency.call_queue.time.sleep", slept.append)
         patch.setattr("prodpool.concurrency.call_queue._HANGS_AFTER", PATIENCE)
@@ -188,18 +189,18 @@ def test_giving_way(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr("prodpool.concurrency.call_queue._HANGS_AFTER", 0.0)
         sink.thread.give_way()
         assert slept == [0.001]
-    gate.open()
+    gate.release()
     sink.thread.close(PATIENCE)
 
 
-def test_how_long_it_hangs(gate: Gate) -> None:
+def test_how_long_it_hangs(gate: BlockingTask) -> None:
     """It can be seen for how long a call has lasted, and that none is being made."""
     sink = Sink()
     assert sink.thread.busy_for() == 0.0
     sink.thread.post(gate)
-    gate.wait_begun()
+    gate.wait_started()
     until(lambda: sink.thread.busy_for() > 0.01)
-    gate.open()
+    gate.release()
     until(lambda: sink.thread.busy_for() == 0.0)
 
 

@@ -20,7 +20,7 @@ from prodpool.scheduling.worker_set import WorkerSet
 from prodpool.task.future import PoolFuture
 from prodpool.task.task import Task, TaskOptions
 from prodpool.telemetry.counters import PoolCounters
-from tests.core.rig import Ahead
+from tests.helpers.inside import AheadWorker
 
 
 class Stage:
@@ -36,9 +36,9 @@ class Stage:
         self.first = self.workers[0]
         self.tasks = [self.submit() for _ in range(queued)]
 
-    def worker(self) -> Ahead:
+    def worker(self) -> AheadWorker:
         """Return a worker that has come up and was given a task."""
-        worker = Ahead()
+        worker = AheadWorker()
         assert self.dispatcher.add_starting(worker)
         self.submit()
         assert self.dispatcher.mark_started(worker) is not None

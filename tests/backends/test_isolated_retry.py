@@ -21,7 +21,7 @@ from prodpool import (
 from prodpool.workers.handoff import rebuildable_backend
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, MakePool, handed
-from tests.core.rig import check
+from tests.helpers.accounting import check
 
 pytestmark = [
     pytest.mark.timeout(120),

@@ -21,8 +21,10 @@ from prodpool import (
     current_task,
 )
 from prodpool.shutdown import phases
-from tests.api.gates import until
-from tests.core.rig import LEEWAY, PATIENCE, Crew, Hold, WatchedLine, check, law_holds, occupy
+from tests.helpers.accounting import check, counts_add_up
+from tests.helpers.inside import WatchedWaiters
+from tests.helpers.tasks import BlockingTask, occupy
+from tests.helpers.waiting import LEEWAY, PATIENCE, ThreadRunner, until
 from tests.support import Logs, MakePool
 
 # Seconds beyond the deadline that a stop waits for a sink or a callback, as it does outside of these tests.
@@ -61,7 +63,11 @@ def test_done_callback_that_hangs(make_pool: MakePool, stuck: threading.Event) -
 
 @pytest.mark.parametrize("event", ["pool.draining", "pool.drain_deadline", "task.abandoned", "pool.stopped"])
 def test_log_sink_that_hangs(
-    make_pool: MakePool, hold: Hold, stuck: threading.Event, event: str, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool,
+    hold: BlockingTask,
+    stuck: threading.Event,
+    event: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A sink that hangs in any line of the stop holds the caller for no more than a second."""
     monkeypatch.setattr(phases, "REPORT_GRACE", WAITS)
@@ -80,11 +86,11 @@ def test_log_sink_that_hangs(
     assert time.monotonic() - began < 0.1 + 1.0 + LEEWAY
     assert (report.drained, report.dropped, len(report.abandoned)) == (False, 1, 1)
     assert queued.cancelled()
-    assert law_holds(pool.stats())
+    assert counts_add_up(pool.stats())
 
 
 def test_done_callback_of_a_dropped_task_that_hangs(
-    make_pool: MakePool, hold: Hold, stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, hold: BlockingTask, stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report is exact all the same, the last line is written, and the other futures are settled."""
     monkeypatch.setattr(phases, "REPORT_GRACE", WAITS)
@@ -142,10 +148,10 @@ def test_paused(make_pool: MakePool) -> None:
     assert pool.stop() is report
 
 
-def test_waiting_threads(make_pool: MakePool, hold: Hold, crew: Crew) -> None:
+def test_waiting_threads(make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner) -> None:
     """Threads in line for a slot are refused at once when the stop begins, and counted as that."""
     pool = make_pool(1, queue_capacity=1, overload="block")
-    line = WatchedLine(pool)
+    line = WatchedWaiters(pool)
     occupy(pool, hold, 1)
     pool.submit(int)
     waiting = [crew.start(submit, int) for submit in (pool.submit, pool.submit_wait) for _ in range(2)]
@@ -154,17 +160,17 @@ def test_waiting_threads(make_pool: MakePool, hold: Hold, crew: Crew) -> None:
     for each in waiting:
         with pytest.raises(PoolClosedError):
             each.result(PATIENCE)
-    hold.let_go()
+    hold.release()
     report = pool.stop(PATIENCE)
     assert (report.drained, report.completed, report.dropped) == (True, 2, 0)
     stats = check(pool.stats())
     assert (stats.submitted, stats.dropped[Reason.CLOSED], stats.offered) == (2, 4, 6)
 
 
-async def test_waiting_coroutines(make_pool: MakePool, hold: Hold) -> None:
+async def test_waiting_coroutines(make_pool: MakePool, hold: BlockingTask) -> None:
     """So are a hundred coroutines."""
     pool = make_pool(1, queue_capacity=1)
-    line = WatchedLine(pool)
+    line = WatchedWaiters(pool)
     pool.submit(hold)
     await asyncio.to_thread(hold.wait_started)
     pool.submit(int)
@@ -173,7 +179,7 @@ async def test_waiting_coroutines(make_pool: MakePool, hold: Hold) -> None:
     pool.shutdown(wait=False)
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(answer) for answer in answers} == {PoolClosedError}
-    hold.let_go()
+    hold.release()
     assert await asyncio.to_thread(lambda: pool.stop(PATIENCE).drained)
     assert check(pool.stats()).dropped[Reason.CLOSED] == 100
 
@@ -186,18 +192,18 @@ def test_never_used(make_pool: MakePool, logs: Logs) -> None:
     assert logs.events == ["pool.created", "pool.draining", "pool.stopped"]
 
 
-def test_shared_backend(make_pool: MakePool, hold: Hold, logs: Logs) -> None:
+def test_shared_backend(make_pool: MakePool, hold: BlockingTask, logs: Logs) -> None:
     """A backend that is not the pool's own goes on, also when a task of the pool hangs in it."""
     with ThreadPoolExecutor(2) as shared:
         pool = InstrumentedPool(shared, name="guest", max_workers=1, own_backend=False, logger=logs.logger)
         occupy(pool, hold, 1)
         assert len(pool.stop(0.05).abandoned) == 1
         assert shared.submit(int).result(PATIENCE) == 0
-        hold.let_go()
+        hold.release()
     pool.close_metrics()
 
 
-def test_the_applications_own_task_in_the_backend(make_pool: MakePool, hold: Hold) -> None:
+def test_the_applications_own_task_in_the_backend(make_pool: MakePool, hold: BlockingTask) -> None:
     """What the application itself gave to the backend is not the pool's to wait for beyond the deadline."""
     backend = ThreadPoolExecutor(2)
     pool = InstrumentedPool(backend, name="tenant", drain_deadline=0.1)
@@ -208,7 +214,7 @@ def test_the_applications_own_task_in_the_backend(make_pool: MakePool, hold: Hol
     report = pool.stop()
     assert time.monotonic() - began < 0.1 + 1.0 + LEEWAY
     assert (report.drained, report.abandoned) == (True, ())
-    hold.let_go()
+    hold.release()
     foreign.result(PATIENCE)
     pool.close_metrics()
 
@@ -229,7 +235,7 @@ def storm(pool: InstrumentedPool, start: threading.Barrier) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 50, 500])
-def test_hammered(make_pool: MakePool, crew: Crew, after: int) -> None:
+def test_hammered(make_pool: MakePool, crew: ThreadRunner, after: int) -> None:
     """Stops in the middle of a storm of submits and cancels keep every count exact."""
     for _ in range(10):
         pool = make_pool(4, queue_capacity=8)

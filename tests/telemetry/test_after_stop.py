@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError
 from prodpool.telemetry.exporters import prometheus
-from tests.api.gates import until_collected
-from tests.core.rig import PATIENCE, scrape
+from tests.helpers.accounting import scrape
+from tests.helpers.waiting import PATIENCE, until_collected
 from tests.support import MakePool
 
 MAKERS: dict[str, Callable[..., InstrumentedPool]] = {

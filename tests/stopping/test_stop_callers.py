@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from prodpool import PoolClosedError, Reason, StopReport
-from tests.core.rig import LEEWAY, PATIENCE, Crew, Hold, check, law_holds, occupy
+from tests.helpers.accounting import check, counts_add_up
+from tests.helpers.tasks import BlockingTask, occupy
+from tests.helpers.waiting import LEEWAY, PATIENCE, ThreadRunner
 from tests.support import Logs, MakePool
 
 
-def test_twice(make_pool: MakePool, hold: Hold, logs: Logs) -> None:
+def test_twice(make_pool: MakePool, hold: BlockingTask, logs: Logs) -> None:
     """Later stops return the first one's report and do nothing more."""
     pool = make_pool(1)
     occupy(pool, hold, 1)
@@ -30,7 +32,7 @@ def test_twice(make_pool: MakePool, hold: Hold, logs: Logs) -> None:
     assert logs.events == seen
 
 
-def test_two_threads(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) -> None:
+def test_two_threads(make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner, logs: Logs) -> None:
     """Two that stop at once get the same report, and the pool is stopped once."""
     pool = make_pool(1)
     occupy(pool, hold, 1)
@@ -47,7 +49,9 @@ def test_two_threads(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) ->
     assert logs.events.count("pool.draining") == logs.events.count("pool.stopped") == 1
 
 
-def test_a_later_call_shortens_the_deadline(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) -> None:
+def test_a_later_call_shortens_the_deadline(
+    make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner, logs: Logs
+) -> None:
     """A second, shorter deadline holds for both."""
     pool = make_pool(1)
     occupy(pool, hold, 1)
@@ -61,7 +65,7 @@ def test_a_later_call_shortens_the_deadline(make_pool: MakePool, hold: Hold, cre
 
 
 def test_a_later_call_does_not_prolong_the_deadline(
-    make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs
+    make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner, logs: Logs
 ) -> None:
     """A second, longer deadline changes nothing."""
     pool = make_pool(1)
@@ -103,16 +107,16 @@ def test_inside_another_pools_task(make_pool: MakePool) -> None:
     assert other.submit(pool.stop, PATIENCE).result(PATIENCE).drained
 
 
-def test_inside_a_task_of_the_caller(make_pool: MakePool, hold: Hold) -> None:
+def test_inside_a_task_of_the_caller(make_pool: MakePool, hold: BlockingTask) -> None:
     """A task that its caller runs holds no worker, so it may stop the pool."""
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")
     occupy(pool, hold, 1)
     report = pool.submit(pool.stop, 0.05).result(0)
     assert len(report.abandoned) == 1
-    assert law_holds(pool.stats())
+    assert counts_add_up(pool.stats())
 
 
-def test_shutdown_without_waiting(make_pool: MakePool, hold: Hold) -> None:
+def test_shutdown_without_waiting(make_pool: MakePool, hold: BlockingTask) -> None:
     """``shutdown(wait=False)`` returns at once, refuses new tasks from then on and lets the others finish."""
     pool = make_pool(1)
     (running,) = occupy(pool, hold, 1)
@@ -121,13 +125,15 @@ def test_shutdown_without_waiting(make_pool: MakePool, hold: Hold) -> None:
     with pytest.raises(PoolClosedError):
         pool.submit(int)
     assert pool.stats().state == "draining"
-    hold.let_go()
+    hold.release()
     assert (running.result(PATIENCE), queued.result(PATIENCE)) == (None, 0)
     assert pool.stop(PATIENCE).drained
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_shutdown_cancels_futures(make_pool: MakePool, hold: Hold, crew: Crew, wait: bool) -> None:
+def test_shutdown_cancels_futures(
+    make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner, wait: bool
+) -> None:
     """``cancel_futures=True`` drops what waits at once and lets what runs finish."""
     pool = make_pool(1)
     (running,) = occupy(pool, hold, 1)
@@ -138,14 +144,14 @@ def test_shutdown_cancels_futures(make_pool: MakePool, hold: Hold, crew: Crew, w
     assert dropped.wait(PATIENCE)
     assert all(future.cancelled() for future in queued)
     assert not running.done()
-    hold.let_go()
+    hold.release()
     done.result(PATIENCE)
     report = pool.stop(PATIENCE)
     assert (report.drained, report.completed, report.dropped, report.abandoned) == (False, 1, 2, ())
     assert check(pool.stats()).dropped[Reason.SHUTDOWN] == 2
 
 
-def test_with(make_pool: MakePool, hold: Hold) -> None:
+def test_with(make_pool: MakePool, hold: BlockingTask) -> None:
     """Leaving ``with`` takes no longer than the pool's drain deadline, whatever hangs; the error passes."""
     pool = make_pool(1, drain_deadline=0.1)
     began = time.monotonic()
@@ -161,7 +167,7 @@ def test_with(make_pool: MakePool, hold: Hold) -> None:
     assert len(pool.stop().abandoned) == 1
 
 
-def test_keyboard_interrupt(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) -> None:
+def test_keyboard_interrupt(make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner, logs: Logs) -> None:
     """Ctrl-C ends the waiting and not the stop, whose report can be had later."""
     pool = make_pool(1)
     (running,) = occupy(pool, hold, 1)
@@ -176,7 +182,7 @@ def test_keyboard_interrupt(make_pool: MakePool, hold: Hold, crew: Crew, logs: L
         pool.stop(60.0)
     interrupted.result(PATIENCE)
     assert pool.stats().state == "draining"
-    hold.let_go()
+    hold.release()
     report = pool.stop(60.0)
     assert (report.drained, report.completed, running.result(0)) == (True, 1, None)
 
@@ -195,12 +201,12 @@ def test_signal_handlers() -> None:
     assert (done.stderr, done.returncode) == ("", 0), done.stdout
 
 
-async def test_on_an_event_loop(make_pool: MakePool, hold: Hold) -> None:
+async def test_on_an_event_loop(make_pool: MakePool, hold: BlockingTask) -> None:
     """A coroutine stops the pool from a thread and goes on meanwhile."""
     pool = make_pool(1)
     running = await pool.submit_async(hold, 5)
     await asyncio.to_thread(hold.wait_started)
     stopping = asyncio.create_task(asyncio.to_thread(pool.stop, PATIENCE))
-    hold.let_go()
+    hold.release()
     assert await running == 5
     assert (await stopping).drained

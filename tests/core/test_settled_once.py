@@ -16,7 +16,9 @@ import pytest
 from prodpool import BreakerPolicy, InstrumentedPool, PoolFullError
 from prodpool.concurrency.background_thread import background_thread
 from prodpool.task.future import FINISHED, PoolFuture
-from tests.core.rig import PATIENCE, Hold, check, occupy
+from tests.helpers.accounting import check
+from tests.helpers.tasks import BlockingTask, occupy
+from tests.helpers.waiting import PATIENCE
 from tests.support import MakePool
 
 
@@ -44,7 +46,7 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def test_wait_right_after_cancel(make_pool: MakePool, hold: Hold) -> None:
+def test_wait_right_after_cancel(make_pool: MakePool, hold: BlockingTask) -> None:
     """`wait` counts those that were cancelled just before, and waited for earlier, once and not twice."""
     pool = make_pool(1, queue_capacity=5)
     running = occupy(pool, hold, 1)
@@ -60,7 +62,7 @@ def test_wait_right_after_cancel(make_pool: MakePool, hold: Hold) -> None:
     assert time.monotonic() - began > 0.15
 
 
-def test_as_completed_right_after_cancel(make_pool: MakePool, hold: Hold) -> None:
+def test_as_completed_right_after_cancel(make_pool: MakePool, hold: BlockingTask) -> None:
     """`as_completed` yields each of those once, however long its reader takes."""
     pool = make_pool(1, queue_capacity=5)
     running = occupy(pool, hold, 1)
@@ -75,7 +77,7 @@ def test_as_completed_right_after_cancel(make_pool: MakePool, hold: Hold) -> Non
         seen.append(ended)
         time.sleep(0.06)
         if len(seen) == len(queued):
-            hold.let_go()
+            hold.release()
     assert set(seen) == {*queued, *running}
     assert len(seen) == len(queued) + len(running)
 
@@ -126,7 +128,7 @@ def test_two_threads_tell(make_pool: MakePool) -> None:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("refused_by", ["queue", "breaker"])
-def test_what_a_refused_call_was_given(make_pool: MakePool, hold: Hold, refused_by: str) -> None:
+def test_what_a_refused_call_was_given(make_pool: MakePool, hold: BlockingTask, refused_by: str) -> None:
     """A refused call's arguments are freed at once, and not when the garbage collector comes by."""
     if refused_by == "queue":
         pool = make_pool(1, queue_capacity=0)
@@ -143,7 +145,7 @@ def test_what_a_refused_call_was_given(make_pool: MakePool, hold: Hold, refused_
     assert alive() is None
 
 
-def test_what_the_first_task_of_a_turn_was_given(hold: Hold, registry: Any) -> None:
+def test_what_the_first_task_of_a_turn_was_given(hold: BlockingTask, registry: Any) -> None:
     """A loop that had its turn on a shared backend does not keep its first task while it runs the next."""
     refs = []
     with ThreadPoolExecutor(1) as backend:
@@ -160,7 +162,7 @@ def test_what_the_first_task_of_a_turn_was_given(hold: Hold, registry: Any) -> N
         while any(ref() is not None for ref in refs) and time.monotonic() < ends:
             time.sleep(0.01)
         alive = [ref() for ref in refs]
-        hold.let_go()
+        hold.release()
         pool.stop(PATIENCE)
     assert alive == [None] * 3
 

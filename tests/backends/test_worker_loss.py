@@ -18,10 +18,10 @@ import pytest
 
 from prodpool import Result, WorkerLostError
 from prodpool.workers.processes import worker_losses
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, meanwhile, over_processes
-from tests.core.rig import check
+from tests.helpers.accounting import check
+from tests.helpers.waiting import until
 from tests.support import ROOT, runs
 
 pytestmark = [

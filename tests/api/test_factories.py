@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool
-from tests.api.gates import PATIENCE
+from tests.helpers.waiting import PATIENCE
 
 Threads = Callable[..., InstrumentedPool]
 
