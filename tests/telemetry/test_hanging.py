@@ -292,7 +292,7 @@ def test_a_breaker_that_is_in_use_at_the_end(make_pool: MakePool, stuck: Stuck, 
     user = threading.Thread(target=circuit.call, args=(stuck.hang,))
     user.start()
     stuck.wait_reached()
-    assert pool.stop(0).abandoned == ("Gate",)
+    assert pool.stop(0).abandoned == ("BlockingTask",)
     gate.release()  # and the watchdog is to let the circuit breaker go
     until(lambda: not pool._engine.dispatcher.worker_set.workers)
     other, second = make_pool(1, name="other", hung_after=0.02), BlockingTask()
@@ -455,7 +455,7 @@ def test_an_abandoned_task_with_a_hung_exporter(make_pool: MakePool, stuck: Stuc
     future = pool.submit(gate)
     gate.wait_started()
     began = time.monotonic()
-    assert pool.stop(0.1).abandoned == ("Gate",)
+    assert pool.stop(0.1).abandoned == ("BlockingTask",)
     assert time.monotonic() - began < 0.1 + WAITS + LEEWAY
     with pytest.raises(WorkerLostError):
         future.result(0)

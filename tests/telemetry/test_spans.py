@@ -240,7 +240,7 @@ def test_a_refused_task_leaves_no_trace(make_pool: MakePool, gate: BlockingTask)
         pool.submit(bool)
     gate.release()
     pool.stop()
-    assert spans.names == ["workerpool.task Gate"]
+    assert spans.names == ["workerpool.task BlockingTask"]
 
 
 def test_a_broken_backend(registry: Any, logs: Logs) -> None:
@@ -309,7 +309,10 @@ def test_an_unsampled_task_costs_one_span_and_nothing_more(
     pool = make_pool(1, clock=clock, tracer_provider=provider)
     behind(gate, pool, clock, 2.0, fn)
     assert flush_telemetry(pool)
-    assert provider.tracer.started == [("workerpool.task Gate", None), ("workerpool.task waits", None)]
+    assert provider.tracer.started == [
+        ("workerpool.task BlockingTask", None),
+        ("workerpool.task waits", None),
+    ]
     assert pool._engine.telemetry_errors.counts()["trace"] == 0
 
 

@@ -272,7 +272,7 @@ def test_it_stays_for_a_thread_that_hangs(make_pool: MakePool, logs: Logs, gate:
     pool = make_pool(1, hung_after=0.2)
     pool.submit(gate)
     gate.wait_started()
-    assert pool.stop(deadline=0).abandoned == ("Gate",)
+    assert pool.stop(deadline=0).abandoned == ("BlockingTask",)
     assert len(watchdog_threads()) == 1
     logs.wait_for("task.still_running")
     gate.release()
