@@ -145,7 +145,7 @@ def _at_once(executor: Executor, fn: Callable[..., Any], arguments: tuple[Any, .
 
 
 def _p99_of_mixed(executor: Executor, tasks: int) -> Sample:
-    for future in [executor.submit(time.sleep, 0.0) for _ in range(200)]:
+    for future in [executor.submit(time.sleep, 0.0) for _ in range(min(tasks, 200))]:
         future.result()
     times: list[float] = []
 
@@ -198,7 +198,8 @@ def _race(
     target: float | None,
 ) -> list[Row]:
     with ExitStack() as stack:
-        wrapped = wrap(backend.build(workers), scale.handed_over, max_workers=workers)
+        capacity = max(scale.handed_over, scale.handed_mixed)
+        wrapped = wrap(backend.build(workers), capacity, max_workers=workers)
         pool = f"InstrumentedPool({backend.title})"
         sides = {
             backend.title: partial(run, stack.enter_context(backend.build(workers))),
