@@ -269,9 +269,8 @@ class Engine:
 
     def hung_threads(self) -> list[int]:
         """Return the idents of the threads of a stopped pool that do not end."""
-        return [
-            worker.ident for worker in list(self.dispatcher.worker_set.workers) if worker.ident is not None
-        ]
+        workers = list(self.dispatcher.worker_set.workers)
+        return [worker.ident for worker in workers if worker.ident is not None]
 
     def holds_up_exit(self) -> bool:
         """Tell whether those threads would be joined at exit, and should not be."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
@@ -28,10 +26,8 @@ from prodpool.engine import Engine
 from prodpool.execution.current_task import is_inside
 from prodpool.shutdown.report import StopReport
 from prodpool.stats import PoolStats
-from prodpool.submission.options import PoolView
+from prodpool.submission.options import OptionsExecutor, PoolView
 from prodpool.submission.submitter import Submitter
-from prodpool.task.future import PoolFuture
-from prodpool.task.task import DEFAULT_OPTIONS
 from prodpool.text import shown
 from prodpool.workers.backends import detect_backend
 from prodpool.workers.base import SupportsSubmit, shut_down
@@ -41,13 +37,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class InstrumentedPool(Executor):
+class InstrumentedPool(OptionsExecutor):
     """Wraps an executor in a bounded queue, numbers, traces, logs, a breaker and a stop that ends.
 
     The pool owns the queue. It leases the threads of a ``ThreadPoolExecutor``, which then run long-lived
-    loops that take tasks from that queue. A ``ProcessPoolExecutor`` or loky executor is the recipe for worker
-    processes of the pool's own, and stays unstarted. Any other backend is handed one task at a time for each
-    worker, and as many ahead as ``prefetch`` says. It is itself an `Executor`.
+    loops that take tasks from that queue. A ``ProcessPoolExecutor`` or loky executor is the template for
+    worker processes of the pool's own, and stays unstarted. Any other backend is sent one task at a time
+    for each worker, and as many ahead as ``prefetch`` says. It is itself an `Executor`.
 
     Args:
         backend: A ``ThreadPoolExecutor``, a ``ProcessPoolExecutor``, an executor of loky or dask, whatever
@@ -84,6 +80,7 @@ class InstrumentedPool(Executor):
     Source: concurrent.futures.Executor, docs.python.org/3/library/concurrent.futures.html
     """
 
+    # Long, since it has an argument for everything that a pool can be told.
     def __init__(
         self,
         backend: SupportsSubmit | BackendFactory,
@@ -148,7 +145,7 @@ class InstrumentedPool(Executor):
                 now=(SystemClock() if clock is None else clock).monotonic,
             )
             self._engine.open()
-            self._door = Submitter(self._engine)
+            self._submitter = Submitter(self._engine)
             self._finalizer = weakref.finalize(self, self._engine.on_pool_collected)
             self._finalizer.atexit = False
             undo.pop_all()
@@ -157,108 +154,6 @@ class InstrumentedPool(Executor):
     def name(self) -> str:
         """The pool's name in metrics, logs and spans."""
         return self._engine.settings.name
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
-        """Schedule ``fn(*args, **kwargs)`` and return its future.
-
-        The calling thread's contextvars are captured and seen by ``fn``.
-
-        Args:
-            fn: Called once, in a worker.
-            *args: Its positional arguments.
-            **kwargs: Its keyword arguments, whatever they are called.
-
-        Raises:
-            PoolFullError: ``overload="reject"`` and no slot is free; ``retry_after`` is the seconds after
-                which one is likely. Also, whatever the policy, when it would wait inside a task of this pool.
-            BreakerOpenError: The breaker holds tasks back for ``retry_after`` seconds.
-            PoolClosedError: `stop` or `shutdown` has begun, or the process was forked.
-            TypeError: ``fn`` cannot be called.
-
-        Threads: safe from any thread. With ``overload="block"`` it may block, and raises RuntimeError
-            where that would block a running event loop.
-        Source: Executor.submit, docs.python.org/3/library/concurrent.futures.html
-        """
-        return self._door.submit(DEFAULT_OPTIONS, fn, args, kwargs)
-
-    def submit_wait(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
-        """Schedule ``fn(*args, **kwargs)``, waiting for a slot whatever the overload policy.
-
-        Bound the wait with ``pool.options(wait=seconds).submit_wait(...)``.
-
-        Raises:
-            PoolFullError: The wait was bounded and is over.
-            TaskExpiredError: The task's own ``deadline`` passed first.
-            PoolBrokenError: The backend broke meanwhile.
-            BreakerOpenError, PoolClosedError: At once, as by `submit`: a wait does not outlast these.
-            RuntimeError: The calling thread runs an event loop, which this would block.
-        """
-        return self._door.submit_wait(DEFAULT_OPTIONS, fn, args, kwargs)
-
-    async def submit_async(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]:
-        """Schedule ``fn(*args, **kwargs)``, suspending this coroutine while there is no slot.
-
-        Returns an asyncio future: ``result = await (await pool.submit_async(fn))``. A coroutine that is
-        cancelled while it waits gives its place up. Waiting coroutines hold no thread.
-        """
-        future: PoolFuture[T] = await self._door.submit_async(DEFAULT_OPTIONS, fn, args, kwargs)
-        return asyncio.wrap_future(future)
-
-    def options(
-        self,
-        *,
-        task: str | None = None,
-        deadline: float | None = None,
-        wait: float | None = None,
-        idempotent: bool | None = None,
-        timeout: float | None = None,
-    ) -> PoolView:
-        """Return a light executor that submits to this pool with options.
-
-        Args:
-            task: Name in logs and spans; None for the function's own.
-            deadline: Seconds from submit after which the task is dropped unrun and its future raises
-                TaskExpiredError. A wait for a slot lasts no longer either; ``submit`` itself raises it then.
-            wait: Seconds that ``submit`` waits for a slot, whatever the overload policy.
-            idempotent: Whether a task whose worker process was lost may be run again, at most twice.
-            timeout: Seconds it may run. Over process pools and loky its worker process is killed then, and
-                its future raises TaskTimeoutError; everywhere else ``current_task().cancelled`` is set, and
-                it is up to the task to end.
-        """
-        return PoolView(self, self._door).options(
-            task=task, deadline=deadline, wait=wait, idempotent=idempotent, timeout=timeout
-        )
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """Call ``fn`` for each set of arguments; yield the results in order.
-
-        Lazy and bounded: as many calls as fit are submitted at once, the others as results are read. It
-        waits for slots whatever the overload policy. Closing the iterator cancels what has not begun.
-
-        Args:
-            fn: Called with one item of each iterable.
-            *iterables: Read as the calls are submitted; the shortest ends it.
-            timeout: Seconds from now after which reading a result raises TimeoutError.
-            chunksize: Calls that one task makes, over worker processes and other backends than threads: they
-                count, wait, fail and run into a limit as one. Without effect over threads, as in the stdlib.
-            buffersize: Tasks whose results have not been read, at most; None for as many as the pool holds.
-
-        Raises:
-            BreakerOpenError, PoolClosedError: From here or while results are read, as by `submit`.
-
-        Source: Executor.map, docs.python.org/3.14/library/concurrent.futures.html
-        """
-        view = PoolView(self, self._door)
-        return view.map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
 
     def pause(self) -> None:
         """Start no more tasks until `resume`; running ones go on, and the queue fills up to its bound."""

@@ -47,7 +47,7 @@ class LoopThread:
         self._on_error = on_error
         # None is the last that it hears.
         self._calls: deque[Callable[[], object] | None] = deque()
-        self._bell = WakeupSocket()
+        self._wakeup = WakeupSocket()
         self._sources: selectors.BaseSelector | None = None
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -79,8 +79,8 @@ class LoopThread:
             try:
                 sources = selectors.DefaultSelector()
                 undo.callback(sources.close)
-                sources.register(self._bell.open(), selectors.EVENT_READ, self._bell.drain)
-                undo.callback(self._bell.close)
+                sources.register(self._wakeup.open(), selectors.EVENT_READ, self._wakeup.drain)
+                undo.callback(self._wakeup.close)
             except OSError as error:
                 raise RuntimeError(f"can't start the thread of pool {self._pool!r}: {error}") from error
             self._sources = sources
@@ -90,22 +90,22 @@ class LoopThread:
         sources, self._sources = self._sources, None
         if sources is not None:
             sources.close()
-        self._bell.close()
+        self._wakeup.close()
 
     def call_soon(self, call: Callable[[], object]) -> None:
-        """Have ``call`` made by the courier; may be called under any lock."""
+        """Have ``call`` made by this thread; may be called under any lock."""
         self._calls.append(call)
-        self._bell.wake()
+        self._wakeup.wake()
 
     def wake(self) -> None:
         """Have it look for calls again."""
         if self._calls:
-            self._bell.wake()
+            self._wakeup.wake()
 
     def close(self) -> None:
         """Let the thread end when it has made the calls posted so far."""
         self._calls.append(None)
-        self._bell.wake()
+        self._wakeup.wake()
 
     def _run(self) -> None:
         with self._lock:
@@ -125,7 +125,7 @@ class LoopThread:
             while True:
                 due = self._due_in()
                 if due is not None and due <= 0.0:
-                    # What is due comes first, or a courier that is never idle would never get to it.
+                    # What is due comes first, or a thread that is never idle would never get to it.
                     self.call_now(self._on_due)
                     due = 0.0
                 for on_ready in self._wait(due):
@@ -141,7 +141,7 @@ class LoopThread:
 
     def _wait(self, seconds: float | None) -> list[Callable[[], object]]:
         """Wait until there is something to do; return what there is beside the calls."""
-        self._bell.arm()
+        self._wakeup.arm()
         if self._calls:  # posted before it would have rung
             seconds = 0.0
         if seconds is not None:
@@ -150,10 +150,10 @@ class LoopThread:
             assert self._sources is not None  # noqa: S101  # `start` opened them
             return [key.data for key, _ in self._sources.select(seconds)]
         finally:
-            self._bell.disarm()
+            self._wakeup.disarm()
 
     def call_now(self, call: Callable[[], object] | None) -> None:
-        """Make ``call`` now and tell what it raises; used by the courier alone."""
+        """Make ``call`` now and tell what it raises; used by this thread alone."""
         try:
             if call is not None:
                 call()

@@ -39,7 +39,7 @@ class SignalSafeEvent:
         return self._open
 
     def wait(self, timeout: float) -> bool:
-        """Block until the latch is open; False after ``timeout`` seconds."""
+        """Block until the event is set; False after ``timeout`` seconds."""
         if self._open:
             return True
         lock = threading.Lock()

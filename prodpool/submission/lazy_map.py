@@ -27,7 +27,7 @@ _END: Any = object()
 
 def lazy_map(
     owner: object,
-    door: Submitter,
+    submitter: Submitter,
     options: TaskOptions,
     fn: Callable[..., Any],
     iterables: tuple[Iterable[Any], ...],
@@ -40,14 +40,14 @@ def lazy_map(
     size = check_count("chunksize", chunksize, least=1)
     if timeout is not None:
         check_seconds("timeout", max(timeout, 0.0) if isinstance(timeout, int | float) else timeout)
-    ahead = door.slot_count()
+    ahead = submitter.slot_count()
     if buffersize is not None:
         ahead = min(ahead, check_count("buffersize", buffersize, least=1))
-    if size == 1 or not door.carries():
-        return MapIterator(LazyMap(owner, door, options, fn, iterables, timeout=timeout, ahead=ahead))
+    if size == 1 or not submitter.carries():
+        return MapIterator(LazyMap(owner, submitter, options, fn, iterables, timeout=timeout, ahead=ahead))
     named = replace(options, task=options.task or callable_name(fn))
     chunks = _chunks(zip(*iterables, strict=False), size)
-    calls = LazyMap(owner, door, named, partial(call_each, fn), (chunks,), timeout=timeout, ahead=ahead)
+    calls = LazyMap(owner, submitter, named, partial(call_each, fn), (chunks,), timeout=timeout, ahead=ahead)
     return ChunkedIterator(MapIterator(calls))
 
 
@@ -112,7 +112,7 @@ class LazyMap:
     def __init__(
         self,
         owner: object,
-        door: Submitter,
+        submitter: Submitter,
         options: TaskOptions,
         fn: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
@@ -123,7 +123,7 @@ class LazyMap:
         # Keeps the pool alive while there are calls left: one that nobody refers to is drained and
         # takes nothing more.
         self._owner: object | None = owner
-        self._door = door
+        self._submitter = submitter
         self._options = options
         self._fn = fn
         self._calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
@@ -182,7 +182,7 @@ class LazyMap:
 
     def _submit_what_fits(self) -> None:
         while len(self._futures) < self._ahead and self._has_next():
-            future = self._door.try_submit(self._options, self._fn, self._next)
+            future = self._submitter.try_submit(self._options, self._fn, self._next)
             if future is None:
                 return
             self._futures.append(future)
@@ -192,7 +192,7 @@ class LazyMap:
         left = self._left()
         waiting = self._options if left is None else replace(self._options, wait=left)
         try:
-            self._futures.append(self._door.submit_wait(waiting, self._fn, self._next, {}))
+            self._futures.append(self._submitter.submit_wait(waiting, self._fn, self._next, {}))
         except PoolFullError as full:
             if self._left() == 0:
                 raise TimeoutError from full

@@ -98,14 +98,64 @@ class PoolLike(Protocol):
         ...
 
 
-class PoolView(Executor):
-    """A light executor: it submits to its pool with its options. Making one costs next to nothing."""
+class OptionsExecutor(Executor):
+    """An executor whose tasks have options: what `InstrumentedPool` and `PoolView` have in common."""
 
-    def __init__(self, pool: Executor, door: Submitter, options: TaskOptions = DEFAULT_OPTIONS) -> None:
-        # Held so that the pool lives as long as its view.
-        self._pool = pool
-        self._door = door
-        self._options = options
+    _submitter: Submitter
+    _options = DEFAULT_OPTIONS
+
+    @property
+    def _pool(self) -> Executor:
+        """What has to live as long as a view of it, or an iterator of `map`, does."""
+        return self
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
+        """Schedule ``fn(*args, **kwargs)`` and return its future.
+
+        The calling thread's contextvars are captured and seen by ``fn``.
+
+        Args:
+            fn: Called once, in a worker.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments, whatever they are called.
+
+        Raises:
+            PoolFullError: ``overload="reject"`` and no slot is free; ``retry_after`` is the seconds after
+                which one is likely. Also, whatever the policy, when it would wait inside a task of this pool.
+            BreakerOpenError: The breaker holds tasks back for ``retry_after`` seconds.
+            PoolClosedError: `stop` or `shutdown` has begun, or the process was forked.
+            TypeError: ``fn`` cannot be called.
+
+        Threads: safe from any thread. With ``overload="block"`` it may block, and raises RuntimeError
+            where that would block a running event loop.
+        Source: Executor.submit, docs.python.org/3/library/concurrent.futures.html
+        """
+        return self._submitter.submit(self._options, fn, args, kwargs)
+
+    def submit_wait(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
+        """Schedule ``fn(*args, **kwargs)``, waiting for a slot whatever the overload policy.
+
+        Bound the wait with ``pool.options(wait=seconds).submit_wait(...)``.
+
+        Raises:
+            PoolFullError: The wait was bounded and is over.
+            TaskExpiredError: The task's own ``deadline`` passed first.
+            PoolBrokenError: The backend broke meanwhile.
+            BreakerOpenError, PoolClosedError: At once, as by `submit`: a wait does not outlast these.
+            RuntimeError: The calling thread runs an event loop, which this would block.
+        """
+        return self._submitter.submit_wait(self._options, fn, args, kwargs)
+
+    async def submit_async(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Schedule ``fn(*args, **kwargs)``, suspending this coroutine while there is no slot.
+
+        Returns an asyncio future: ``result = await (await pool.submit_async(fn))``. A coroutine that is
+        cancelled while it waits gives its place up. Waiting coroutines hold no thread.
+        """
+        future: PoolFuture[T] = await self._submitter.submit_async(self._options, fn, args, kwargs)
+        return asyncio.wrap_future(future)
 
     def options(
         self,
@@ -116,31 +166,22 @@ class PoolView(Executor):
         idempotent: bool | None = None,
         timeout: float | None = None,
     ) -> PoolView:
-        """Return a view with further options; see `InstrumentedPool.options`."""
+        """Return a light executor that submits to this pool with these options, and the others as here.
+
+        Args:
+            task: Name in logs and spans; None for the function's own.
+            deadline: Seconds from submit after which the task is dropped unrun and its future raises
+                TaskExpiredError. A wait for a slot lasts no longer either; ``submit`` itself raises it then.
+            wait: Seconds that ``submit`` waits for a slot, whatever the overload policy.
+            idempotent: Whether a task whose worker process was lost may be run again, at most twice.
+            timeout: Seconds it may run. Over process pools and loky its worker process is killed then, and
+                its future raises TaskTimeoutError; everywhere else ``current_task().cancelled`` is set, and
+                it is up to the task to end.
+        """
         options = check_options(
-            self._options,
-            task=task,
-            deadline=deadline,
-            wait=wait,
-            idempotent=idempotent,
-            timeout=timeout,
+            self._options, task=task, deadline=deadline, wait=wait, idempotent=idempotent, timeout=timeout
         )
-        return PoolView(self._pool, self._door, options)
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
-        """Schedule ``fn(*args, **kwargs)``; see `InstrumentedPool.submit`."""
-        return self._door.submit(self._options, fn, args, kwargs)
-
-    def submit_wait(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
-        """Schedule ``fn(*args, **kwargs)``, waiting for a slot; see `InstrumentedPool.submit_wait`."""
-        return self._door.submit_wait(self._options, fn, args, kwargs)
-
-    async def submit_async(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]:
-        """Schedule ``fn(*args, **kwargs)``; see `InstrumentedPool.submit_async`."""
-        future: PoolFuture[T] = await self._door.submit_async(self._options, fn, args, kwargs)
-        return asyncio.wrap_future(future)
+        return PoolView(self._pool, self._submitter, options)
 
     def map(
         self,
@@ -150,10 +191,27 @@ class PoolView(Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Call ``fn`` for each set of arguments; see `InstrumentedPool.map`."""
+        """Call ``fn`` for each set of arguments; yield the results in order.
+
+        Lazy and bounded: as many calls as fit are submitted at once, the others as results are read. It
+        waits for slots whatever the overload policy. Closing the iterator cancels what has not begun.
+
+        Args:
+            fn: Called with one item of each iterable.
+            *iterables: Read as the calls are submitted; the shortest ends it.
+            timeout: Seconds from now after which reading a result raises TimeoutError.
+            chunksize: Calls that one task makes, over worker processes and other backends than threads: they
+                count, wait, fail and run into a limit as one. Without effect over threads, as in the stdlib.
+            buffersize: Tasks whose results have not been read, at most; None for as many as the pool holds.
+
+        Raises:
+            BreakerOpenError, PoolClosedError: From here or while results are read, as by `submit`.
+
+        Source: Executor.map, docs.python.org/3.14/library/concurrent.futures.html
+        """
         return lazy_map(
             self._pool,
-            self._door,
+            self._submitter,
             self._options,
             fn,
             iterables,
@@ -161,6 +219,22 @@ class PoolView(Executor):
             chunksize=chunksize,
             buffersize=buffersize,
         )
+
+
+class PoolView(OptionsExecutor):
+    """A light executor: it submits to its pool with its options. Making one costs next to nothing.
+
+    It has the pool's ``submit``, ``submit_wait``, ``submit_async``, ``map`` and ``options``.
+    """
+
+    def __init__(self, pool: Executor, submitter: Submitter, options: TaskOptions) -> None:
+        self._of = pool
+        self._submitter = submitter
+        self._options = options
+
+    @property
+    def _pool(self) -> Executor:
+        return self._of
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Refuse: a view does not own its pool.

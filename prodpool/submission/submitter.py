@@ -1,4 +1,4 @@
-"""The door: from a call to an admitted task and its future, or to a refusal that is counted."""
+"""From a call to an admitted task and its future, or to a refusal that is counted."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class State(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a task never ran: the first five at the door, the last three after admission."""
+    """Why a task never ran: the first five refuse admission, the last three come after it."""
 
     FULL = "full"
     CLOSED = "closed"

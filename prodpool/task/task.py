@@ -42,7 +42,7 @@ DEFAULT_OPTIONS = TaskOptions()
 
 
 class Task:
-    """One submitted call, from the door to its result.
+    """One submitted call, from submit to its result.
 
     Times are seconds of the pool's monotonic clock. ``prev`` and ``next`` belong to the queue that
     holds the task and are guarded by the dispatcher's lock, as is every state change of ``future``.

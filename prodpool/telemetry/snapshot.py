@@ -41,7 +41,7 @@ class PoolSnapshot:
 
 
 def tally(counters: PoolCounters) -> dict[str, Any]:
-    """Return the fields of a reading that a ledger knows; the caller sees to it that they add up."""
+    """Return the fields of a snapshot that the counters know; the caller holds the pool's lock."""
     return {
         "submitted": counters.submitted,
         "completed": counters.completed(),

@@ -23,7 +23,7 @@ class TelemetryErrors:
 
     def __init__(self, pool: str) -> None:
         self._pool = pool
-        # Reentrant: a finalizer or a signal handler may come upon trouble in the middle of `count`.
+        # Reentrant: a finalizer or a signal handler may report an error in the middle of `count`.
         self._lock = threading.RLock()
         self._counts: dict[str, int] = dict.fromkeys(SINKS, 0)
         self._overflowed: set[str] = set()

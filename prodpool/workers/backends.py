@@ -10,6 +10,7 @@ from prodpool.workers.base import Capabilities
 from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
 
 
+# Long, since it has a case for every kind.
 def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
     """Look at ``backend``; ``own``: nobody else uses it.
 

@@ -145,7 +145,7 @@ class Capabilities:
         result_dumps: How its workers pickle results.
         submit: Hands a call over to it.
         processes: Returns its worker processes, which can be killed; None where there are none to kill.
-        recipe: What its worker processes are made of, so that the pool can have its own; None otherwise.
+        template: What its worker processes are made of, so that the pool can start its own; None otherwise.
         lost: What the future of a call raises when the worker was lost and the backend goes on.
     """
 

@@ -1,6 +1,6 @@
 """What the process pools of this host can do: the standard library's and loky's.
 
-A pool that may do as it likes with such an executor takes it for a recipe and keeps worker processes of its
+A pool that may do as it likes with such an executor takes it for a template and keeps worker processes of its
 own. By its ``submit`` go the calls of an executor that others use as well, or that does something of its own
 there. The names with an underscore are private (docs/decisions, D14; guarded by
 tests/backends/test_private_names.py).

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pybreaker
 import pytest
 
-from prodpool.admission.breaker.breaker import Breaker, Permit, Probe
+from prodpool.admission.breaker.breaker import Breaker
+from prodpool.admission.breaker.permit import Permit, Probe
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.clock import ManualClock
 from prodpool.errors import BreakerOpenError

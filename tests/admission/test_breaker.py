@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from prodpool.admission.breaker.breaker import Breaker, Permit, Probe
+from prodpool.admission.breaker.breaker import Breaker
+from prodpool.admission.breaker.permit import Permit, Probe
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.errors import PoolFullError, RejectedError
 from prodpool.task.outcomes import Reason

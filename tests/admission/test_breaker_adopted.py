@@ -13,7 +13,7 @@ from typing import Any, cast
 import pybreaker
 import pytest
 
-from prodpool.admission.breaker.breaker import Probe
+from prodpool.admission.breaker.permit import Probe
 from prodpool.errors import BreakerOpenError
 from tests.admission.breakers import Rig, half_open, make
 from tests.helpers.tasks import TaskError

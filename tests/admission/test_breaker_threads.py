@@ -12,7 +12,7 @@ from typing import Any, cast
 import pybreaker
 import pytest
 
-from prodpool.admission.breaker.breaker import Permit, Probe
+from prodpool.admission.breaker.permit import Permit, Probe
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.errors import BreakerOpenError
 from tests.admission.breakers import Rig, half_open, make

@@ -17,13 +17,19 @@ import prodpool.testing
 from prodpool import InstrumentedPool, PoolFuture, PoolView
 
 
+def own_members(thing: type) -> dict[str, typing.Any]:
+    """Return what a class defines or has from a base class of this package."""
+    bases = [each for each in reversed(thing.__mro__) if each.__module__.startswith("prodpool")]
+    return {name: value for each in bases for name, value in vars(each).items()}
+
+
 def public_objects() -> Iterator[tuple[str, object]]:
     """Yield everything that a user can reach: the public names and the public members of their classes."""
     for name in prodpool.__all__:
         thing = getattr(prodpool, name)
         yield name, thing
         if isinstance(thing, type) and not issubclass(thing, Enum):
-            for member, value in vars(thing).items():
+            for member, value in own_members(thing).items():
                 if not member.startswith("_") and isinstance(
                     value, types.FunctionType | classmethod | staticmethod | property
                 ):
@@ -151,7 +157,7 @@ def test_the_options_are_those_of_a_pool() -> None:
 
 def test_pool_and_view_are_pool_like() -> None:
     """`PoolLike` has exactly the methods that a pool and its views share, with the same parameters."""
-    of_a_view = {name for name in vars(PoolView) if not name.startswith("_")} - {"shutdown"}
+    of_a_view = {name for name in own_members(PoolView) if not name.startswith("_")} - {"shutdown"}
     assert {name for name in vars(prodpool.PoolLike) if not name.startswith("_")} == of_a_view
     for name in of_a_view:
         shared = inspect.signature(getattr(prodpool.PoolLike, name))

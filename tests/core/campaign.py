@@ -181,7 +181,9 @@ class AsyncSubmitter(Submitter):
         tasks, books = self.tasks, self.tasks.books
         books.calls.append(None)
         try:
-            future = await tasks.pool._door.submit_async(tasks.pool.options()._options, self.fn(), (), {})
+            future = await tasks.pool._submitter.submit_async(
+                tasks.pool.options()._options, self.fn(), (), {}
+            )
         except RejectedError as error:
             books.refused.append(error.reason)
             return

@@ -16,37 +16,21 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
 
 import pybreaker
 
 from prodpool.admission.breaker.circuits import Circuit, ExternalCircuit, PolicyCircuit, StateListener, feed
+from prodpool.admission.breaker.permit import STATES, BreakerState, Permit, Probe
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.interrupts import meant_for_thread
 from prodpool.errors import BreakerOpenError
 from prodpool.text import shown, type_name
 
-__all__ = ["Breaker", "BreakerState", "Permit", "Probe"]
+__all__ = ["Breaker"]
 
-BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
-
-_STATES: dict[str, BreakerState] = {
-    pybreaker.STATE_CLOSED: "closed",
-    pybreaker.STATE_OPEN: "open",
-    pybreaker.STATE_HALF_OPEN: "half_open",
-}
 _OUTSIDE = "changed from outside the pool"
 _STORED = "found changed in its storage"
-
-
-class Probe:
-    """The right of one task to try a dependency under suspicion."""
-
-    __slots__ = ()
-
-
-Permit: TypeAlias = int | Probe
-"""While closed the number of the generation, which costs nothing; half-open a `Probe`."""
 
 
 class Breaker:
@@ -58,6 +42,7 @@ class Breaker:
     Source: Nygard, Release It!, 2nd edition, "Circuit Breaker"; generations after sony/gobreaker
     """
 
+    # Long, since each of its fields needs a word on what guards it.
     def __init__(
         self,
         spec: BreakerPolicy | pybreaker.CircuitBreaker,
@@ -111,10 +96,10 @@ class Breaker:
         self._announcing = threading.RLock()  # never waited for; one that who does not hold it cannot release
 
         with self._circuit_lock:
-            self._state: BreakerState = _STATES[self._circuit.breaker.current_state]
+            self._state: BreakerState = STATES[self._circuit.breaker.current_state]
             self._listener = StateListener(self._on_state_change)
             self._circuit.breaker.add_listener(self._listener)
-            self._circuit.guard()  # moves what it guards behind our ear, so that we know before they do
+            self._circuit.guard()  # moves the listeners that it guards behind ours
         self._announce_changes()
 
     def _circuit_for(self, spec: object) -> Circuit:
@@ -304,7 +289,7 @@ class Breaker:
 
     def _on_state_change(self, name: str) -> None:
         """Follow pybreaker into the state ``name``; its lock is held, by whoever changes it."""
-        new = _STATES[name]
+        new = STATES[name]
         why = self._cause or _OUTSIDE
         with self._lock:
             old = self._state

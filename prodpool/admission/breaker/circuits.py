@@ -258,7 +258,7 @@ class ExternalCircuit(Circuit):
         return (
             exception is not None
             or not self._alone
-            or len(breaker.listeners) > 1  # somebody besides our ear
+            or len(breaker.listeners) > 1  # another besides ours
             or breaker.fail_counter != 0
         )
 

@@ -57,7 +57,7 @@ COUNTERS = (
     ),
     MetricSpec(
         "workerpool_dropped_total",
-        "Tasks that never ran: refused at the door or dropped after admission.",
+        "Tasks that never ran: refused by submit or dropped after admission.",
         ("reason",),
         lambda r: [((reason.value,), count) for reason, count in r.dropped.items()],
     ),

@@ -34,7 +34,7 @@ def is_factory(backend: object, max_workers: object) -> TypeGuard[BackendFactory
 class RebuildableBackend:
     """Holds the backend of one pool. Without a factory the first one is the last.
 
-    Used by the courier alone, save for reading it, for `replace` and for `shutdown`.
+    Used by the loop thread alone, save for reading it, for `replace` and for `shutdown`.
 
     Args:
         backend: The first backend.

@@ -44,14 +44,14 @@ def worker_lost(pool: str, task: Task, error: BaseException) -> WorkerLostError:
 class Recovery:
     """Keeps the tasks of one pool that have no backend at the moment, and has the next one built.
 
-    Everything happens in the courier's thread, save for `holds`.
+    Everything happens in the loop thread, save for `must_wait`.
 
     Args:
-        supply: The backend, and the next one.
+        backends: The backend, and the next one.
         log: Where a new backend is announced.
         workers: How many workers it is to have.
         stopped: Whether the pool is, so that there is to be no other.
-        work: Hands a seat's task over.
+        work: Sends a worker's task.
         fail: Settles a task that never began.
         on_broken: Told that nothing can be done about the backend any more.
     """
@@ -80,7 +80,7 @@ class Recovery:
         self._on_trial: Task | None = None
 
     def must_wait(self, task: Task) -> bool:
-        """Tell whether ``task`` has to wait for the next backend, or for the end of another's trial."""
+        """Tell whether ``task`` has to wait for the next backend, or for an isolated task to end."""
         on_trial = self._on_trial
         return self._backends.is_down or (on_trial is not None and on_trial is not task)
 

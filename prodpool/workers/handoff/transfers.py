@@ -1,7 +1,6 @@
 """What goes to a backend and what comes back from it, task by task.
 
-Whoever gives a seat a task hands that task over, in its own thread; what comes back is settled by the
-courier.
+The thread that gives a worker a task sends that task; the loop thread settles what comes back.
 """
 
 from __future__ import annotations
@@ -44,16 +43,16 @@ class Transfers:
 
     Args:
         pool: The pool's name.
-        supply: The backend in use.
+        backends: The backend in use.
         abilities: What it can do.
         context_vars: Names of the context variables that travel too.
-        dispatcher: Who gives seats their tasks.
+        dispatcher: Gives workers their tasks.
         runner: What settles a task.
         log: Where a new backend is announced.
-        trouble: Told what goes wrong in the courier's thread.
+        telemetry_errors: Counts and reports what goes wrong in the loop thread.
         now: The pool's clock.
         on_sent: Called after each task that a backend has taken.
-        on_ran: Told how many seconds a task ran, in the courier's thread.
+        on_ran: Called in the loop thread with the seconds that a task ran.
         on_broken: Told that nothing can be done about the backend any more.
     """
 
@@ -106,7 +105,7 @@ class Transfers:
         thread_state.settles_for = self._dispatcher.worker_set.workers
 
     def start(self) -> None:
-        """Have the courier running.
+        """Start the loop thread, if it does not run.
 
         Raises:
             RuntimeError: The system has no thread to give.
@@ -114,11 +113,11 @@ class Transfers:
         self._loop_thread.start()
 
     def close(self) -> None:
-        """Let the courier go; nothing more comes back."""
+        """End the loop thread; nothing more comes back."""
         self._loop_thread.close()
 
     def send_first(self, worker: BackendWorker, task: Task | None) -> None:
-        """Hand over the task that a seat was given, if any, and whatever it is given after that."""
+        """Send the task that a worker was given, if any, and those that it is given after that."""
         if self._dispatcher.state is State.OPEN:
             self._send_all(worker, task)
         else:
@@ -132,7 +131,7 @@ class Transfers:
         """Give up what was not handed over."""
         self._loop_thread.call_soon(self._recovery.give_up_if_stopped)
 
-    # Handing over, in the thread of whoever gave the seat its task.
+    # Sending, in the thread that gave the worker its task.
 
     def _send_all(self, worker: BackendWorker, task: Task | None) -> None:
         while task is not None:
@@ -143,7 +142,7 @@ class Transfers:
                 task = self._runner.settle_anyway(worker, given, error)
 
     def _send_if_allowed(self, worker: BackendWorker, task: Task) -> Task | None:
-        """Hand over ``task``; returns the seat's next one if this one is settled already."""
+        """Send ``task``; returns the worker's next one if this one is settled already."""
         if self._runner.has_expired(task, self._now()):
             return self._after_local_settle(task, self._runner.expire(worker, task))
         if self._recovery.must_wait(task):
@@ -208,12 +207,12 @@ class Transfers:
         return self._after_local_settle(task, self._runner.settle(worker, task, now, now, None, error))
 
     def _after_local_settle(self, task: Task, following: Task | None) -> Task | None:
-        """Note that a task was settled without having been away; return what its seat has to do next."""
+        """Note that a task was settled without having been away; return what its worker has to do next."""
         if self._recovery.is_isolated(task):
             self._loop_thread.call_soon(partial(self._recovery.on_settled, task))
         return following
 
-    # Coming home, in the courier's thread.
+    # Results, in the loop thread.
 
     def _on_returned(self, worker: BackendWorker, task: Task, generation: int, lease: Future[Any]) -> None:
         try:
@@ -232,7 +231,7 @@ class Transfers:
             self._settle(worker, task, outcome)
         except MemoryError as error:
             self._send_all(worker, self._runner.settle_anyway(worker, task, error))
-        # Not before: what its seat was given next must not run beside the next trial.
+        # Not before: the worker's next task must not run beside the next isolated one.
         self._recovery.on_settled(task)
 
     def _settle(self, worker: BackendWorker, task: Task, outcome: CallResult) -> None:
@@ -265,11 +264,11 @@ class Transfers:
         self._recovery.on_settled(task)  # not before, likewise
 
     def call_soon(self, call: Callable[[], object]) -> None:
-        """Have a call made in the courier's thread."""
+        """Have a call made in the loop thread."""
         self._loop_thread.call_soon(call)
 
     def wake(self) -> None:
-        """Have the courier look for calls, in case whoever posted one was kept from waking it."""
+        """Have the loop thread look for calls, in case the thread that posted one could not wake it."""
         self._loop_thread.wake()
 
     def _on_due(self) -> None:

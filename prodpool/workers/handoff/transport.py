@@ -80,7 +80,7 @@ class Transport:
             raise blamed from error
 
     def read(self, worker: BackendWorker, task: Task, outcome: CallResult) -> TimedResult:
-        """Unpack what came of the seat's task, and say when it ran by the pool's clock."""
+        """Unpack the result of the worker's task, with the times of its run by the pool's clock."""
         started, ended = self._times(worker, outcome)
         try:
             value, failure = self._serializer.unpack(outcome)

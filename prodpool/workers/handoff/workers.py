@@ -36,7 +36,7 @@ HAND_OVER_FRAMES = 100
 
 
 class HandoffWorkers:
-    """Fills the seats of one pool."""
+    """Sends the tasks of one pool to a backend, and keeps a `BackendWorker` for each that is out."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class HandoffWorkers:
         self._telemetry_errors = telemetry_errors
         self._now = now
         self._killed = False
-        # Seats that were given a task, or dismissed, while they were free.
+        # Workers that were given a task, or retired, while they were free.
         self._given: deque[BackendWorker] = deque()
         dispatcher.after_notify = self._after_notify
         self._transfers = Transfers(
@@ -83,7 +83,7 @@ class HandoffWorkers:
         )
 
     def start(self) -> bool:
-        """Add one more seat; False when there are enough.
+        """Add one more worker; False when there are enough.
 
         Raises:
             RuntimeError: The system has no thread to give.
@@ -101,7 +101,7 @@ class HandoffWorkers:
         return True
 
     def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:  # noqa: ARG002
-        """Hand over what was given to seats and left there, and wake the courier in case it was not."""
+        """Send the tasks that workers were given and that were left there; wake the loop thread once more."""
         if self._given:
             self._transfers.call_soon(self._send_assigned)
         self._transfers.wake()
@@ -148,11 +148,11 @@ class HandoffWorkers:
         self._transfers.shutdown()
 
     def close(self) -> None:
-        """Let the courier go; nothing more comes back."""
+        """End the loop thread; nothing more comes back."""
         self._transfers.close()
 
     def refresh(self) -> None:
-        """Note for each seat since when its task runs.
+        """Note for each worker since when its task runs.
 
         As many as there are workers are taken to have begun when they were handed over, the oldest; the
         others wait in the backend.
@@ -179,7 +179,7 @@ class HandoffWorkers:
             self._do_uninterrupted(self._send_assigned)
 
     def _send_assigned(self) -> None:
-        """Hand over the tasks that seats were given while they were free."""
+        """Send the tasks that workers were given while they were free."""
         with suppress(IndexError):
             while True:
                 worker = self._given.popleft()
@@ -191,7 +191,7 @@ class HandoffWorkers:
                     raise
 
     def _do_uninterrupted(self, step: Callable[[], None]) -> None:
-        """Make a step of a hand-over here, or have the courier make it where something could break it off.
+        """Make a step of a hand-over here, or in the loop thread where something could break it off.
 
         In the main thread a signal handler may raise between any two steps. A destructor that submits may run
         on top of a frame which holds the pool's lock, or one of those that a hand-over takes. The watchdog
@@ -216,7 +216,7 @@ class HandoffWorkers:
                 thread_state.handing_over = False
 
     def _have_made(self, step: Callable[[], None]) -> None:
-        """Have the courier make a step, and wait for one that may start the backend's processes.
+        """Have the loop thread make a step; wait for one that may start the backend's processes.
 
         A process that is forked must not find locks taken which the main thread took after this.
         """

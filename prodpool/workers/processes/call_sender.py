@@ -28,7 +28,7 @@ class CallSender:
 
     Args:
         pool: The pool's name.
-        recipe: What a worker process is made of.
+        template: What a worker process is made of.
         prefetch: Tasks that are sent ahead in all; None for as many as are done soon.
         context_vars: Names of the context variables that travel with each task.
         dispatcher: Who gives workers their tasks.

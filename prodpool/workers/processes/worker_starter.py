@@ -24,7 +24,7 @@ class WorkerStarter:
 
     Args:
         pool: The pool's name.
-        recipe: What a worker process is made of.
+        template: What a worker process is made of.
         now: The pool's clock.
         any_is_up: Tells whether there are other processes: then the system may just have no more to give.
         on_broken: Told that no process comes up any more, and why.

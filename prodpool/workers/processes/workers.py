@@ -42,13 +42,13 @@ class ProcessWorkers:
     Args:
         pool: The pool's name.
         backend: The wrapped executor, which is shut down with the pool.
-        recipe: What a worker process is made of.
+        template: What a worker process is made of.
         prefetch: Tasks that are sent ahead in all; None for as many as are done soon.
         context_vars: Names of the context variables that travel with each task.
         dispatcher: Who gives workers their tasks.
         runner: What settles a task.
         log: Where it is said that a process was replaced.
-        trouble: Told what goes wrong here.
+        telemetry_errors: Counts and reports what goes wrong here.
         now: The pool's clock.
         on_broken: Told that no process comes up any more, and why.
         start_loops: Starts so many more workers, or as many as there can be.
