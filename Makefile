@@ -12,8 +12,9 @@ SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed -o -name '*.md' 
 WHEEL := build/wheel.stamp
 WEB := build/web
 PYTEST_ARGS ?=
+PYTHONS ?=
 
-.PHONY: help demo test test-lowest lint format bench coverage dashboards alerts incidents images constraints web web-lock clean FORCE
+.PHONY: help demo docs test test-lowest lint format bench coverage dashboards alerts tables incidents images constraints web web-lock clean FORCE
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -22,8 +23,8 @@ demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a mi
 	@tools/system_packages.sh --demo
 	@$(BIN)/python -m examples.webhook_service $(ARGS)
 
-test: lint system web $(WHEEL) ## Lint, then test the built wheel on every CPython found.
-	@$(BIN)/python tools/run_tests.py $(PYTEST_ARGS)
+test: lint docs system web $(WHEEL) ## Lint, build the site, then test the built wheel (PYTHONS=all: on every CPython found).
+	@$(BIN)/python tools/run_tests.py $(if $(filter all,$(PYTHONS)),--all) $(PYTEST_ARGS)
 
 test-lowest: system $(WHEEL) ## Test the built wheel with the oldest dependencies it allows.
 	@$(BIN)/python tools/run_tests.py --lowest $(PYTEST_ARGS)
@@ -33,6 +34,10 @@ lint: $(VENV)/.dev ## Check style and types.
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+# -E: a page that has not changed has its warnings, too.
+docs: $(VENV)/.dev ## Build the site into build/docs; a warning is an error.
+	@$(BIN)/sphinx-build -q -E -W --keep-going -d build/docs-cache -b html docs build/docs
 
 format: $(VENV)/.dev ## Rewrite the code in the house format.
 	@$(BIN)/ruff format .
@@ -48,9 +53,13 @@ coverage: $(VENV)/.dev ## Measure branch coverage of the source tree.
 dashboards: $(VENV)/.dev ## Make the dashboards' JSON anew from dashboards/*.py.
 	@$(BIN)/python -m dashboards.build
 
-alerts: $(VENV)/.dev ## Write alerts/ and runbook.md anew from prodpool/bundle.
+alerts: $(VENV)/.dev ## Write alerts/ and runbook.md anew from prodpool/monitoring.
 	@$(BIN)/prodpool export alerts alerts --force
 	@$(BIN)/prodpool export runbook . --force
+
+tables: $(VENV)/.dev ## Write the tables in the README and the reference anew from the code.
+	@$(BIN)/python -m tools.backends_table
+	@$(BIN)/python -m tools.reference_tables
 
 incidents: $(VENV)/.dev system ## Replay the runbook's incidents against the alerts as shipped (about 20 minutes).
 	@$(BIN)/python -m tools.incidents $(ARGS)
@@ -63,7 +72,7 @@ constraints: $(VENV)/.python ## Pin the newest dependencies anew.
 	@$(BIN)/python tools/pin.py constraints.txt
 
 clean: ## Remove everything made here.
-	rm -rf .venv .envs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .envs build dist .mypy_cache .pytest_cache .ruff_cache docs/.ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: system
@@ -93,7 +102,6 @@ web-lock: $(VENV)/.dev ## Pin the newest packages that tools/web/package.json al
 $(WEB)/.installed: $(VENV)/.dev tools/web/package.json tools/web/package-lock.json
 	@echo "setting up $(WEB), which checks and draws the dashboards"
 	@tools/web_setup.sh $(CURDIR)/$(BIN)/python $(WEB)
-	@touch $@
 
 $(WHEEL): $(VENV)/.dev $(SOURCES)
 	@mkdir -p build && rm -rf dist

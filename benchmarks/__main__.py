@@ -21,6 +21,9 @@ EXPERIMENTS: dict[str, Callable[[Scale], list[report.Row]]] = {
     "watchdog": watching.watchdog,
     "processes": handoff.throughput,
     "processes-latency": handoff.latency,
+    "processes-large": handoff.large_calls,
+    "processes-long": handoff.long_tasks,
+    "processes-mixed": handoff.mixed_tasks,
     "dwell": handoff.dwell,
 }
 

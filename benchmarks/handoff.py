@@ -9,7 +9,7 @@ import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from distributed.cfexecutor import ClientExecutor
 
 from benchmarks.contenders import wrap
 from benchmarks.report import Row
-from benchmarks.sampling import Sample, Spread, interleave
+from benchmarks.sampling import Sample, Spread, interleave, measured
 from benchmarks.scale import Scale
 from benchmarks.speed import TITLES, all_at_once, one_by_one
 
@@ -33,6 +33,9 @@ WORKERS = (2, 4)
 DWELL_ERROR = 5.0
 # Seconds that each task runs whose start is watched: for so long the others wait.
 _RUN = 0.001
+MEBIBYTE = 1 << 20
+# Seconds of a task that is long beside a hand-over.
+_LONG = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,73 @@ def latency(scale: Scale) -> list[Row]:
     rows = []
     for backend in BACKENDS:
         run = partial(one_by_one, tasks=max(1, int(scale.handed_calls * backend.share)))
-        rows += _race("processes one at a time", backend, WORKERS[0], run, scale, None)
+        # A dask cluster answers in milliseconds, in which the pool is not seen.
+        target = None if backend.title == "dask" else 1.0
+        rows += _race("processes one at a time", backend, WORKERS[0], run, scale, target)
     return rows
+
+
+def large_calls(scale: Scale) -> list[Row]:
+    """Send a mebibyte to a worker process and back."""
+    run = partial(_at_once, fn=_returned, arguments=(bytes(MEBIBYTE),), tasks=scale.handed_large)
+    return _each("processes, 1 MiB and back", run, scale, target=1.1)
+
+
+def long_tasks(scale: Scale) -> list[Row]:
+    """Run tasks beside whose 50 ms the hand-over should not be seen."""
+    run = partial(_at_once, fn=time.sleep, arguments=(_LONG,), tasks=scale.handed_long)
+    return _each("processes, tasks of 50 ms", run, scale, target=1.02)
+
+
+def mixed_tasks(scale: Scale) -> list[Row]:
+    """Run tasks of no length among some of 50 ms, which must not hold up what was sent ahead behind them.
+
+    The figure is the 99th percentile of the time from submit to result of those of no length.
+    """
+    return _each(
+        "processes, one long in 50", partial(_p99_of_mixed, tasks=scale.handed_mixed), scale, target=1.0
+    )
+
+
+def _each(experiment: str, run: Callable[[Executor], Sample], scale: Scale, target: float) -> list[Row]:
+    """Race every kind of process pool of this host. A dask worker is measured by `throughput`."""
+    backends = [backend for backend in BACKENDS if backend.title != "dask"]
+    return [row for backend in backends for row in _race(experiment, backend, WORKERS[0], run, scale, target)]
+
+
+def _at_once(executor: Executor, fn: Callable[..., Any], arguments: tuple[Any, ...], tasks: int) -> Sample:
+    """Submit every call, then wait for all of them; the workers know the function."""
+    for future in [executor.submit(fn, *arguments) for _ in range(2 * WORKERS[0])]:
+        future.result()
+    with measured() as sample:
+        for future in [executor.submit(fn, *arguments) for _ in range(tasks)]:
+            future.result()
+    return sample.per(tasks)
+
+
+def _p99_of_mixed(executor: Executor, tasks: int) -> Sample:
+    for future in [executor.submit(time.sleep, 0.0) for _ in range(min(tasks, 200))]:
+        future.result()
+    times: list[float] = []
+
+    def submit(number: int) -> Future[None]:
+        if number % 50 == 0:
+            return executor.submit(time.sleep, _LONG)
+        began = time.perf_counter()
+        future = executor.submit(time.sleep, 0.0)
+        future.add_done_callback(lambda _: times.append(time.perf_counter() - began))
+        return future
+
+    with measured() as sample:
+        for future in [submit(number) for number in range(tasks)]:
+            future.result()
+        while len(times) < tasks - math.ceil(tasks / 50):  # a waiter may be woken before the callback is made
+            time.sleep(0.0001)
+    return Sample(sample.cpu / tasks * 1e6, _p99(times) * 1e6)
+
+
+def _returned(value: bytes) -> bytes:
+    return value
 
 
 def dwell(scale: Scale) -> list[Row]:
@@ -130,7 +198,8 @@ def _race(
     target: float | None,
 ) -> list[Row]:
     with ExitStack() as stack:
-        wrapped = wrap(backend.build(workers), scale.handed_over, max_workers=workers)
+        capacity = max(scale.handed_over, scale.handed_mixed)
+        wrapped = wrap(backend.build(workers), capacity, max_workers=workers)
         pool = f"InstrumentedPool({backend.title})"
         sides = {
             backend.title: partial(run, stack.enter_context(backend.build(workers))),

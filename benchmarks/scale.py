@@ -21,6 +21,9 @@ class Scale:
         processes: Child processes per side where each sample takes a fresh one.
         handed_over: Tasks of one sample at depth over processes.
         handed_calls: Tasks of one sample one at a time over processes.
+        handed_large: Calls of one sample that carry a mebibyte there and back.
+        handed_long: Tasks of one sample that take 50 ms.
+        handed_mixed: Tasks of one sample of which one in fifty takes 50 ms.
         watched_starts: Tasks of one round whose dwell is compared with when they say that they began; below
             100, which is as many lines as a pool logs at once.
     """
@@ -36,6 +39,9 @@ class Scale:
     processes: int = 3
     handed_over: int = 4_000
     handed_calls: int = 500
+    handed_large: int = 40
+    handed_long: int = 20
+    handed_mixed: int = 500
     watched_starts: int = 90
 
 
@@ -53,5 +59,8 @@ QUICK = Scale(
     processes=1,
     handed_over=40,
     handed_calls=10,
+    handed_large=4,
+    handed_long=4,
+    handed_mixed=60,
     watched_starts=10,
 )

@@ -1,7 +1,7 @@
 """Wrap a service's executors: bounded queue, metrics, traces, breaker, watchdog, a stop that ends."""
 
-from prodpool.admission.policy import BreakerPolicy
-from prodpool.current import CurrentTask, current_task
+from prodpool.admission.breaker.policy import BreakerPolicy
+from prodpool.config.settings import OnHangExit, Overload
 from prodpool.errors import (
     BreakerOpenError,
     PoolBrokenError,
@@ -16,23 +16,33 @@ from prodpool.errors import (
     UnpicklableError,
     WorkerLostError,
 )
-from prodpool.futures import PoolFuture
+from prodpool.execution.current_task import CurrentTask, current_task
+from prodpool.factories import HandoffOptions, PoolOptions, dask, processes, threads
 from prodpool.pool import InstrumentedPool
-from prodpool.ready import dask, processes, threads
+from prodpool.shutdown.report import StopReport
 from prodpool.stats import PoolStats
-from prodpool.stopping import StopReport
-from prodpool.views import PoolView
-from prodpool.vocabulary import Reason, Result
+from prodpool.submission.options import PoolLike, PoolView
+from prodpool.task.future import PoolFuture
+from prodpool.task.outcomes import Reason, Result
+from prodpool.version import __version__ as __version__
+from prodpool.workers.base import SupportsSubmit
+from prodpool.workers.handoff.rebuildable_backend import BackendFactory
 
 __all__ = [
+    "BackendFactory",
     "BreakerOpenError",
     "BreakerPolicy",
     "CurrentTask",
+    "HandoffOptions",
     "InstrumentedPool",
+    "OnHangExit",
+    "Overload",
     "PoolBrokenError",
     "PoolClosedError",
     "PoolFullError",
     "PoolFuture",
+    "PoolLike",
+    "PoolOptions",
     "PoolStats",
     "PoolView",
     "RateLimitError",
@@ -41,6 +51,7 @@ __all__ = [
     "RemoteTaskError",
     "Result",
     "StopReport",
+    "SupportsSubmit",
     "TaskExpiredError",
     "TaskTimeoutError",
     "TenantLimitError",

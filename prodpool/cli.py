@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from prodpool.bundle.files import KINDS, NoFilesError, bundle
-from prodpool.bundle.settings import SettingError, Settings, options
-from prodpool.bundle.units import decimal
+from prodpool.monitoring.export import KINDS, NoFilesError, render_files
+from prodpool.monitoring.formatting import decimal
+from prodpool.monitoring.thresholds import AlertThresholds, SettingError, options
+from prodpool.version import __version__
 
 _EXPORT = """
 Write the dashboards (Grafana), the alert rules (Prometheus, its Kubernetes operator, jsonnet; with routes for
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With status 2 for arguments that do not fit, and 0 after ``--help`` and ``--version``.
     """
     parser = argparse.ArgumentParser(prog="prodpool", description="Tools for whoever runs worker pools.")
-    parser.add_argument("--version", action="version", version=f"prodpool {_version()}")
+    parser.add_argument("--version", action="version", version=f"prodpool {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     export = commands.add_parser(
         "export", help="write dashboards, alert rules and runbook", description=_EXPORT, allow_abbrev=False
@@ -69,8 +69,8 @@ def _reader(kind: Callable[[str], Any], example: object) -> Callable[[str], Any]
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    settings = Settings(**{name: getattr(chosen, name) for name, *_ in options()})
-    texts = {chosen.dir / name: text for name, text in bundle(chosen.kind, settings).items()}
+    settings = AlertThresholds(**{name: getattr(chosen, name) for name, *_ in options()})
+    texts = {chosen.dir / name: text for name, text in render_files(chosen.kind, settings).items()}
     there = [str(path) for path in texts if path.exists()]
     if there and not chosen.force:
         raise FileExistsError(
@@ -104,10 +104,3 @@ def _told(error: Exception) -> str:
             f"{error.filename}: {error.strerror}: choose another DIR, or make it one that can be written to"
         )
     return str(error)
-
-
-def _version() -> str:
-    try:
-        return version("prodpool")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"

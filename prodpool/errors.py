@@ -7,8 +7,8 @@ from concurrent.futures import BrokenExecutor
 from pickle import PicklingError
 from typing import Any, Self
 
+from prodpool.task.outcomes import Reason
 from prodpool.text import said, shown, type_name
-from prodpool.vocabulary import Reason
 
 __all__ = [
     "BreakerOpenError",
@@ -51,7 +51,7 @@ class _PoolError(RuntimeError):
 
 
 class RejectedError(_PoolError):
-    """Raised when a pool refuses a task at the door; no trace of the task is left in it."""
+    """Raised when a pool refuses to admit a task; no trace of the task is left in it."""
 
     reason: Reason
     """Word the drop is counted under."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import pybreaker
+from opentelemetry.trace import TracerProvider
 from prometheus_client import REGISTRY
+from prometheus_client.registry import CollectorRegistry
 
-from prodpool.clock import Clock, SystemClock
-from prodpool.current import inside
-from prodpool.door import Door
-from prodpool.engine import Engine
-from prodpool.futures import PoolFuture
-from prodpool.settings import (
+from prodpool.admission.breaker.policy import BreakerPolicy
+from prodpool.concurrency.clock import Clock, SystemClock
+from prodpool.config.settings import (
     OnHangExit,
     Overload,
     check_collaborators,
@@ -24,33 +22,28 @@ from prodpool.settings import (
     check_seconds,
     check_settings,
 )
+from prodpool.engine import Engine
+from prodpool.execution.current_task import is_inside
+from prodpool.shutdown.report import StopReport
 from prodpool.stats import PoolStats
-from prodpool.stopping import StopReport
-from prodpool.task import DEFAULT_OPTIONS
+from prodpool.submission.options import OptionsExecutor, PoolView
+from prodpool.submission.submitter import Submitter
 from prodpool.text import shown
-from prodpool.views import PoolView
-from prodpool.workers.base import Submits, shut_down
-from prodpool.workers.kinds import capabilities
-from prodpool.workers.supply import Factory, is_factory
-
-if TYPE_CHECKING:
-    import pybreaker
-    from opentelemetry.trace import TracerProvider
-    from prometheus_client.registry import CollectorRegistry
-
-    from prodpool.admission.policy import BreakerPolicy
+from prodpool.workers.backends import detect_backend
+from prodpool.workers.base import SupportsSubmit, shut_down
+from prodpool.workers.handoff.rebuildable_backend import BackendFactory, is_factory
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class InstrumentedPool(Executor):
+class InstrumentedPool(OptionsExecutor):
     """Wraps an executor in a bounded queue, numbers, traces, logs, a breaker and a stop that ends.
 
     The pool owns the queue. It leases the threads of a ``ThreadPoolExecutor``, which then run long-lived
-    loops that take tasks from that queue. A ``ProcessPoolExecutor`` or loky executor is the recipe for worker
-    processes of the pool's own, and stays unstarted. Any other backend is handed one task at a time for each
-    worker, and as many ahead as ``prefetch`` says. It is itself an `Executor`.
+    loops that take tasks from that queue. A ``ProcessPoolExecutor`` or loky executor is the template for
+    worker processes of the pool's own, and stays unstarted. Any other backend is sent one task at a time
+    for each worker, and as many ahead as ``prefetch`` says. It is itself an `Executor`.
 
     Args:
         backend: A ``ThreadPoolExecutor``, a ``ProcessPoolExecutor``, an executor of loky or dask, whatever
@@ -87,9 +80,10 @@ class InstrumentedPool(Executor):
     Source: concurrent.futures.Executor, docs.python.org/3/library/concurrent.futures.html
     """
 
+    # Long, since it has an argument for everything that a pool can be told.
     def __init__(
         self,
-        backend: Submits | Factory,
+        backend: SupportsSubmit | BackendFactory,
         *,
         name: str,
         max_workers: int | None = None,
@@ -113,13 +107,13 @@ class InstrumentedPool(Executor):
             raise TypeError(f"backend={shown(backend)} is a pool already: pass the executor that it wraps")
         with ExitStack() as undo:
             undo.callback(self._discard)
-            factory: Factory | None = None
+            factory: BackendFactory | None = None
             if is_factory(backend, max_workers):
                 factory = backend
                 backend = factory(check_count("max_workers", max_workers, least=1))
                 # A pool that is refused leaves nothing behind that nobody else knows.
                 undo.callback(shut_down, backend)
-            abilities = capabilities(backend, own=own_backend is True)
+            abilities = detect_backend(backend, own=own_backend is True)
             settings = check_settings(
                 name=name,
                 max_workers=max_workers,
@@ -151,8 +145,8 @@ class InstrumentedPool(Executor):
                 now=(SystemClock() if clock is None else clock).monotonic,
             )
             self._engine.open()
-            self._door = Door(self._engine)
-            self._finalizer = weakref.finalize(self, self._engine.owner_gone)
+            self._submitter = Submitter(self._engine)
+            self._finalizer = weakref.finalize(self, self._engine.on_pool_collected)
             self._finalizer.atexit = False
             undo.pop_all()
 
@@ -160,108 +154,6 @@ class InstrumentedPool(Executor):
     def name(self) -> str:
         """The pool's name in metrics, logs and spans."""
         return self._engine.settings.name
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
-        """Schedule ``fn(*args, **kwargs)`` and return its future.
-
-        The calling thread's contextvars are captured and seen by ``fn``.
-
-        Args:
-            fn: Called once, in a worker.
-            *args: Its positional arguments.
-            **kwargs: Its keyword arguments, whatever they are called.
-
-        Raises:
-            PoolFullError: ``overload="reject"`` and no slot is free; ``retry_after`` is the seconds after
-                which one is likely. Also, whatever the policy, when it would wait inside a task of this pool.
-            BreakerOpenError: The breaker holds tasks back for ``retry_after`` seconds.
-            PoolClosedError: `stop` or `shutdown` has begun, or the process was forked.
-            TypeError: ``fn`` cannot be called.
-
-        Threads: safe from any thread. With ``overload="block"`` it may block, and raises RuntimeError
-            where that would block a running event loop.
-        Source: Executor.submit, docs.python.org/3/library/concurrent.futures.html
-        """
-        return self._door.submit(DEFAULT_OPTIONS, fn, args, kwargs)
-
-    def submit_wait(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PoolFuture[T]:
-        """Schedule ``fn(*args, **kwargs)``, waiting for a slot whatever the overload policy.
-
-        Bound the wait with ``pool.options(wait=seconds).submit_wait(...)``.
-
-        Raises:
-            PoolFullError: The wait was bounded and is over.
-            TaskExpiredError: The task's own ``deadline`` passed first.
-            PoolBrokenError: The backend broke meanwhile.
-            BreakerOpenError, PoolClosedError: At once, as by `submit`: a wait does not outlast these.
-            RuntimeError: The calling thread runs an event loop, which this would block.
-        """
-        return self._door.submit_wait(DEFAULT_OPTIONS, fn, args, kwargs)
-
-    async def submit_async(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]:
-        """Schedule ``fn(*args, **kwargs)``, suspending this coroutine while there is no slot.
-
-        Returns an asyncio future: ``result = await (await pool.submit_async(fn))``. A coroutine that is
-        cancelled while it waits gives its place up. Waiting coroutines hold no thread.
-        """
-        future: PoolFuture[T] = await self._door.submit_async(DEFAULT_OPTIONS, fn, args, kwargs)
-        return asyncio.wrap_future(future)
-
-    def options(
-        self,
-        *,
-        task: str | None = None,
-        deadline: float | None = None,
-        wait: float | None = None,
-        idempotent: bool | None = None,
-        timeout: float | None = None,
-    ) -> PoolView:
-        """Return a light executor that submits to this pool with options.
-
-        Args:
-            task: Name in logs and spans; None for the function's own.
-            deadline: Seconds from submit after which the task is dropped unrun and its future raises
-                TaskExpiredError. A wait for a slot lasts no longer either; ``submit`` itself raises it then.
-            wait: Seconds that ``submit`` waits for a slot, whatever the overload policy.
-            idempotent: Whether a task whose worker process was lost may be run again, at most twice.
-            timeout: Seconds it may run. Over process pools and loky its worker process is killed then, and
-                its future raises TaskTimeoutError; everywhere else ``current_task().cancelled`` is set, and
-                it is up to the task to end.
-        """
-        return PoolView(self, self._door).options(
-            task=task, deadline=deadline, wait=wait, idempotent=idempotent, timeout=timeout
-        )
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """Call ``fn`` for each set of arguments; yield the results in order.
-
-        Lazy and bounded: as many calls as fit are submitted at once, the others as results are read. It
-        waits for slots whatever the overload policy. Closing the iterator cancels what has not begun.
-
-        Args:
-            fn: Called with one item of each iterable.
-            *iterables: Read as the calls are submitted; the shortest ends it.
-            timeout: Seconds from now after which reading a result raises TimeoutError.
-            chunksize: Calls that one task makes, over worker processes and other backends than threads: they
-                count, wait, fail and run into a limit as one. Without effect over threads, as in the stdlib.
-            buffersize: Tasks whose results have not been read, at most; None for as many as the pool holds.
-
-        Raises:
-            BreakerOpenError, PoolClosedError: From here or while results are read, as by `submit`.
-
-        Source: Executor.map, docs.python.org/3.14/library/concurrent.futures.html
-        """
-        view = PoolView(self, self._door)
-        return view.map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
 
     def pause(self) -> None:
         """Start no more tasks until `resume`; running ones go on, and the queue fills up to its bound."""
@@ -282,7 +174,7 @@ class InstrumentedPool(Executor):
 
     def stats(self) -> PoolStats:
         """Return the pool's numbers at this moment, read under one lock."""
-        return PoolStats.of(self._engine.read())
+        return PoolStats.of(self._engine.snapshot())
 
     def dump(self) -> str:
         """Return what every worker does right now, as text for a person: task, for how long, and its stack.
@@ -291,7 +183,7 @@ class InstrumentedPool(Executor):
         can be had (dask, executors of unknown kind, a stopped process) the text says why. Arguments and
         local variables are never shown.
         """
-        return self._engine.monitor.dump()
+        return self._engine.watchdog.dump()
 
     def stop(self, deadline: float | None = None) -> StopReport:
         """Drain the pool within ``deadline`` seconds and report what became of its tasks.
@@ -332,7 +224,7 @@ class InstrumentedPool(Executor):
         dispatcher = self._engine.dispatcher
         return (
             f"<{type(self).__name__} {self.name!r} {dispatcher.state.value}: "
-            f"{min(dispatcher.roster.running, dispatcher.workers())}/{dispatcher.workers()} running, "
+            f"{min(dispatcher.worker_set.running, dispatcher.workers())}/{dispatcher.workers()} running, "
             f"{dispatcher.queue.length}/{dispatcher.queue_capacity} queued>"
         )
 
@@ -346,7 +238,7 @@ class InstrumentedPool(Executor):
         return self._engine.settings.drain_deadline
 
     def _refuse_from_inside(self, what: str) -> None:
-        if inside(self._engine.dispatcher.roster.workers):
+        if is_inside(self._engine.dispatcher.worker_set.workers):
             raise RuntimeError(
                 f"{what} inside a task of pool {self.name!r}, or a done-callback of one, would wait for that "
                 "very task: call shutdown(wait=False) there, or stop the pool from outside"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from prodpool.telemetry.reading import PoolReading
-from prodpool.vocabulary import Reason, Result
+from prodpool.task.outcomes import Reason, Result
+from prodpool.telemetry.snapshot import PoolSnapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +21,13 @@ class PoolStats:
         state: "open", "draining" or "stopped".
         workers: Tasks that may run at once.
         queue_capacity: Tasks that may wait.
-        queued, running: Tasks that wait and run now.
+        queued: Tasks that wait now.
+        running: Tasks that run now.
         submitted: Tasks admitted since the pool was built.
         completed: Tasks finished, by result.
         dropped: Tasks that never ran, by reason.
-        oldest_queued, longest_running: Seconds; 0 when there is none.
+        oldest_queued: Seconds that the first task of the queue has waited; 0 when none waits.
+        longest_running: Seconds that the oldest running task, or done-callback, has run; 0 when none runs.
         hung: Running tasks and done-callbacks past ``hung_after``; both are in ``longest_running`` too.
         breaker: "closed", "open" or "half_open"; None without a breaker.
     """
@@ -45,7 +47,7 @@ class PoolStats:
     breaker: str | None
 
     @classmethod
-    def of(cls, reading: PoolReading) -> Self:
+    def of(cls, reading: PoolSnapshot) -> Self:
         """Take the numbers from a reading."""
         return cls(
             name=reading.pool,
@@ -70,7 +72,7 @@ class PoolStats:
 
     @property
     def offered(self) -> int:
-        """Tasks that came to the door: admitted or refused there."""
+        """Tasks that were offered to the pool, whether it admitted or refused them."""
         after_admission = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
         refused = sum(n for reason, n in self.dropped.items() if reason not in after_admission)
         return self.submitted + refused

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from prodpool.concurrency.clock import Clock, ManualClock
+from prodpool.pool import InstrumentedPool
 
-from prodpool.clock import ManualClock
-
-if TYPE_CHECKING:
-    from prodpool.pool import InstrumentedPool
-
-__all__ = ["ManualClock", "flush_telemetry"]
+__all__ = ["Clock", "ManualClock", "flush_telemetry"]
 
 
 def flush_telemetry(pool: InstrumentedPool, timeout: float = 5.0) -> bool:
     """Wait until the pool's log and tracer have been given everything that is due to them by now.
 
     The pool writes lines and ends spans in threads of their own, shortly after the events that they describe.
-    A test that looks at lines or spans calls this function first. `InstrumentedPool.stop` does the same.
+    A test that looks at lines or spans calls this function first. ``pool.stop()`` does the same.
 
     Args:
         pool: The pool whose lines and spans are wanted.
@@ -25,4 +21,4 @@ def flush_telemetry(pool: InstrumentedPool, timeout: float = 5.0) -> bool:
     Returns:
         False if the log handler or the exporter was not done by then, for example because it hangs.
     """
-    return pool._engine.flush_telemetry(timeout)  # noqa: SLF001  # the pool has no public word for it
+    return pool._engine.sinks.flush(timeout)  # noqa: SLF001  # the pool has no public word for it

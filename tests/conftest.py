@@ -43,9 +43,17 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def logs() -> Logs:
-    """Record what a pool logs; ``make_pool`` hands it the logger."""
-    return Logs()
+def logs() -> Iterator[Logs]:
+    """Record what a pool logs, and hold each line to the reference; ``make_pool`` hands it the logger."""
+    from tests.log_reference import difference  # tests of single modules need no whole package
+
+    recorded = Logs()
+    yield recorded
+    lines = [
+        {key: value for key, value in entry.items() if key not in recorded.bound}
+        for entry in recorded.written
+    ]
+    assert [said for line in lines if (said := difference(line))] == []
 
 
 @pytest.fixture

@@ -44,7 +44,11 @@ class Logs:
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
-        self._changed = threading.Condition()  # guards entries
+        # The same, which no test takes anything out of.
+        self.written: list[dict[str, Any]] = []
+        # Fields that the test itself has bound to the logger.
+        self.bound: set[str] = set()
+        self._changed = threading.Condition()  # guards entries and written
         self.logger: Any = structlog.wrap_logger(
             None,
             processors=[self._record],
@@ -55,6 +59,7 @@ class Logs:
     def _record(self, _logger: object, level: str, event: Any) -> Any:
         with self._changed:
             self.entries.append({**event, "log_level": level})
+            self.written.append({**event, "log_level": level})
             self._changed.notify_all()
         raise structlog.DropEvent
 

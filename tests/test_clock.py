@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from prodpool.clock import Clock, ManualClock, SystemClock
+from prodpool.concurrency.clock import Clock, ManualClock, SystemClock
 
 
 def test_manual_clock_moves_only_when_told() -> None:

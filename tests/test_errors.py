@@ -23,7 +23,7 @@ from prodpool.errors import (
     UnpicklableError,
     WorkerLostError,
 )
-from prodpool.vocabulary import Reason, Result
+from prodpool.task.outcomes import Reason, Result
 
 EACH = [
     PoolFullError(

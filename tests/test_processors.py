@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prodpool.processors import usable_processors
+from prodpool.config.processors import usable_processors
 
 THERE = len(os.sched_getaffinity(0))
 

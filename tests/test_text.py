@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from prodpool.telemetry.stacks import render_error, render_frame
+from prodpool.telemetry.tracebacks import render_error, render_frame
 from prodpool.text import (
     LONGEST_LINE,
     LONGEST_NAME,

@@ -1,25 +1,22 @@
-"""Write the README's table of backends anew, from what the code itself knows of each.
+"""Write the tables of backends anew, from what the code itself knows of each: all of it, and the README's.
 
-usage: python tools/backends_table.py [--check]
+usage: python -m tools.backends_table [--check]
 """
 
 from __future__ import annotations
 
-import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import loky
 from distributed import Client, LocalCluster
 
+from prodpool.workers.backends import detect_backend
 from prodpool.workers.base import Capabilities
-from prodpool.workers.daemon import DaemonThreadExecutor
-from prodpool.workers.kinds import capabilities
-from prodpool.workers.processes.recipes import dumps
+from prodpool.workers.processes.process_template import dumps
+from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
+from tools.pages import table, write
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- backends: made by tools/backends_table.py -->\n", "<!-- end of backends -->\n"
 HEAD = (
     "backend",
     "tasks reach it",
@@ -30,6 +27,8 @@ HEAD = (
     "dwell, duration",
     "`dump()`",
 )
+# What the README tells of them.
+SHORT = (0, 3, 4, 5)
 
 
 class Other:
@@ -44,30 +43,40 @@ def row(name: str, can: Capabilities) -> tuple[str, ...]:
     if can.leased:
         reach, functions = "it lends its threads", "any"
     else:
-        ahead = "none ahead" if not can.prefetch else "two ahead" if can.lost else "one ahead for all"
+        ahead = (
+            "none ahead"
+            if not can.prefetch
+            else "two ahead"
+            if can.worker_lost_errors
+            else "one ahead for all"
+        )
         more = ", more if short" if can.prefetch else ""
         reach = f"one for each worker; {ahead}{more}"
-        if can.recipe is not None:
+        if can.template is not None:
             reach = "one for each worker; more if short, which are taken back from behind a long one"
         by_name = can.dumps is dumps
         functions = "what it carries itself" if can.dumps is None else "of a module" if by_name else "any"
-    if can.recipe is not None:
+    if can.template is not None:
         dies, still = "only its task is lost", "killed"
-    elif can.lost:
+    elif can.worker_lost_errors:
         dies, still = "only its tasks are lost", "left to the cluster"
     else:
         dies = "-" if can.leased else "as it says itself"
         still = "left behind" if can.leased else "left to it"
-    limit = "told" if can.recipe is None else "killed"
-    exact = can.leased or can.recipe is not None
+    limit = "told" if can.template is None else "killed"
+    exact = can.leased or can.template is not None
     times = (
-        "exact" if exact else "exact on this host, else from the length" if can.lost else "exact on this host"
+        "exact"
+        if exact
+        else "exact on this host, else from the length"
+        if can.worker_lost_errors
+        else "exact on this host"
     )
     return name, reach, functions, limit, dies, still, times, "stacks" if exact else "no stacks"
 
 
-def table() -> str:
-    """Return the table."""
+def rows() -> list[tuple[str, ...]]:
+    """Return the row of each backend."""
     with (
         LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
@@ -76,27 +85,21 @@ def table() -> str:
         loky.ProcessPoolExecutor(1) as loky_processes,
     ):
         records = {
-            "`prodpool.threads()`": capabilities(DaemonThreadExecutor("table")),
-            "`ThreadPoolExecutor`": capabilities(threads),
-            "`ProcessPoolExecutor`, `prodpool.processes()`": capabilities(processes),
-            "loky": capabilities(loky_processes),
-            "dask, `prodpool.dask()`": capabilities(client.get_executor()),
-            "anything else with `submit`": capabilities(Other()),
+            "`prodpool.threads()`": detect_backend(DaemonThreadExecutor("table")),
+            "`ThreadPoolExecutor`": detect_backend(threads),
+            "`ProcessPoolExecutor`, `prodpool.processes()`": detect_backend(processes),
+            "loky": detect_backend(loky_processes),
+            "dask, `prodpool.dask()`": detect_backend(client.get_executor()),
+            "anything else with `submit`": detect_backend(Other()),
         }
-    rows = [HEAD, ("---",) * len(HEAD), *(row(name, can) for name, can in records.items())]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
-
-
-def renewed(text: str) -> str:
-    """Return the README's text with the table of today."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return [row(name, can) for name, can in records.items()]
 
 
 if __name__ == "__main__":
-    old = README.read_text()
-    new = renewed(old)
-    if "--check" in sys.argv and new != old:
-        raise SystemExit("README.md: the table of backends is out of date: run tools/backends_table.py")
-    README.write_text(new)
+    found = rows()
+    short = [[cells[column] for column in SHORT] for cells in (HEAD, *found)]
+    parts = [
+        ("docs/reference/backends.md", "backends", table(HEAD, found)),
+        ("README.md", "backends", table(short[0], short[1:])),
+    ]
+    write(parts, "tools/backends_table.py")

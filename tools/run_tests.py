@@ -1,4 +1,4 @@
-"""Run the tests against the built wheel, on this interpreter and on every other CPython found.
+"""Run the tests against the built wheel, on this interpreter or (``--all``) on every CPython found.
 
 Each interpreter gets an environment of its own in ``.envs/`` that holds the wheel, and runs in a copy of the
 repository that has no ``prodpool/`` in it: what is tested is what would be installed. The last line printed
@@ -207,6 +207,7 @@ def run(
 def main() -> int:
     """Test on this interpreter in full, and on the others what may depend on them."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="on every CPython found")
     parser.add_argument("--lowest", action="store_true", help="with the oldest dependencies allowed")
     options, pytest_options = parser.parse_known_args()
     first = describe(sys.executable)
@@ -214,7 +215,8 @@ def main() -> int:
         raise SystemExit(f"{sys.executable} is no CPython of {OLDEST} or newer")
     (wheel,) = (ROOT / "dist").glob("*.whl")
     REPORTS.mkdir(parents=True, exist_ok=True)
-    rest = [] if options.lowest else others(first)
+    found = [] if options.lowest else others(first)
+    rest = found if options.all else []
     pythons = {one: environment(one, wheel, lowest=options.lowest) for one in [first, *rest]}
 
     def test(interpreter: Interpreter, only: str, *, live: bool) -> Tally:
@@ -229,6 +231,8 @@ def main() -> int:
     with ThreadPoolExecutor(2) as executor:
         tests = [executor.submit(test, *run, live=number == 0) for number, run in enumerate(runs)]
         total = sum((test.result() for test in tests), Tally())
+    if untried := [one.minor for one in found if one not in rest]:
+        print(f"\n`make test PYTHONS=all` tests on CPython {', '.join(untried)} as well.")
     print(f"\n{total}", flush=True)
     return 0 if total.failed == 0 and total.passed > 0 else 1
 

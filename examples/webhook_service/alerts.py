@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from prodpool.bundle.settings import Settings
+from prodpool.monitoring.thresholds import AlertThresholds
 
 from .acts import Act
 from .prometheus import INTERVAL, Prometheus
 from .report import Check
 
 # What `prodpool export alerts DIR --window-scale 0.01 ...` would be given: 5 minutes are 3 s.
-SETTINGS = Settings(window_scale=0.01, dwell=1.0, duration=0.5, drain=300.0)
+SETTINGS = AlertThresholds(window_scale=0.01, dwell=1.0, duration=0.5, drain=300.0)
 FIRING = 'ALERTS{alertstate="firing"}'
 # A deployment must page nobody: the pool is stopped, and offered no work for longer than a drain takes.
 NEVER = "PoolStopped"

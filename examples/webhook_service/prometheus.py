@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import urllib3
 
-from prodpool.bundle.files import bundle
-from prodpool.bundle.settings import Settings
+from prodpool.monitoring.export import render_files
+from prodpool.monitoring.thresholds import AlertThresholds
 
 from .processes import ChildError
 from .servers import LOOPBACK
@@ -40,7 +40,7 @@ def installed() -> bool:
 class Prometheus:
     """A server on a free port; its rules, log and data are in a temporary folder that goes with it."""
 
-    def __init__(self, target: str, settings: Settings, *, start_timeout: float = 20.0) -> None:
+    def __init__(self, target: str, settings: AlertThresholds, *, start_timeout: float = 20.0) -> None:
         """Start it and wait until it answers; its first scrape comes some five seconds later.
 
         Args:
@@ -71,7 +71,7 @@ class Prometheus:
             raise
 
     def _start(self, folder: Path, target: str) -> subprocess.Popen[bytes]:
-        for name, text in bundle("alerts", self.settings).items():
+        for name, text in render_files("alerts", self.settings).items():
             (folder / name).write_text(text)
         config = folder / "prometheus.json"  # JSON is YAML, too
         config.write_text(json.dumps(_config(folder / "prodpool.rules.yml", target)))

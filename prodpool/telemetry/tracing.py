@@ -17,17 +17,18 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from prodpool.telemetry.ledger import Exemplar
-from prodpool.telemetry.sink_thread import SinkThread
-from prodpool.telemetry.stacks import render_error
+from prodpool.concurrency.call_queue import CallQueue
+from prodpool.task.ending import Ending, TaskObserver
+from prodpool.task.outcomes import Reason
+from prodpool.telemetry.counters import Exemplar
+from prodpool.telemetry.tracebacks import render_error
 from prodpool.text import full_type_name, said, type_name
-from prodpool.vocabulary import Reason
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from prodpool.task import Task
-    from prodpool.telemetry.trouble import Trouble
+    from prodpool.task.task import Task
+    from prodpool.telemetry.telemetry_errors import TelemetryErrors
 
 # Waits shorter than this many seconds get no span of their own; they would only clutter a waterfall.
 QUEUE_SPAN_FROM = 0.001
@@ -40,20 +41,22 @@ _REST = 0.005
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
-class Tracing:
+class Tracing(TaskObserver):
     """Makes the spans of one pool. Nothing that a provider or exporter raises gets out of here."""
 
-    def __init__(self, pool: str, provider: trace.TracerProvider | None, trouble: Trouble) -> None:
+    def __init__(
+        self, pool: str, provider: trace.TracerProvider | None, telemetry_errors: TelemetryErrors
+    ) -> None:
         self._pool = pool
-        self._trouble = trouble
+        self._telemetry_errors = telemetry_errors
         self._given = provider
         self._tracer = provider.get_tracer("prodpool") if provider is not None else None
         self._look_at = float("-inf")
-        self.thread = SinkThread(
+        self.thread = CallQueue(
             f"prodpool-trace-{pool}",
             capacity=_CAPACITY,
-            failed=partial(trouble.report, "trace"),
-            lost=partial(trouble.overflow, "trace"),
+            failed=partial(telemetry_errors.report, "trace"),
+            lost=partial(telemetry_errors.overflow, "trace"),
             rest=_REST,
         )
 
@@ -91,7 +94,7 @@ class Tracing:
             task.recorded = span.is_recording()
             token = otel_context.attach(trace.set_span_in_context(span, parent))
         except BaseException as error:  # noqa: BLE001  # not `guard`: this is the hot path of a traced pool
-            self._trouble.report("trace", error)
+            self._telemetry_errors.report("trace", error)
         del task
         try:
             return fn(*args, **kwargs)
@@ -107,7 +110,7 @@ class Tracing:
         It begins with the hand-over: its id has to be known before the task starts, and a span's start
         cannot be set later.
         """
-        with self._trouble.guard("trace"):
+        with self._telemetry_errors.guard("trace"):
             parent = task.context.run(otel_context.get_current)
             span = task.span
             if span is None:  # else it is handed over once more
@@ -119,7 +122,14 @@ class Tracing:
                 return carrier
         return None
 
-    def finish(self, task: Task, result: str, error: BaseException | None) -> None:
+    def ended(self, task: Task, ending: Ending) -> None:
+        """End the span of a task that ran; leave a queue span for one that did not."""
+        if isinstance(ending.kind, Reason):
+            self._dropped(task, ending.kind, ending.dwell)
+        else:
+            self._finish(task, ending.kind, ending.error)
+
+    def _finish(self, task: Task, result: str, error: BaseException | None) -> None:
         """Have the task's span ended, the first time; it ends now, whenever that is done."""
         span, recorded, task.recorded = task.span, task.recorded, False
         if span is None or not recorded:
@@ -132,19 +142,18 @@ class Tracing:
             # Rendered at once, in the thread of the task: nobody else may look at what it raised.
             self.thread.post(_end_failed, span, ended, result, type_name(error), self._describe(error))
 
-    def dropped(self, task: Task, reason: Reason, now: float) -> None:
+    def _dropped(self, task: Task, reason: Reason, dwell: float) -> None:
         """Leave a queue span with an error status for a task that never ran."""
-        if not self.wanted(now) or self._tracer is None:
+        if not self.wanted(task.admitted_at + dwell) or self._tracer is None:
             return
-        with self._trouble.guard("trace"):
+        with self._telemetry_errors.guard("trace"):
             parent = task.context.run(otel_context.get_current)
-            dwell = now - task.admitted_at
             self._post_queue_span(self._tracer, task, parent, time.time_ns(), dwell, reason.value)
 
     def exemplar(self, task: Task, value: float) -> Exemplar | None:
         """Return the link from a histogram to the trace of a sampled task."""
         if task.span is not None:
-            with self._trouble.guard("trace"):
+            with self._telemetry_errors.guard("trace"):
                 context = task.span.get_span_context()
                 if context.trace_flags.sampled:
                     return Exemplar(trace.format_trace_id(context.trace_id), value, time.time())
@@ -156,7 +165,7 @@ class Tracing:
             return False
         self._tracer = trace.get_tracer("prodpool")
         # The thread comes with the first span to be ended: this may be any thread, in the middle of anything.
-        self.thread.stay()
+        self.thread.keep_thread()
         return True
 
     def _start(self, task: Task, parent: Context, dwell: float) -> Span:

@@ -14,17 +14,17 @@ from prodpool.text import shown
 from prodpool.workers.in_worker.call import Dumps, standard_dumps
 
 if TYPE_CHECKING:
-    from prodpool.workers.processes.recipes import Recipe
+    from prodpool.workers.processes.process_template import ProcessTemplate
 
 
-class Submits(Protocol):
-    """What `InstrumentedPool` takes as a backend: an executor, or whatever else has its ``submit``."""
+class SupportsSubmit(Protocol):
+    """The type of a backend: an `Executor`, or another object with its ``submit``."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn`` somewhere and return its future."""
 
 
-class Backend(Submits, Protocol):
+class Backend(SupportsSubmit, Protocol):
     """What the pool asks of an executor that it also ends."""
 
     def shutdown(self, wait: bool = True) -> None:
@@ -49,7 +49,7 @@ class Workers(Protocol):
         """Add one more worker; False when there are enough."""
         ...
 
-    def fit(self, workers: int) -> int:
+    def prepare_resize(self, workers: int) -> int:
         """Be ready to run ``workers`` tasks at once; return how many it takes beyond those.
 
         Raises:
@@ -57,19 +57,19 @@ class Workers(Protocol):
         """
         ...
 
-    def resized(self) -> None:
+    def after_resize(self) -> None:
         """Hear that the pool has another number of workers now."""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Bring up to date what is known of running tasks."""
 
-    def repair(self, aside: Callable[[Callable[[], None]], object]) -> None:
+    def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Finish what an interrupt or a failed allocation has left undone; called by the watchdog.
 
-        ``aside`` makes a call in another thread: the watchdog makes none that may block.
+        ``call_soon`` makes a call in another thread: the watchdog makes none that may block.
         """
 
-    def holding(self) -> Sequence[Joinable]:
+    def owned_threads_or_processes(self) -> Sequence[Joinable]:
         """Return what should have ended when what is the pool's own has."""
         ...
 
@@ -99,14 +99,6 @@ def prefetch_for(workers: int, size: int | None, prefetch: int) -> int:
     return 0 if size is not None and workers < size else prefetch
 
 
-def too_many(workers: int, most: int | None) -> ValueError:
-    """Return the error for more workers than a backend has."""
-    return ValueError(
-        f"max_workers={workers!r} is more than the {most} workers of the backend: pass at most {most}, or a "
-        "larger executor; prodpool.threads(...) grows, and so does a backend given as a factory"
-    )
-
-
 class NotTakenError(Exception):
     """What the future of a call raises that was not handed over after all, because of ``error``."""
 
@@ -115,7 +107,7 @@ class NotTakenError(Exception):
         self.error = error
 
 
-def submit_plainly(backend: Submits, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+def default_submit(backend: SupportsSubmit, fn: Callable[..., Any], *args: Any) -> Future[Any]:
     """Hand a call over as any executor takes it."""
     lease: Future[Any] = backend.submit(fn, *args)
     return lease
@@ -153,7 +145,7 @@ class Capabilities:
         result_dumps: How its workers pickle results.
         submit: Hands a call over to it.
         processes: Returns its worker processes, which can be killed; None where there are none to kill.
-        recipe: What its worker processes are made of, so that the pool can have its own; None otherwise.
+        template: What its worker processes are made of, so that the pool can start its own; None otherwise.
         lost: What the future of a call raises when the worker was lost and the backend goes on.
     """
 
@@ -165,7 +157,7 @@ class Capabilities:
     prefetch: int = 0
     dumps: Dumps | None = None
     result_dumps: Dumps = standard_dumps
-    submit: Callable[..., Future[Any]] = submit_plainly
+    submit: Callable[..., Future[Any]] = default_submit
     processes: Callable[[Any], list[Any]] | None = None
-    recipe: Recipe | None = None
-    lost: tuple[type[BaseException], ...] = ()
+    template: ProcessTemplate | None = None
+    worker_lost_errors: tuple[type[BaseException], ...] = ()

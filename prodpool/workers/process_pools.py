@@ -1,8 +1,8 @@
 """What the process pools of this host can do: the standard library's and loky's.
 
-A pool that may do as it likes with such an executor takes it for a recipe and keeps worker processes of its
+A pool that may do as it likes with such an executor takes it for a template and keeps worker processes of its
 own. By its ``submit`` go the calls of an executor that others use as well, or that does something of its own
-there. The names with an underscore are private (docs/decisions.md, D14; guarded by
+there. The names with an underscore are private (docs/decisions, D14; guarded by
 tests/backends/test_private_names.py).
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from prodpool.text import shown
 from prodpool.workers.base import Capabilities
 from prodpool.workers.in_worker.call import Dumps
-from prodpool.workers.processes import recipes
+from prodpool.workers.processes import process_template
 
 # A pool with max_tasks_per_child may not replace its last worker and then hangs for ever, in every CPython
 # from 3.11 on until the releases of summer 2026, which have this method. Source: CPython issue 115634
@@ -34,7 +34,7 @@ def of_process_pool(backend: ProcessPoolExecutor, *, own: bool) -> Capabilities:
         ValueError: It has ``max_tasks_per_child`` and is used by others, on a Python where that deadlocks.
     """
     private: Any = backend
-    own = own and recipes.POSSIBLE and _is_plain(backend.submit, ProcessPoolExecutor.submit)
+    own = own and process_template.POSSIBLE and _is_plain(backend.submit, ProcessPoolExecutor.submit)
     most_tasks = private._max_tasks_per_child  # noqa: SLF001
     if most_tasks is not None and not MENDED and not own:
         version = ".".join(map(str, sys.version_info[:3]))
@@ -43,19 +43,23 @@ def of_process_pool(backend: ProcessPoolExecutor, *, own: bool) -> Capabilities:
             f"ever on Python {version} (CPython issue 115634): leave that out, or use a newer patch "
             "release of Python"
         )
-    recipe = recipes.of_process_pool(backend) if own else None
-    return _of_either("ProcessPoolExecutor", backend, recipes.dumps, recipe)
+    template = process_template.of_process_pool(backend) if own else None
+    return _of_either("ProcessPoolExecutor", backend, process_template.dumps, template)
 
 
 def of_loky(backend: Any, *, own: bool) -> Capabilities:
     """Return what a ``loky.ProcessPoolExecutor``, reusable or not, can do; ``own``: nobody else uses it."""
     theirs = importlib.import_module("loky.process_executor").ProcessPoolExecutor
     reusable = importlib.import_module("loky.reusable_executor")._ReusablePoolExecutor  # noqa: SLF001
-    own = own and recipes.POSSIBLE and _is_plain(backend.submit, theirs.submit, reusable.submit)
-    return _of_either("loky", backend, recipes.loky_dumps, recipes.of_loky(backend) if own else None)
+    own = own and process_template.POSSIBLE and _is_plain(backend.submit, theirs.submit, reusable.submit)
+    return _of_either(
+        "loky", backend, process_template.loky_dumps, process_template.of_loky(backend) if own else None
+    )
 
 
-def _of_either(kind: str, backend: Any, dumps: Dumps, recipe: recipes.Recipe | None) -> Capabilities:
+def _of_either(
+    kind: str, backend: Any, dumps: Dumps, template: process_template.ProcessTemplate | None
+) -> Capabilities:
     return Capabilities(
         kind=kind,
         max_workers=backend._max_workers,  # noqa: SLF001
@@ -65,7 +69,7 @@ def _of_either(kind: str, backend: Any, dumps: Dumps, recipe: recipes.Recipe | N
         dumps=dumps,
         result_dumps=dumps,
         processes=_processes,
-        recipe=recipe,
+        template=template,
     )
 
 

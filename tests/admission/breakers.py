@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 import pybreaker
 import pytest
 
-from prodpool.admission.breaker import Breaker, Permit, Probe
-from prodpool.admission.policy import BreakerPolicy
-from prodpool.clock import ManualClock
+from prodpool.admission.breaker.breaker import Breaker
+from prodpool.admission.breaker.permit import Permit, Probe
+from prodpool.admission.breaker.policy import BreakerPolicy
+from prodpool.concurrency.clock import ManualClock
 from prodpool.errors import BreakerOpenError
+from tests.helpers.tasks import TaskError
 
 HUNG_AFTER = 60.0
-
-
-class BoomError(Exception):
-    """What a failing task raises here."""
 
 
 @dataclass
@@ -36,7 +34,7 @@ class Rig:
 
     def fail(self, times: int = 1) -> None:
         for _ in range(times):
-            self.run(BoomError())
+            self.run(TaskError())
 
     def succeed(self, times: int = 1) -> None:
         for _ in range(times):

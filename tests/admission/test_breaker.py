@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from prodpool.admission.breaker import Breaker, Permit, Probe
-from prodpool.admission.policy import BreakerPolicy
+from prodpool.admission.breaker.breaker import Breaker
+from prodpool.admission.breaker.permit import Permit, Probe
+from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.errors import PoolFullError, RejectedError
-from prodpool.vocabulary import Reason
-from tests.admission.breakers import HUNG_AFTER, BoomError, half_open, make
+from prodpool.task.outcomes import Reason
+from tests.admission.breakers import HUNG_AFTER, half_open, make
+from tests.helpers.tasks import TaskError
 
 NOT_FAILURES = [
     pytest.param(PoolFullError(pool="other", queued=1, queue_capacity=1), id="rejected"),
@@ -74,10 +76,10 @@ def test_not_a_failure(exception: BaseException) -> None:
 def test_the_exception_is_left_as_it_was() -> None:
     """Counting a failure adds nothing to the traceback or the context that its owner will see."""
     rig = make(BreakerPolicy(consecutive_failures=2))
-    first = BoomError()
+    first = TaskError()
     try:
         raise first
-    except BoomError:
+    except TaskError:
         trace = first.__traceback__
         try:
             raise LookupError  # noqa: TRY301
@@ -116,7 +118,7 @@ def test_healthy_path_takes_no_lock_and_reads_no_clock() -> None:
         def __exit__(self, *details: object) -> None: ...
 
     rig = make()
-    rig.breaker._lock = rig.breaker._driving = Untouchable()  # type: ignore[assignment]
+    rig.breaker._lock = rig.breaker._circuit_lock = Untouchable()  # type: ignore[assignment]
     rig.breaker._monotonic = lambda: pytest.fail("read the clock")
     rig.succeed(3)
 
@@ -198,8 +200,8 @@ def test_a_bad_probe_opens_again() -> None:
     """A failed probe opens the breaker for the whole time again."""
     rig = half_open()
     rig.clock.advance(5)
-    rig.breaker.record(rig.probe(), BoomError(), 0.1)
-    assert rig.changes[-1] == ("half_open", "open", "a probe raised BoomError")
+    rig.breaker.record(rig.probe(), TaskError(), 0.1)
+    assert rig.changes[-1] == ("half_open", "open", "a probe raised TaskError")
     assert rig.refused().retry_after == 30.0
 
 
@@ -265,7 +267,7 @@ def test_a_lost_probe_is_given_up() -> None:
     assert rig.refused().retry_after == 1.0
     rig.clock.advance(1)
     fresh = rig.probe()
-    rig.breaker.record(lost, BoomError(), 61)
+    rig.breaker.record(lost, TaskError(), 61)
     assert rig.breaker.state == "half_open"
     rig.breaker.release(lost)
     rig.refused()  # the fresh one still holds the only permit
@@ -294,13 +296,13 @@ def test_stale_failures_do_not_open() -> None:
     rig.run()
     assert rig.moves == ["open", "half_open", "closed"]
     for permit in old:
-        rig.breaker.record(permit, BoomError(), 40)
+        rig.breaker.record(permit, TaskError(), 40)
     assert rig.breaker.state == "closed"
     rig.fail(4)
     assert rig.breaker.state == "closed"
 
 
-@pytest.mark.parametrize("exception", [None, BoomError()], ids=["success", "failure"])
+@pytest.mark.parametrize("exception", [None, TaskError()], ids=["success", "failure"])
 def test_stale_answers_move_neither_open_nor_half_open(exception: BaseException | None) -> None:
     """A task admitted while closed neither closes nor re-opens a breaker that has tripped since."""
     rig = make()
@@ -320,7 +322,7 @@ def test_stale_probes_count_for_nothing() -> None:
     """A probe of an earlier half-open time is neither a success nor a freed permit in a later one."""
     rig = half_open(BreakerPolicy(half_open_permits=2))
     old = rig.probe()
-    rig.breaker.record(rig.probe(), BoomError(), 0.1)
+    rig.breaker.record(rig.probe(), TaskError(), 0.1)
     rig.clock.advance(30)
     rig.probe()
     rig.probe()

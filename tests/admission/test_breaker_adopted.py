@@ -13,9 +13,10 @@ from typing import Any, cast
 import pybreaker
 import pytest
 
-from prodpool.admission.breaker import Probe
+from prodpool.admission.breaker.permit import Probe
 from prodpool.errors import BreakerOpenError
-from tests.admission.breakers import BoomError, Rig, half_open, make
+from tests.admission.breakers import Rig, half_open, make
+from tests.helpers.tasks import TaskError
 
 
 class Recorder(pybreaker.CircuitBreakerListener):
@@ -152,7 +153,7 @@ def test_it_may_come_open() -> None:
         pytest.param(LookupError, KeyError(), id="base class"),
         pytest.param(Abstract, RegisteredError(), id="registered with an ABC"),
         pytest.param(MetaclassedError, MetaclassedError(), id="class with a metaclass"),
-        pytest.param(lambda error: error.args == (404,), BoomError(404), id="predicate"),
+        pytest.param(lambda error: error.args == (404,), TaskError(404), id="predicate"),
     ],
 )
 def test_exclusion(exclusion: object, excluded: BaseException) -> None:
@@ -235,8 +236,8 @@ def test_listeners_hear_everything() -> None:
     assert listener.events == [
         "before_call", "success",
         "before_call", "success",
-        "before_call", "failure BoomError",
-        "before_call", "failure BoomError", "closed -> open",
+        "before_call", "failure TaskError",
+        "before_call", "failure TaskError", "closed -> open",
         "open -> half-open",
         "before_call", "half-open -> closed", "success",
     ]  # fmt: skip
@@ -621,7 +622,7 @@ def test_detach_gives_it_back_as_it_came() -> None:
     rig.fail()
     rig.breaker.detach()
     rig.breaker.detach()
-    rig.breaker.record(permit, BoomError(), 1)  # an abandoned task answers after all
+    rig.breaker.record(permit, TaskError(), 1)  # an abandoned task answers after all
     assert [type(item) for item in own.listeners] == [Recorder]
     assert set(cast("Any", own.excluded_exceptions)) == {KeyError, Abstract, predicate}
     assert all(not type(item).__name__.startswith("_Guarded") for item in own.excluded_exceptions)

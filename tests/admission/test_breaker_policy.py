@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prodpool.admission.policy import BreakerPolicy
+from prodpool.admission.breaker.policy import BreakerPolicy
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from collections import deque
 
 import pytest
 
-from prodpool.admission.policy import BreakerPolicy
-from prodpool.admission.window import Window
-from tests.admission.breakers import BoomError, half_open, make
+from prodpool.admission.breaker.outcome_window import OutcomeWindow
+from prodpool.admission.breaker.policy import BreakerPolicy
+from tests.admission.breakers import half_open, make
+from tests.helpers.tasks import TaskError
 
 RATE = BreakerPolicy(consecutive_failures=None, failure_rate=0.5, window=10, minimum_calls=6)
 SLOW = BreakerPolicy(
@@ -107,7 +108,7 @@ def test_slow_failures_are_slow() -> None:
     """A call that fails after a long time counts as slow."""
     rig = make(SLOW)
     for _ in range(4):
-        rig.run(BoomError(), 3.0)
+        rig.run(TaskError(), 3.0)
     assert rig.moves == ["open"]
 
 
@@ -156,7 +157,7 @@ def test_stale_answers_stay_out_of_the_window() -> None:
     rig.clock.advance(30)
     rig.run()
     for permit in old:
-        rig.breaker.record(permit, BoomError(), 30)
+        rig.breaker.record(permit, TaskError(), 30)
     assert rig.breaker.state == "closed"
 
 
@@ -165,7 +166,7 @@ def test_window_against_a_plain_count(size: int) -> None:
     """The running sums equal a recount of the last calls, for any sequence."""
     chance = random.Random(size)  # noqa: S311
     last: deque[tuple[bool, bool]] = deque(maxlen=size)
-    window = Window(size, minimum=1, failure_rate=0.6, slow_call_rate=0.6)
+    window = OutcomeWindow(size, minimum=1, failure_rate=0.6, slow_call_rate=0.6)
     for step in range(2_000):
         if step % 500 == 499:
             window.clear()
@@ -180,6 +181,6 @@ def test_window_against_a_plain_count(size: int) -> None:
 
 def test_a_rate_is_met_exactly() -> None:
     """Three of ten meets a failure rate of 0.3, whatever the rounding of 0.3 x 10."""
-    window = Window(10, minimum=10, failure_rate=0.3, slow_call_rate=None)
+    window = OutcomeWindow(10, minimum=10, failure_rate=0.3, slow_call_rate=None)
     verdicts = [window.add(failed=number < 3, slow=False) for number in range(10)]
     assert verdicts == [None] * 9 + ["3 of the last 10 calls failed (failure_rate=0.3)"]

@@ -12,10 +12,11 @@ from typing import Any, cast
 import pybreaker
 import pytest
 
-from prodpool.admission.breaker import Permit, Probe
-from prodpool.admission.policy import BreakerPolicy
+from prodpool.admission.breaker.permit import Permit, Probe
+from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.errors import BreakerOpenError
-from tests.admission.breakers import BoomError, Rig, half_open, make
+from tests.admission.breakers import Rig, half_open, make
+from tests.helpers.tasks import TaskError
 
 THREADS = 8
 MOVES = {("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")}
@@ -75,7 +76,7 @@ def test_one_trip() -> None:
     """Failures that arrive at the same moment open the breaker once."""
     rig = make(BreakerPolicy(consecutive_failures=3, failure_rate=0.5, minimum_calls=3))
     permits = [rig.breaker.acquire() for _ in range(THREADS)]
-    together(lambda number: rig.breaker.record(permits[number], BoomError(), 0.1))
+    together(lambda number: rig.breaker.record(permits[number], TaskError(), 0.1))
     assert rig.moves == ["open"]
 
 
@@ -121,7 +122,7 @@ def test_the_way_past_the_locks_is_shut_while_a_failure_counts() -> None:
     def run(number: int) -> None:
         chance = random.Random(number)  # noqa: S311
         for _ in range(500):
-            rig.run(BoomError() if chance.random() < 0.5 else None)
+            rig.run(TaskError() if chance.random() < 0.5 else None)
 
     together(run)
     rig.fail()
@@ -147,7 +148,7 @@ def hammer(rig: Rig, number: int, permits: int, rounds: int = 2_000) -> None:
                 rig.breaker.release(permit)
                 rig.breaker.release(permit)
             case 2 | 3 | 4:
-                rig.breaker.record(permit, BoomError(), 0.1)
+                rig.breaker.record(permit, TaskError(), 0.1)
             case 5:
                 rig.breaker.record(permit, KeyError(), 0.1)
             case 6 if isinstance(permit, Probe):

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from prodpool.bundle.alerts import ALERTS
-from prodpool.bundle.files import bundle
-from prodpool.bundle.settings import Settings
+from prodpool.monitoring.alerts import ALERTS
+from prodpool.monitoring.export import render_files
+from prodpool.monitoring.thresholds import AlertThresholds
 from tests.alerts.rig import OPTIONS, Alertmanager, Receiver
 from tests.observe.child import LOOPBACK, Child
 from tests.observe.prometheus import Prometheus
@@ -56,7 +56,7 @@ HELD_BACK = ("stalled", "PoolHungTasks")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export the alerts with windows of a hundredth."""
     folder = tmp_path_factory.mktemp("alerts")
-    for name, text in bundle("alerts", Settings(**OPTIONS)).items():  # type: ignore[arg-type]
+    for name, text in render_files("alerts", AlertThresholds(**OPTIONS)).items():  # type: ignore[arg-type]
         (folder / name).write_text(text)
     return folder
 

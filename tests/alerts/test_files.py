@@ -17,22 +17,22 @@ from hypothesis import given
 from hypothesis import settings as chosen
 from hypothesis import strategies as st
 
-from prodpool.bundle.alerts import ALERTS, GROUPS
-from prodpool.bundle.plainyaml import to_yaml
-from prodpool.bundle.rule import Alert, written
-from prodpool.bundle.rules import groups, rule_files
-from prodpool.bundle.runbook import runbook
-from prodpool.bundle.settings import Settings
-from prodpool.telemetry.prometheus import COUNTERS, GAUGES, HISTOGRAMS
+from prodpool.monitoring.alerts import ALERTS, GROUPS
+from prodpool.monitoring.model import Alert, render
+from prodpool.monitoring.prometheus_rules import groups, rule_files
+from prodpool.monitoring.runbook import runbook
+from prodpool.monitoring.thresholds import AlertThresholds
+from prodpool.monitoring.yaml_writer import to_yaml
+from prodpool.telemetry.exporters.prometheus import COUNTERS, GAUGES, HISTOGRAMS
 from tests.support import ROOT, missing
 
 pytestmark = pytest.mark.once
 
 OTHERS = {
-    "default": Settings(),
-    "namespace": Settings(namespace_label="namespace", dwell=10, stall=90, queue_fill=0.5),
-    "scaled": Settings(window_scale=0.01),
-    "smallest": Settings(window_scale=0.001, slo=0.9999),
+    "default": AlertThresholds(),
+    "namespace": AlertThresholds(namespace_label="namespace", dwell=10, stall=90, queue_fill=0.5),
+    "scaled": AlertThresholds(window_scale=0.01),
+    "smallest": AlertThresholds(window_scale=0.001, slo=0.9999),
 }
 Tool = Callable[..., str]
 
@@ -61,8 +61,8 @@ def exported(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_the_committed_files_are_those_of_the_table() -> None:
     """`prodpool export` writes what is committed, to the byte; nothing else is there."""
     committed = {path.name: path.read_text() for path in (ROOT / "alerts").iterdir()}
-    assert committed == rule_files(Settings())
-    assert (ROOT / "runbook.md").read_text() == runbook(Settings())
+    assert committed == rule_files(AlertThresholds())
+    assert (ROOT / "runbook.md").read_text() == runbook(AlertThresholds())
 
 
 def test_promtool_finds_nothing(exported: Path, tool: Tool) -> None:
@@ -105,7 +105,9 @@ def test_the_three_forms_hold_the_same_rules(exported: Path) -> None:
 
 def test_yaml_says_what_was_meant() -> None:
     """PyYAML reads the rules back as they were."""
-    assert yaml.safe_load(rule_files(Settings())["prodpool.rules.yml"]) == {"groups": groups(Settings())}
+    assert yaml.safe_load(rule_files(AlertThresholds())["prodpool.rules.yml"]) == {
+        "groups": groups(AlertThresholds())
+    }
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Co", "Cn"]), max_size=20)
@@ -130,7 +132,9 @@ def test_any_value_is_read_back(value: dict[str, Any]) -> None:
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 def test_an_alert_says_what_it_has_to(alert: Alert) -> None:
     """Each alert has severity, summary, description, a link to its page and to the dashboard of its pool."""
-    settings = Settings(runbook_url="https://wiki.example/pools", dashboard_url="https://grafana.example/")
+    settings = AlertThresholds(
+        runbook_url="https://wiki.example/pools", dashboard_url="https://grafana.example/"
+    )
     told = alert.annotations(settings)
     assert told["runbook_url"] == f"https://wiki.example/pools#{alert.name.lower()}"
     assert told["dashboard_url"].startswith(f"https://grafana.example/d/{alert.panel.dashboard}?var-job=")
@@ -151,9 +155,10 @@ def test_its_panel_is_there(alert: Alert) -> None:
     assert titles.get(alert.panel.id) == alert.panel.title
 
 
-def test_the_readme_counts_them() -> None:
-    """The number of alerts that the README gives is theirs."""
-    assert "Twenty alerts come with the package" in (ROOT / "README.md").read_text()
+def test_the_pages_count_them() -> None:
+    """The number of alerts that README and guide give is theirs."""
+    assert "twenty alerts" in (ROOT / "README.md").read_text()
+    assert "Twenty alerts come with the package" in (ROOT / "docs" / "guides" / "alerts.md").read_text()
     assert len(ALERTS) == 20
 
 
@@ -161,7 +166,7 @@ def test_rules_read_what_is_exported_and_recorded() -> None:
     """Every metric that a rule names is exported or recorded, with labels that it has."""
     exported = {each.name for each in (*COUNTERS, *GAUGES)} | {f"{name}_bucket" for name, _, _ in HISTOGRAMS}
     recorded = {rule.name for group in GROUPS for rule in group.rules if not isinstance(rule, Alert)}
-    exprs = [written(rule.expr, Settings()) for group in GROUPS for rule in group.rules]
+    exprs = [render(rule.expr, AlertThresholds()) for group in GROUPS for rule in group.rules]
     named = {name for expr in exprs for name in re.findall(r"(?:pool:)?workerpool_[a-z0-9_:]+", expr)}
     assert named <= exported | recorded
     assert recorded <= named
@@ -169,7 +174,7 @@ def test_rules_read_what_is_exported_and_recorded() -> None:
 
 def test_the_namespace_label_is_kept(tmp_path: Path) -> None:
     """With a further label, every aggregation, and Alertmanager's grouping, keeps it."""
-    settings = Settings(namespace_label="namespace")
+    settings = AlertThresholds(namespace_label="namespace")
     text = rule_files(settings)["prodpool.rules.yml"]
     assert set(re.findall(r"by \(([^)]*)\)", text)) == {
         "namespace, job, pool", "namespace, job, pool, le", "namespace, job, instance, pool",

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from prodpool.bundle.alerts import ALERTS
-from prodpool.bundle.history import clock, findings, history_values
-from prodpool.bundle.settings import Settings
+from prodpool.monitoring.alerts import ALERTS
+from prodpool.monitoring.incident_history import clock, findings, history_values
+from prodpool.monitoring.thresholds import AlertThresholds
 from tests.support import ROOT, missing
 from tools.incidents.pipeline import ENRICHERS, PARSERS, WRITERS
 from tools.incidents.replay import Plan, replay
@@ -23,7 +23,7 @@ HISTORY = PAGE.split("\n## Incident history\n")[1]
 FOUND = findings()
 # A fiftieth of every time, with queues and thresholds to match: 5 minutes are 6 s.
 SHORT = Plan(
-    Settings(window_scale=0.02, queue_depth=20.0, duration=0.1, dwell=0.5),
+    AlertThresholds(window_scale=0.02, queue_depth=20.0, duration=0.1, dwell=0.5),
     Proportions(
         hung_after=1.2,
         webhooks=60.0,

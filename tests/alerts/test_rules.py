@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prodpool.bundle.alerts import ALERTS, GROUPS
+from prodpool.monitoring.alerts import ALERTS, GROUPS
 from tests.alerts.cases import CASES, QUARTER, Case
 from tests.alerts.synthetic import Pool
 from tests.support import ROOT

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 import prodpool
-from prodpool.bundle.alerts import ALERTS
-from prodpool.bundle.rule import Alert, written
-from prodpool.bundle.runbook import runbook
-from prodpool.bundle.settings import Settings
 from prodpool.cli import main
+from prodpool.monitoring.alerts import ALERTS
+from prodpool.monitoring.model import Alert, render
+from prodpool.monitoring.runbook import runbook
+from prodpool.monitoring.thresholds import AlertThresholds
 from tests.support import ROOT, missing
 
 pytestmark = pytest.mark.once
@@ -51,7 +51,7 @@ def test_a_page_has_every_part_in_order(alert: Alert) -> None:
     assert -1 not in places
     assert places == sorted(places)
     assert 2 <= page.count("```promql") <= 3
-    assert f"```promql\n{written(alert.expr, Settings())}\n```" in page
+    assert f"```promql\n{render(alert.expr, AlertThresholds())}\n```" in page
     causes = page[places[3] : places[4]]
     numbered = re.findall(r"^\d\. .*$", causes, re.MULTILINE)
     assert numbered
@@ -63,13 +63,13 @@ def test_a_page_has_every_part_in_order(alert: Alert) -> None:
 
 def test_thresholds_are_those_of_the_rules() -> None:
     """No number of a threshold is written into the template: with other settings, every one is another."""
-    others = Settings(
+    others = AlertThresholds(
         slo=0.97, slo_min_tasks=4321, dwell=10, duration=2.5, queue_depth=4567, queue_fill=0.61,
         utilisation=0.62, panic_rate=0.63, drop_rate=64, stall=1140, drain=660, namespace_label="cluster",
     )  # fmt: skip
     page = runbook(others)
     for alert in ALERTS:
-        assert f"```promql\n{written(alert.expr, others)}\n```" in page
+        assert f"```promql\n{render(alert.expr, others)}\n```" in page
     for ours, theirs in (
         ("99.5 %", "97 %"),
         ("fewer than 100 tasks", "fewer than 4321 tasks"),
@@ -191,7 +191,9 @@ def test_names_of_the_api_exist() -> None:
     errors = set(re.findall(r"\b(Pool\w+Error|\w+OpenError|\w+LostError|BreakerPolicy)\b", code))
     assert [one for one in errors if one not in prodpool.__all__] == []
     settings = set(re.findall(r"(?<![\w-])--(slo|dwell|duration|stall|drain|queue-fill|[a-z-]+-url)\b", PAGE))
-    assert [one for one in settings if one.replace("-", "_") not in Settings.__dataclass_fields__] == []
+    assert [
+        one for one in settings if one.replace("-", "_") not in AlertThresholds.__dataclass_fields__
+    ] == []
     keywords = {"overload", "wait", "timeout", "deadline", "idempotent", "exclude"}
     assert {word for word in re.findall(r"\b([a-z_]+)=", code) if word in keywords} == keywords
 
@@ -206,9 +208,11 @@ def test_links_lead_somewhere() -> None:
     """A link within the page has its heading, and what an alert links to is one."""
     there = set(anchors(PAGE))
     assert set(re.findall(r"\]\(#([^)]*)\)", PAGE)) <= there
-    assert {alert.annotations(Settings())["runbook_url"].partition("#")[2] for alert in ALERTS} <= there
+    assert {
+        alert.annotations(AlertThresholds())["runbook_url"].partition("#")[2] for alert in ALERTS
+    } <= there
     assert re.findall(r"\]\((?!#)([^)]*)\)", PAGE) == []
-    linked = runbook(Settings(dashboard_url="https://grafana.example"))
+    linked = runbook(AlertThresholds(dashboard_url="https://grafana.example"))
     assert "(https://grafana.example/d/prodpool-pool?viewPanel=42)" in linked
 
 

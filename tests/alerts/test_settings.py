@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from prodpool.bundle.rules import rule_files
-from prodpool.bundle.settings import SettingError, Settings
-from prodpool.bundle.units import decimal, duration, spoken
+from prodpool.monitoring.formatting import decimal, duration, humanize
+from prodpool.monitoring.prometheus_rules import rule_files
+from prodpool.monitoring.thresholds import AlertThresholds, SettingError
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"slo": 1.0}, r"--slo 1\.0: pass a share between 0 and 1"),
@@ -48,12 +48,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_work_is_refused(bad: dict[str, Any], message: str) -> None:
     """The message names the option and its value, and says what would do."""
     with pytest.raises(SettingError, match=message):
-        Settings(**bad)
+        AlertThresholds(**bad)
 
 
 def test_a_bound_of_other_buckets_will_do() -> None:
     """Pools with buckets of their own get thresholds at these."""
-    settings = Settings(dwell=20, duration=7, buckets=(1, 7, 20, 100))
+    settings = AlertThresholds(dwell=20, duration=7, buckets=(1, 7, 20, 100))
     text = rule_files(settings)["prodpool.rules.yml"]
     assert ") > 20\n" in text
     assert ") > 7\n" in text
@@ -81,8 +81,8 @@ def test_a_bound_of_other_buckets_will_do() -> None:
 )
 def test_a_setting_changes_its_rule(setting: str, value: Any, seen: str) -> None:
     """Each setting appears in the rules, and does not by default."""
-    assert seen in rule_files(Settings(**{setting: value}))["prodpool.rules.yml"]
-    assert seen not in rule_files(Settings())["prodpool.rules.yml"]
+    assert seen in rule_files(AlertThresholds(**{setting: value}))["prodpool.rules.yml"]
+    assert seen not in rule_files(AlertThresholds())["prodpool.rules.yml"]
 
 
 def test_numbers_and_times_are_written_plainly() -> None:
@@ -102,7 +102,7 @@ def test_numbers_and_times_are_written_plainly() -> None:
         "2h",
         "1ms",
     ]
-    assert [spoken(seconds) for seconds in (60, 90, 7200, 86_400, 0.6, 1)] == [
+    assert [humanize(seconds) for seconds in (60, 90, 7200, 86_400, 0.6, 1)] == [
         "1 minute", "90 seconds", "2 hours", "1 day", "0.6 seconds", "1 second",
     ]  # fmt: skip
-    assert decimal(Settings(slo=0.999).budget) == "0.001"
+    assert decimal(AlertThresholds(slo=0.999).budget) == "0.001"

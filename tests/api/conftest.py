@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.api.gates import Gate
+from tests.helpers.tasks import BlockingTask
 from tests.support import MakePool
 
 
 @pytest.fixture
-def gate(make_pool: MakePool) -> Iterator[Gate]:
+def gate(make_pool: MakePool) -> Iterator[BlockingTask]:
     """Return a gate that opens at the end of the test at the latest, before its pools are stopped."""
-    gate = Gate()
+    gate = BlockingTask()
     yield gate
-    gate.open()
+    gate.release()

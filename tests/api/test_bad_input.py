@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
-from prodpool.workers.daemon import DaemonThreadExecutor
+from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
 from tests.support import MakePool
 
 

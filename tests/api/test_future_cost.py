@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from prodpool import InstrumentedPool, PoolFuture, TaskExpiredError
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate, until_collected
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE, until_collected
 from tests.support import MakePool
 
 
@@ -44,7 +45,7 @@ def fail(thing: Thing, *, other: Thing | None = None) -> Thing:
     raise ValueError("fail")
 
 
-def test_no_condition_until_somebody_asks(make_pool: MakePool, gate: Gate) -> None:
+def test_no_condition_until_somebody_asks(make_pool: MakePool, gate: BlockingTask) -> None:
     """submit, result, exception, cancel and callbacks make no Condition; wait and as_completed do."""
     pool = make_pool(1)
     plain, cancelled, called = pool.submit(gate), pool.submit(bool), pool.submit(bool)
@@ -52,7 +53,7 @@ def test_no_condition_until_somebody_asks(make_pool: MakePool, gate: Gate) -> No
     called.add_done_callback(lambda _: None)
     with pytest.raises(TimeoutError):
         plain.result(0.001)
-    gate.open()
+    gate.release()
     assert plain.exception(PATIENCE) is None
     called.result(PATIENCE)
     assert [future._cond for future in (plain, cancelled, called)] == [None] * 3
@@ -99,7 +100,7 @@ def cancelled(pool: InstrumentedPool, clock: ManualClock, thing: Thing) -> PoolF
 def expired(pool: InstrumentedPool, clock: ManualClock, thing: Thing) -> PoolFuture[Any]:
     future = pool.options(deadline=1.0).submit(give, thing)
     clock.advance(2.0)
-    pool._engine.runner.drop_expired()
+    pool._engine.settlement.drop_expired()
     assert isinstance(future.exception(PATIENCE), TaskExpiredError)
     return future
 
@@ -114,14 +115,14 @@ def shut_down(pool: InstrumentedPool, clock: ManualClock, thing: Thing) -> PoolF
 @pytest.mark.parametrize("drop", [cancelled, expired, shut_down])
 def test_a_dropped_task_keeps_nothing(
     make_pool: MakePool,
-    gate: Gate,
+    gate: BlockingTask,
     drop: Callable[[InstrumentedPool, ManualClock, Thing], PoolFuture[Any]],
 ) -> None:
     """The arguments of a task that never ran are free, although its future is kept and the queue is busy."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     thing = Thing()
     alive = weakref.WeakSet([thing])
     future = drop(pool, clock, thing)
@@ -131,11 +132,11 @@ def test_a_dropped_task_keeps_nothing(
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_a_task_run_by_its_caller_keeps_nothing(make_pool: MakePool, gate: Gate) -> None:
+def test_a_task_run_by_its_caller_keeps_nothing(make_pool: MakePool, gate: BlockingTask) -> None:
     """Arguments and result of a task that its submitter ran are free once its future is gone."""
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     thing = Thing()
     alive = weakref.WeakSet([thing])
     assert pool.submit(give, thing).result(0) is thing
@@ -150,5 +151,5 @@ def test_an_idle_worker_keeps_no_context(make_pool: MakePool) -> None:
     settle_down(pool)
     settle_down(pool)
     with pool._engine.dispatcher.lock:
-        parked = [worker.task for worker in pool._engine.dispatcher.roster.parked]
+        parked = [worker.task for worker in pool._engine.dispatcher.worker_set.parked]
     assert parked == [None] * len(parked)

@@ -13,55 +13,52 @@ from typing import Any
 import pytest
 
 from prodpool import InstrumentedPool, PoolFuture, Reason, Result
-from tests.api.gates import PATIENCE, Gate
-from tests.core.rig import law_holds
+from tests.helpers.accounting import counts_add_up
+from tests.helpers.tasks import BlockingTask, TaskError
+from tests.helpers.waiting import PATIENCE
 from tests.support import Logs, MakePool
 
 
-class BoomError(Exception):
-    """What a failing task raises here."""
-
-
 def boom() -> None:
-    raise BoomError("boom")
+    raise TaskError("boom")
 
 
-def queued_behind(gate: Gate, pool: InstrumentedPool) -> PoolFuture[int]:
+def queued_behind(gate: BlockingTask, pool: InstrumentedPool) -> PoolFuture[int]:
     """Occupy the pool's only worker and return the future of a task that waits behind it."""
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     return pool.submit(len, "queued")
 
 
-def test_life_of_a_future(make_pool: MakePool, gate: Gate) -> None:
+def test_life_of_a_future(make_pool: MakePool, gate: BlockingTask) -> None:
     """A future is queued, then running, then done with its result; exactly one of the three at a time."""
     pool = make_pool(1)
     first, second = pool.submit(gate, "one"), pool.submit(gate, "two")
-    gate.wait_begun()
+    gate.wait_started()
     states = [(f.running(), f.done(), f.cancelled()) for f in (first, second)]
     assert states == [(True, False, False), (False, False, False)]
-    gate.open()
+    gate.release()
     assert (first.result(PATIENCE), second.result(PATIENCE)) == ("one", "two")
     assert [(f.running(), f.done(), f.cancelled()) for f in (first, second)] == 2 * [(False, True, False)]
     assert (first.exception(), second.exception()) == (None, None)
     assert isinstance(first, Future)
 
 
-def test_repr_tells_the_state_and_no_value(make_pool: MakePool, gate: Gate) -> None:
+def test_repr_tells_the_state_and_no_value(make_pool: MakePool, gate: BlockingTask) -> None:
     """The repr of a future says how far it is and never what it carries."""
     pool = make_pool(1)
     running, failing, cancelled = pool.submit(gate, "secret"), pool.submit(boom), pool.submit(boom)
-    gate.wait_begun()
+    gate.wait_started()
     assert "running" in repr(running)
     assert "queued" in repr(failing)
     cancelled.cancel()
     assert "cancelled" in repr(cancelled)
-    gate.open()
+    gate.release()
     running.result(PATIENCE)
     failing.exception(PATIENCE)
     assert "finished" in repr(running)
     assert "secret" not in repr(running)
-    assert "raised BoomError" in repr(failing)
+    assert "raised TaskError" in repr(failing)
 
 
 def test_failure(make_pool: MakePool) -> None:
@@ -69,9 +66,9 @@ def test_failure(make_pool: MakePool) -> None:
     pool = make_pool(1)
     future = pool.submit(boom)
     error = future.exception(PATIENCE)
-    assert isinstance(error, BoomError)
+    assert isinstance(error, TaskError)
     for _ in range(2):
-        with pytest.raises(BoomError) as caught:
+        with pytest.raises(TaskError) as caught:
             future.result()
         assert caught.value is error
 
@@ -133,7 +130,7 @@ class Unnameable:
     """A callable that answers every question about itself with an error."""
 
     def __call__(self) -> None:
-        raise BoomError
+        raise TaskError
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError(name)
@@ -142,7 +139,7 @@ class Unnameable:
 def test_a_callable_that_cannot_be_named(make_pool: MakePool) -> None:
     """A failing callable whose attributes raise still delivers its own exception."""
     pool = make_pool(1)
-    assert isinstance(pool.submit(Unnameable()).exception(PATIENCE), BoomError)
+    assert isinstance(pool.submit(Unnameable()).exception(PATIENCE), TaskError)
     assert pool.submit(len, "on").result(PATIENCE) == 2
 
 
@@ -155,35 +152,35 @@ def test_stop_iteration_becomes_a_runtime_error(make_pool: MakePool) -> None:
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, 0.001])
 @pytest.mark.parametrize("ask", [Future.result, Future.exception], ids=["result", "exception"])
-def test_timeouts(make_pool: MakePool, gate: Gate, ask: Callable[..., Any], timeout: float) -> None:
+def test_timeouts(make_pool: MakePool, gate: BlockingTask, ask: Callable[..., Any], timeout: float) -> None:
     """Asking with a timeout raises TimeoutError for a queued and a running task, and both go on."""
     pool = make_pool(1)
     running, queued = pool.submit(gate, "a"), pool.submit(gate, "b")
-    gate.wait_begun()
+    gate.wait_started()
     for future in (running, queued):
         with pytest.raises(TimeoutError):
             ask(future, timeout)
-    gate.open()
+    gate.release()
     assert (running.result(PATIENCE), queued.result(PATIENCE)) == ("a", "b")
 
 
-def test_only_the_pool_settles(make_pool: MakePool, gate: Gate) -> None:
+def test_only_the_pool_settles(make_pool: MakePool, gate: BlockingTask) -> None:
     """Setting a result, an exception or the state from outside is refused and changes nothing."""
     future = make_pool(1).submit(gate, "own")
     with pytest.raises(InvalidStateError, match="by the pool alone"):
         future.set_result("other")
     with pytest.raises(InvalidStateError, match="by the pool alone"):
-        future.set_exception(BoomError())
+        future.set_exception(TaskError())
     with pytest.raises(InvalidStateError, match="by the pool alone"):
         future.set_running_or_notify_cancel()
-    gate.open()
+    gate.release()
     assert future.result(PATIENCE) == "own"
     with pytest.raises(InvalidStateError):
         future.set_result("other")
     assert future.result() == "own"
 
 
-def test_cancel_a_queued_task(make_pool: MakePool, gate: Gate) -> None:
+def test_cancel_a_queued_task(make_pool: MakePool, gate: BlockingTask) -> None:
     """A cancelled queued task never runs, gives its slot back at once and is counted."""
     pool = make_pool(1, queue_capacity=1)
     future = queued_behind(gate, pool)
@@ -199,13 +196,13 @@ def test_cancel_a_queued_task(make_pool: MakePool, gate: Gate) -> None:
     assert pool.submit(len, "in its place").cancel()
 
 
-def test_cancel_too_late(make_pool: MakePool, gate: Gate) -> None:
+def test_cancel_too_late(make_pool: MakePool, gate: BlockingTask) -> None:
     """Neither a running nor a finished task can be cancelled."""
     pool = make_pool(1)
     future = pool.submit(gate, "done")
-    gate.wait_begun()
+    gate.wait_started()
     assert not future.cancel()
-    gate.open()
+    gate.release()
     assert future.result(PATIENCE) == "done"
     assert not future.cancel()
     assert not future.cancelled()
@@ -228,7 +225,7 @@ def stop_at_once(pool: InstrumentedPool, future: PoolFuture[int]) -> None:
 @pytest.mark.parametrize("watch_first", [False, True], ids=["asked after", "asked before"])
 def test_waiting_for_a_cancelled_task_ends(
     make_pool: MakePool,
-    gate: Gate,
+    gate: BlockingTask,
     end: Callable[[InstrumentedPool, PoolFuture[int]], None],
     watch_first: bool,
 ) -> None:
@@ -249,7 +246,7 @@ def test_waiting_for_a_cancelled_task_ends(
     assert future._state == "CANCELLED_AND_NOTIFIED"
 
 
-def test_callbacks(make_pool: MakePool, gate: Gate) -> None:
+def test_callbacks(make_pool: MakePool, gate: BlockingTask) -> None:
     """Callbacks get the settled future, in order; one added afterwards is called at once, there."""
     future = make_pool(1).submit(gate, "value")
     calls: list[tuple[str, object, int]] = []
@@ -261,7 +258,7 @@ def test_callbacks(make_pool: MakePool, gate: Gate) -> None:
     called = threading.Event()
     future.add_done_callback(note("second"))
     future.add_done_callback(lambda _: called.set())
-    gate.open()
+    gate.release()
     assert called.wait(PATIENCE)
     future.add_done_callback(note("late"))
     assert [(word, value) for word, value, _ in calls] == [
@@ -273,7 +270,7 @@ def test_callbacks(make_pool: MakePool, gate: Gate) -> None:
     assert calls[2][2] == threading.get_ident()
 
 
-def test_a_callback_of_a_cancelled_task(make_pool: MakePool, gate: Gate) -> None:
+def test_a_callback_of_a_cancelled_task(make_pool: MakePool, gate: BlockingTask) -> None:
     """Cancelling calls the callback once, in the cancelling thread, and cancelling again does not."""
     future = queued_behind(gate, make_pool(1))
     seen: list[tuple[bool, int]] = []
@@ -283,7 +280,7 @@ def test_a_callback_of_a_cancelled_task(make_pool: MakePool, gate: Gate) -> None
     assert seen == [(True, threading.get_ident())]
 
 
-def test_a_callback_sees_the_task_counted(make_pool: MakePool, gate: Gate) -> None:
+def test_a_callback_sees_the_task_counted(make_pool: MakePool, gate: BlockingTask) -> None:
     """Whoever is told of a result reads numbers that include the task already."""
     pool = make_pool(1)
     future = pool.submit(gate)
@@ -295,7 +292,7 @@ def test_a_callback_sees_the_task_counted(make_pool: MakePool, gate: Gate) -> No
         called.set()
 
     future.add_done_callback(look)
-    gate.open()
+    gate.release()
     assert called.wait(PATIENCE)
     assert seen == [(1, 0)]
 
@@ -303,7 +300,7 @@ def test_a_callback_sees_the_task_counted(make_pool: MakePool, gate: Gate) -> No
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("fails", [False, True], ids=["task ok", "task fails"])
 def test_a_callback_that_raises(
-    make_pool: MakePool, gate: Gate, kind: type[BaseException], fails: bool
+    make_pool: MakePool, gate: BlockingTask, kind: type[BaseException], fails: bool
 ) -> None:
     """A raising callback is counted; the other callbacks, the result and the worker are untouched."""
 
@@ -322,11 +319,11 @@ def test_a_callback_that_raises(
     called = threading.Event()
     future.add_done_callback(bad)
     future.add_done_callback(lambda _: called.set())
-    gate.open()
+    gate.release()
     assert called.wait(PATIENCE)
-    assert isinstance(future.exception(), BoomError) if fails else future.result() == worker
+    assert isinstance(future.exception(), TaskError) if fails else future.result() == worker
     assert pool.submit(threading.get_ident).result(PATIENCE) == worker
-    assert pool._engine.trouble.counts()["callback"] == 1
+    assert pool._engine.telemetry_errors.counts()["callback"] == 1
 
 
 class HandlerError(BaseException):
@@ -347,7 +344,7 @@ def raising(request: pytest.FixtureRequest) -> Iterator[Callable[[object], None]
 
 @pytest.mark.parametrize("raising", [KeyboardInterrupt, SystemExit, HandlerError], indirect=True)
 def test_a_signal_in_a_callback_of_the_main_thread(
-    make_pool: MakePool, gate: Gate, raising: Callable[[object], None]
+    make_pool: MakePool, gate: BlockingTask, raising: Callable[[object], None]
 ) -> None:
     """What a signal handler raises there reaches the caller; the other callbacks are called, each once."""
     pool = make_pool(1)
@@ -359,16 +356,16 @@ def test_a_signal_in_a_callback_of_the_main_thread(
         future.cancel()
     assert called == ["before", "after"]
     for _ in range(3):
-        pool._engine.monitor.repair()  # which would make what was left out
-    gate.open()
+        pool._engine.watchdog.repair()  # which would make what was left out
+    gate.release()
     assert pool.stop(PATIENCE).drained
     assert called == ["before", "after"]
     stats = pool.stats()
-    assert (future.cancelled(), stats.dropped[Reason.CANCELLED], law_holds(stats)) == (True, 1, True)
-    assert pool._engine.trouble.counts()["callback"] == 0
+    assert (future.cancelled(), stats.dropped[Reason.CANCELLED], counts_add_up(stats)) == (True, 1, True)
+    assert pool._engine.telemetry_errors.counts()["callback"] == 0
 
 
-def test_an_interrupt_in_a_callback_of_a_worker(make_pool: MakePool, gate: Gate, logs: Logs) -> None:
+def test_an_interrupt_in_a_callback_of_a_worker(make_pool: MakePool, gate: BlockingTask, logs: Logs) -> None:
     """A KeyboardInterrupt that a callback raises in a worker is reported and reaches no one."""
 
     def bad(_: object) -> None:
@@ -379,16 +376,16 @@ def test_an_interrupt_in_a_callback_of_a_worker(make_pool: MakePool, gate: Gate,
     future.add_done_callback(lambda _: called.put("before"))
     future.add_done_callback(bad)
     future.add_done_callback(lambda _: called.put("after"))
-    gate.wait_begun()
-    gate.open()
+    gate.wait_started()
+    gate.release()
     assert [called.get(timeout=PATIENCE) for _ in range(2)] == ["before", "after"]
     assert logs.wait_for("task.callback_error")["error"] == "KeyboardInterrupt"
-    workers = set(pool._engine.dispatcher.roster.workers)
+    workers = set(pool._engine.dispatcher.worker_set.workers)
     assert pool.submit(int).result(PATIENCE) == 0
-    assert set(pool._engine.dispatcher.roster.workers) == workers
+    assert set(pool._engine.dispatcher.worker_set.workers) == workers
     assert pool.stop(PATIENCE).drained
     assert called.empty()
-    assert pool._engine.trouble.counts()["callback"] == 1
+    assert pool._engine.telemetry_errors.counts()["callback"] == 1
 
 
 def test_a_late_callback_that_raises(make_pool: MakePool) -> None:
@@ -404,7 +401,7 @@ def test_a_late_callback_that_raises(make_pool: MakePool) -> None:
     future = pool.submit(len, "")
     future.result(PATIENCE)
     future.add_done_callback(bad(ValueError))
-    assert pool._engine.trouble.counts()["callback"] == 1
+    assert pool._engine.telemetry_errors.counts()["callback"] == 1
     for kind in (KeyboardInterrupt, SystemExit):
         with pytest.raises(kind):
             future.add_done_callback(bad(kind))

@@ -13,9 +13,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import prodpool
 from prodpool import InstrumentedPool, PoolFullError, PoolStats, Reason, Result
-from prodpool.telemetry.watchdog import THREAD_NAME, watchdog
+from prodpool.concurrency.background_thread import THREAD_NAME, background_thread
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate, until_collected
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE, until_collected
 from tests.support import Logs, MakePool
 
 AFTER_ADMISSION = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
@@ -42,14 +43,14 @@ def test_one_live_pool_per_name(make_pool: MakePool, registry: CollectorRegistry
     assert generate_latest(registry).count(b'workerpool_submitted_total{pool="mail"}') == 1
 
 
-def test_a_draining_pool_is_alive(make_pool: MakePool, gate: Gate) -> None:
+def test_a_draining_pool_is_alive(make_pool: MakePool, gate: BlockingTask) -> None:
     """While a pool drains its name is taken; once it has stopped it is free."""
     first = make_pool(1, name="mail")
     first.submit(gate)
     first.shutdown(wait=False)
     with pytest.raises(ValueError, match="alive"):
         make_pool(1, name="mail")
-    gate.open()
+    gate.release()
     first.stop()
     assert make_pool(1, name="mail").submit(len, "mail").result(PATIENCE) == 4
 
@@ -84,14 +85,14 @@ def test_defaults(make_pool: MakePool, workers: int) -> None:
     assert (stats.workers, stats.queue_capacity, stats.state) == (workers, 2 * workers, "open")
 
 
-def test_fewer_workers_than_threads(make_pool: MakePool, gate: Gate) -> None:
+def test_fewer_workers_than_threads(make_pool: MakePool, gate: BlockingTask) -> None:
     """max_workers below the backend's size bounds the tasks that run at once."""
     pool = make_pool(4, max_workers=2)
     futures = [pool.submit(gate) for _ in range(4)]
-    gate.wait_begun(2)
+    gate.wait_started(2)
     stats = pool.stats()
     assert (stats.running, stats.queued, stats.queue_capacity) == (2, 2, 4)
-    gate.open()
+    gate.release()
     wait(futures, PATIENCE)
 
 
@@ -116,14 +117,16 @@ def test_stats_of_a_new_pool(make_pool: MakePool) -> None:
 
 def test_stats_tell_everything_once(make_pool: MakePool) -> None:
     """Each way that a task may go is counted once, under its own word, and the sum is right."""
-    clock, gate = ManualClock(), Gate()
+    clock, gate = ManualClock(), BlockingTask()
     pool = make_pool(1, queue_capacity=3, clock=clock, hung_after=10.0)
-    watchdog().unwatch(pool._engine.monitor)  # which would drop what has expired before we have looked
+    background_thread().remove_periodic(
+        pool._engine.watchdog
+    )  # which would drop what has expired before we have looked
     pool.submit(len, "ok").result(PATIENCE)
     pool.submit(divmod, 1, 0).exception(PATIENCE)
     pool.submit(exit).exception(PATIENCE)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     clock.advance(4.0)
     cancelled, expiring, _ = (
         pool.submit(len, ""),
@@ -152,7 +155,7 @@ def test_stats_tell_everything_once(make_pool: MakePool) -> None:
         breaker=None,
     )
     assert (stats.in_flight, stats.offered) == (3, 8)
-    gate.open()
+    gate.release()
     expiring.exception(PATIENCE)
     pool.stop()
     stats = pool.stats()
@@ -202,16 +205,16 @@ def test_stats_add_up_at_any_moment(make_pool: MakePool) -> None:
     assert (stats.offered, stats.in_flight) == (900, 0)
 
 
-def test_repr(make_pool: MakePool, gate: Gate) -> None:
+def test_repr(make_pool: MakePool, gate: BlockingTask) -> None:
     """The repr tells name, state and how full the pool is, in each state."""
     pool = make_pool(2, name="mail", queue_capacity=7)
     assert repr(pool) == "<InstrumentedPool 'mail' open: 0/2 running, 0/7 queued>"
     futures = [pool.submit(gate) for _ in range(3)]
-    gate.wait_begun(2)
+    gate.wait_started(2)
     assert repr(pool) == "<InstrumentedPool 'mail' open: 2/2 running, 1/7 queued>"
     pool.shutdown(wait=False)
     assert "'mail' draining" in repr(pool)
-    gate.open()
+    gate.release()
     wait(futures, PATIENCE)
     pool.stop()
     assert repr(pool) == "<InstrumentedPool 'mail' stopped: 0/2 running, 0/7 queued>"
@@ -228,17 +231,17 @@ def watchdog_threads() -> list[threading.Thread]:
 @pytest.mark.parametrize("own_threads", [False, True], ids=["wrapped", "threads()"])
 def test_a_dropped_pool_drains_and_goes(registry: CollectorRegistry, logs: Logs, own_threads: bool) -> None:
     """A pool that nobody refers to any more finishes what it holds, says so, and its threads end."""
-    threads, gate = set(threading.enumerate()), Gate()
+    threads, gate = set(threading.enumerate()), BlockingTask()
     options: dict[str, Any] = {"name": "dropped", "registry": registry, "logger": logs.logger}
     if own_threads:
         pool = prodpool.threads(max_workers=1, **options)
     else:
         pool = InstrumentedPool(ThreadPoolExecutor(1), **options)
     futures = [pool.submit(gate, number) for number in range(3)]
-    gate.wait_begun()
+    gate.wait_started()
     del pool
     until_collected(lambda: "pool.draining" in logs.events)
-    gate.open()
+    gate.release()
     assert [future.result(PATIENCE) for future in futures] == [0, 1, 2]
     stopped = logs.wait_for("pool.stopped")
     assert (stopped["drained"], stopped["completed"], stopped["dropped"]) == (True, 3, 0)

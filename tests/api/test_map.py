@@ -13,9 +13,10 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason
-from prodpool.mapping import MapIterator
-from prodpool.telemetry.watchdog import watchdog
-from tests.api.gates import PATIENCE, Gate, until, until_collected
+from prodpool.concurrency.background_thread import background_thread
+from prodpool.submission.lazy_map import MapIterator
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE, until, until_collected
 from tests.support import MakePool
 
 
@@ -48,11 +49,11 @@ Through = Callable[[InstrumentedPool], Callable[..., Iterator[object]]]
 @both
 def test_order(make_pool: MakePool, through: Through) -> None:
     """Results come in the order of the arguments, in whichever order the calls end."""
-    pool, gates = make_pool(3), [Gate(), Gate(), Gate()]
+    pool, gates = make_pool(3), [BlockingTask(), BlockingTask(), BlockingTask()]
     results = through(pool)(lambda gate, value: gate(value), gates, "abc")
     for gate in reversed(gates):
-        gate.wait_begun()
-        gate.open()
+        gate.wait_started()
+        gate.release()
     assert list(results) == ["a", "b", "c"]
 
 
@@ -91,22 +92,22 @@ def test_a_failing_iterable(make_pool: MakePool) -> None:
         yield 1
         raise LookupError("no more")
 
-    pool, gate = make_pool(1), Gate()
+    pool, gate = make_pool(1), BlockingTask()
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     with pytest.raises(LookupError, match="no more"):
         list(pool.map(str, broken()))
-    gate.open()
+    gate.release()
     assert pool.stats().dropped[Reason.CANCELLED] == 1
 
 
 @both
 @pytest.mark.parametrize("timeout", [0, 0.01, -1])
-def test_timeout(make_pool: MakePool, gate: Gate, through: Through, timeout: float) -> None:
+def test_timeout(make_pool: MakePool, gate: BlockingTask, through: Through, timeout: float) -> None:
     """Once the timeout has passed reading raises TimeoutError, and what has not begun is cancelled."""
     pool = make_pool(1)
     results = through(pool)(lambda _: gate(), range(3), timeout=timeout)
-    gate.wait_begun()
+    gate.wait_started()
     with pytest.raises(TimeoutError):
         next(results)
     stats = pool.stats()
@@ -116,14 +117,14 @@ def test_timeout(make_pool: MakePool, gate: Gate, through: Through, timeout: flo
 @both
 @pytest.mark.parametrize("read", [0, 1], ids=["unread", "begun"])
 def test_closing_cancels_what_has_not_begun(
-    make_pool: MakePool, gate: Gate, through: Through, read: int
+    make_pool: MakePool, gate: BlockingTask, through: Through, read: int
 ) -> None:
     """Closing the iterator cancels queued calls, lets the running one be, and reads no further."""
     pool, source = make_pool(1, queue_capacity=3), Counted()
     results = through(pool)(lambda number: number < read or gate(), source)
     for _ in range(read):
         next(results)
-    gate.wait_begun()
+    gate.wait_started()
     taken = source.taken
     results.close()  # type: ignore[attr-defined]
     stats = pool.stats()
@@ -134,12 +135,12 @@ def test_closing_cancels_what_has_not_begun(
 
 @both
 def test_an_iterator_that_is_dropped_cancels_as_well(
-    make_pool: MakePool, gate: Gate, through: Through
+    make_pool: MakePool, gate: BlockingTask, through: Through
 ) -> None:
     """Letting go of an iterator that was begun does what closing it does."""
     pool = make_pool(1, queue_capacity=3)
-    first = Gate()
-    first.open()
+    first = BlockingTask()
+    first.release()
     gates = itertools.chain([first], itertools.repeat(gate))
     results = through(pool)(lambda each: each(), gates)
     next(results)
@@ -160,12 +161,14 @@ def test_results_that_nobody_reads(make_pool: MakePool) -> None:
     ("buffersize", "ahead"), [(1, 1), (2, 2), (5, 5), (6, 6), (7, 6), (100, 6), (None, 6)], ids=str
 )
 @both
-def test_lazy(make_pool: MakePool, gate: Gate, through: Through, buffersize: int | None, ahead: int) -> None:
+def test_lazy(
+    make_pool: MakePool, gate: BlockingTask, through: Through, buffersize: int | None, ahead: int
+) -> None:
     """An endless iterator is read exactly as far as buffersize and the pool's places allow."""
     pool, source = make_pool(2, queue_capacity=4), Counted()
     results = through(pool)(lambda _: gate(), source, buffersize=buffersize)
     assert source.taken == ahead
-    gate.open()
+    gate.release()
     for read in range(1, 20):
         next(results)
         # One more may be taken for each result that was read, and none beyond.
@@ -197,19 +200,19 @@ def test_more_calls_than_places(make_pool: MakePool, through: Through) -> None:
 
 
 @pytest.mark.parametrize("overload", ["reject", "block", "caller_runs"])
-def test_a_pool_full_of_others(make_pool: MakePool, gate: Gate, overload: str) -> None:
+def test_a_pool_full_of_others(make_pool: MakePool, gate: BlockingTask, overload: str) -> None:
     """In a pool that is full of others' tasks map submits nothing, holds one call and waits for a slot."""
     pool, source = make_pool(1, queue_capacity=1, overload=overload), Counted()
     others = pool.submit(gate), pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     results = pool.map(str, source)
     assert source.taken <= 1
     assert pool.stats().submitted == 2
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append(next(results)))
     reader.start()
-    until(lambda: pool._engine.dispatcher.line.length)
-    gate.open()
+    until(lambda: pool._engine.dispatcher.waiters.length)
+    gate.release()
     reader.join(PATIENCE)
     assert read == ["0"]
     assert pool.stats().dropped[Reason.FULL] == 0
@@ -217,11 +220,11 @@ def test_a_pool_full_of_others(make_pool: MakePool, gate: Gate, overload: str) -
     assert all(other.done() or other.result(PATIENCE) is None for other in others)
 
 
-def test_timeout_while_waiting_for_a_slot(make_pool: MakePool, gate: Gate) -> None:
+def test_timeout_while_waiting_for_a_slot(make_pool: MakePool, gate: BlockingTask) -> None:
     """The timeout also bounds the wait for a slot."""
     pool = make_pool(1, queue_capacity=0)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     with pytest.raises(TimeoutError):
         next(pool.map(str, [1], timeout=0.01))
 
@@ -260,12 +263,12 @@ def test_on_a_stopped_pool(make_pool: MakePool, through: Through) -> None:
 
 @both
 def test_a_result_that_came_too_late_is_not_run_for_nobody(
-    make_pool: MakePool, gate: Gate, through: Through
+    make_pool: MakePool, gate: BlockingTask, through: Through
 ) -> None:
     """At the timeout the very call that was waited for is cancelled as well, if it has not begun."""
     pool = make_pool(1)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     results = through(pool)(str, [1, 2], timeout=0.01)
     with pytest.raises(TimeoutError):
         next(results)
@@ -285,11 +288,11 @@ def test_results_keep_the_pool_alive(registry: CollectorRegistry) -> None:
     assert alive() is None
 
 
-def test_an_iterator_collected_under_the_pools_lock(make_pool: MakePool, gate: Gate) -> None:
+def test_an_iterator_collected_under_the_pools_lock(make_pool: MakePool, gate: BlockingTask) -> None:
     """The collector may come across a half-read map in the very thread that holds the pool's lock."""
     pool = make_pool(1, queue_capacity=4)
-    first, later = Gate(), gate
-    first.open()
+    first, later = BlockingTask(), gate
+    first.release()
 
     def half_read() -> None:
         results = pool.map(lambda wait: wait(), [first, later, later, later])
@@ -325,7 +328,7 @@ def test_an_iterator_dropped_after_the_stop(make_pool: MakePool) -> None:
     results = pool.map(lambda each: each, itertools.repeat(argument))
     assert next(results) is argument
     pool.stop(PATIENCE)
-    until(lambda: watchdog()._thread is None)
+    until(lambda: background_thread()._thread is None)
     del results, argument
     until_collected(lambda: alive() is None)
 

@@ -13,7 +13,8 @@ import pytest
 
 from prodpool import CurrentTask, InstrumentedPool, TaskExpiredError, current_task
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE
 from tests.support import Logs, MakePool
 
 # Names that a careless signature would take for its own.
@@ -135,7 +136,7 @@ def test_a_given_name_wins(make_pool: MakePool, logs: Logs) -> None:
 word: ContextVar[str] = ContextVar("word", default="unset")
 
 
-def test_context_is_that_of_the_submit(make_pool: MakePool, gate: Gate) -> None:
+def test_context_is_that_of_the_submit(make_pool: MakePool, gate: BlockingTask) -> None:
     """A task sees the contextvars as they were when it was submitted, not as they are when it runs."""
     pool = make_pool(1)
     pool.submit(gate)
@@ -147,7 +148,7 @@ def test_context_is_that_of_the_submit(make_pool: MakePool, gate: Gate) -> None:
         return [first, pool.submit(word.get)]
 
     futures = copy_context().run(submit_both)
-    gate.open()
+    gate.release()
     assert [future.result(PATIENCE) for future in futures] == ["first", "second"]
 
 
@@ -165,25 +166,25 @@ def test_changes_stay_in_the_task(make_pool: MakePool) -> None:
     assert word.get() == "unset"
 
 
-def test_a_task_run_by_its_caller_has_a_context_of_its_own(make_pool: MakePool, gate: Gate) -> None:
+def test_a_task_run_by_its_caller_has_a_context_of_its_own(make_pool: MakePool, gate: BlockingTask) -> None:
     """A task that the submitter runs itself does not change the submitter's contextvars."""
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     assert pool.submit(change).result(0) == "unset"
     assert word.get() == "unset"
 
 
-async def test_context_of_a_coroutine(make_pool: MakePool, gate: Gate) -> None:
+async def test_context_of_a_coroutine(make_pool: MakePool, gate: BlockingTask) -> None:
     """A task that a coroutine had to wait for a slot for sees that coroutine's contextvars."""
     pool = make_pool(1, queue_capacity=0)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     word.set("of the coroutine")
     waiting = asyncio.ensure_future(pool.submit_async(word.get))
-    while not pool._engine.dispatcher.line.length:  # noqa: ASYNC110  # nothing announces it
+    while not pool._engine.dispatcher.waiters.length:  # noqa: ASYNC110  # nothing announces it
         await asyncio.sleep(0)
-    gate.open()
+    gate.release()
     assert await (await waiting) == "of the coroutine"
 
 
@@ -196,12 +197,12 @@ def ask() -> CurrentTask:
     return task
 
 
-def test_outside_of_a_pool_there_is_no_task(make_pool: MakePool, gate: Gate) -> None:
+def test_outside_of_a_pool_there_is_no_task(make_pool: MakePool, gate: BlockingTask) -> None:
     """current_task() is None in any thread that runs no task, also right after one that it ran itself."""
     assert current_task() is None
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     assert pool.submit(lambda: ask().name).result(0).endswith("<lambda>")
     assert current_task() is None
 
@@ -224,16 +225,16 @@ def test_what_a_task_may_know(make_pool: MakePool) -> None:
     assert pool.submit(lambda: ask().remaining).result(PATIENCE) is None
 
 
-def test_a_queued_task_uses_its_deadline_up(make_pool: MakePool, gate: Gate) -> None:
+def test_a_queued_task_uses_its_deadline_up(make_pool: MakePool, gate: BlockingTask) -> None:
     """The deadline counts from submit: what is left is less by the dwell; when none is, it never runs."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     in_time = pool.options(deadline=5.0).submit(lambda: ask().remaining)
     too_late = pool.options(deadline=4.0).submit(len, "never")
     clock.advance(4.0)
-    gate.open()
+    gate.release()
     assert in_time.result(PATIENCE) == 1.0
     with pytest.raises(TaskExpiredError):
         too_late.result(PATIENCE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import types
+import typing
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from enum import Enum
@@ -11,7 +13,14 @@ from enum import Enum
 import pytest
 
 import prodpool
+import prodpool.testing
 from prodpool import InstrumentedPool, PoolFuture, PoolView
+
+
+def own_members(thing: type) -> dict[str, typing.Any]:
+    """Return what a class defines or has from a base class of this package."""
+    bases = [each for each in reversed(thing.__mro__) if each.__module__.startswith("prodpool")]
+    return {name: value for each in bases for name, value in vars(each).items()}
 
 
 def public_objects() -> Iterator[tuple[str, object]]:
@@ -20,7 +29,7 @@ def public_objects() -> Iterator[tuple[str, object]]:
         thing = getattr(prodpool, name)
         yield name, thing
         if isinstance(thing, type) and not issubclass(thing, Enum):
-            for member, value in vars(thing).items():
+            for member, value in own_members(thing).items():
                 if not member.startswith("_") and isinstance(
                     value, types.FunctionType | classmethod | staticmethod | property
                 ):
@@ -28,6 +37,8 @@ def public_objects() -> Iterator[tuple[str, object]]:
 
 
 PUBLIC = dict(public_objects())
+# Names for annotations that are no class: the reference describes them, for they can have no docstring.
+ALIASES = {"BackendFactory", "OnHangExit", "Overload"}
 
 
 def test_all_is_all() -> None:
@@ -46,7 +57,7 @@ def test_the_walk_goes_into_classes() -> None:
     assert {"InstrumentedPool.submit", "InstrumentedPool.name", "PoolStats.offered", "threads"} <= set(PUBLIC)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", sorted(PUBLIC.keys() - ALIASES))
 def test_everything_is_described(name: str) -> None:
     """Each public function, class, method and property begins with one sentence about itself."""
     doc = vars(PUBLIC[name])["__doc__"] if isinstance(PUBLIC[name], type) else PUBLIC[name].__doc__
@@ -98,3 +109,62 @@ def test_submit_takes_its_own_arguments_by_position_only() -> None:
                 inspect.Parameter.VAR_POSITIONAL,
                 inspect.Parameter.VAR_KEYWORD,
             ]
+
+
+def annotated() -> Iterator[tuple[str, object]]:
+    """Yield every public function, class, constructor, method and getter."""
+    for module in (prodpool, prodpool.testing):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if name in ALIASES:
+                continue
+            yield name, thing
+            for member, value in vars(thing).items() if isinstance(thing, type) else ():
+                inner = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
+                if isinstance(inner, types.FunctionType) and (
+                    not member.startswith("_") or member == "__init__"
+                ):
+                    yield f"{name}.{member}", inner
+
+
+@pytest.mark.parametrize(
+    ("name", "thing"), list(annotated()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_annotations_can_be_read(name: str, thing: object) -> None:
+    """`typing.get_type_hints` finds every name in a public annotation, as frameworks that read them need."""
+    hints = typing.get_type_hints(thing, include_extras=True)
+    if isinstance(thing, types.FunctionType):
+        assert hints.keys() == thing.__annotations__.keys(), name
+
+
+@pytest.mark.parametrize("name", sorted(ALIASES))
+def test_an_alias_can_be_read(name: str) -> None:
+    """A public alias may stand in the annotation of somebody else's function."""
+
+    def theirs(_: object) -> None: ...
+
+    theirs.__annotations__ = {"_": getattr(prodpool, name)}
+    assert typing.get_type_hints(theirs)["_"] == getattr(prodpool, name)
+
+
+def test_the_options_are_those_of_a_pool() -> None:
+    """`PoolOptions` and `HandoffOptions` repeat options of `InstrumentedPool`, name and type."""
+    constructor = typing.get_type_hints(InstrumentedPool.__init__)
+    for options in (prodpool.PoolOptions, prodpool.HandoffOptions):
+        hints = typing.get_type_hints(options)
+        assert hints == {name: constructor[name] for name in hints}
+
+
+def test_pool_and_view_are_pool_like() -> None:
+    """`PoolLike` has exactly the methods that a pool and its views share, with the same parameters."""
+    of_a_view = {name for name in own_members(PoolView) if not name.startswith("_")} - {"shutdown"}
+    assert {name for name in vars(prodpool.PoolLike) if not name.startswith("_")} == of_a_view
+    for name in of_a_view:
+        shared = inspect.signature(getattr(prodpool.PoolLike, name))
+        assert shared == inspect.signature(getattr(PoolView, name))
+        assert shared == inspect.signature(getattr(InstrumentedPool, name))
+
+
+def test_the_version_is_the_installed_one() -> None:
+    """`prodpool.__version__` is the version that the package's metadata gives."""
+    assert prodpool.__version__ == importlib.metadata.version("prodpool")

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 import prodpool
 from prodpool import InstrumentedPool, PoolFullError, PoolView, TaskExpiredError, current_task
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE
 from tests.support import Logs, MakePool
 
 
@@ -61,29 +62,29 @@ def test_the_pool_is_untouched(make_pool: MakePool) -> None:
     assert (name, remaining) == ("know", None)
 
 
-def test_deadline(make_pool: MakePool, gate: Gate) -> None:
+def test_deadline(make_pool: MakePool, gate: BlockingTask) -> None:
     """A task whose deadline passes while it waits is dropped unrun; the error says after how long."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     future = pool.options(task="late", deadline=2.0).submit(know)
     clock.advance(2.5)
-    gate.open()
+    gate.release()
     error = future.exception(PATIENCE)
     assert isinstance(error, TaskExpiredError)
     assert (error.task, error.deadline, error.dwell) == ("late", 2.0, 2.5)
 
 
-def test_wait(make_pool: MakePool, gate: Gate) -> None:
+def test_wait(make_pool: MakePool, gate: BlockingTask) -> None:
     """wait= has submit wait for a slot that long, whatever the policy, and 0 not at all."""
     pool = make_pool(1, queue_capacity=0, overload="block")
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     for wait in (0, 0.01):
         with pytest.raises(PoolFullError):
             pool.options(wait=wait).submit(know)
-    gate.open()
+    gate.release()
     assert pool.options(wait=PATIENCE, task="let in").submit(know).result(PATIENCE) == ("let in", None)
 
 

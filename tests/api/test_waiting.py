@@ -14,7 +14,8 @@ import pytest
 
 import prodpool
 from prodpool import InstrumentedPool, PoolFuture
-from tests.api.gates import PATIENCE, Gate, until
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE, until
 from tests.support import ROOT, MakePool
 
 RETURN_WHEN = [ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION]
@@ -34,28 +35,28 @@ def switch_often() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("return_when", RETURN_WHEN)
-def test_wait_on_what_is_done(make_pool: MakePool, gate: Gate, return_when: str) -> None:
+def test_wait_on_what_is_done(make_pool: MakePool, gate: BlockingTask, return_when: str) -> None:
     """Waiting on futures that are all done returns them all at once, cancelled and failed ones included."""
     pool = make_pool(1)
     futures: list[PoolFuture[object]] = [pool.submit(gate), pool.submit(len, ""), pool.submit(boom)]
     assert futures[1].cancel()
-    gate.open()
+    gate.release()
     futures[2].exception(PATIENCE)
     done, not_done = wait(futures, PATIENCE, return_when)
     assert (done, not_done) == (set(futures), set())
 
 
 @pytest.mark.parametrize("return_when", RETURN_WHEN)
-def test_wait_times_out(make_pool: MakePool, gate: Gate, return_when: str) -> None:
+def test_wait_times_out(make_pool: MakePool, gate: BlockingTask, return_when: str) -> None:
     """At the timeout wait() returns with the futures that are not done, queued and running."""
     pool = make_pool(1)
     running, queued = pool.submit(gate), pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     assert wait([running, queued], 0.001, return_when) == (set(), {running, queued})
 
 
 def woken_by(
-    pool: InstrumentedPool, futures: list[PoolFuture[object]], return_when: str, act: Gate
+    pool: InstrumentedPool, futures: list[PoolFuture[object]], return_when: str, act: BlockingTask
 ) -> set[object]:
     """Wait in a thread for ``futures``, open ``act`` once the waiter is installed, return what is done."""
     found: list[set[object]] = []
@@ -63,27 +64,27 @@ def woken_by(
     waiter.start()
     for future in futures:  # the waiter is in place once every future has heard of it
         until(lambda future=future: future.done() or (future._cond is not None and future._waiters))  # type: ignore[misc]
-    act.open()
+    act.release()
     waiter.join(PATIENCE)
     assert found, "wait() did not return"
     return found[0]
 
 
-def test_wait_for_the_first(make_pool: MakePool, gate: Gate) -> None:
+def test_wait_for_the_first(make_pool: MakePool, gate: BlockingTask) -> None:
     """FIRST_COMPLETED returns as soon as one is done."""
-    pool, first = make_pool(2), Gate()
+    pool, first = make_pool(2), BlockingTask()
     futures: list[PoolFuture[object]] = [pool.submit(first), pool.submit(gate)]
     assert woken_by(pool, futures, FIRST_COMPLETED, first) == {futures[0]}
 
 
-def test_wait_for_the_first_failure(make_pool: MakePool, gate: Gate) -> None:
+def test_wait_for_the_first_failure(make_pool: MakePool, gate: BlockingTask) -> None:
     """FIRST_EXCEPTION lets a success pass and returns at the first failure."""
-    pool, first = make_pool(1), Gate()
+    pool, first = make_pool(1), BlockingTask()
     futures: list[PoolFuture[object]] = [pool.submit(first), pool.submit(boom), pool.submit(gate)]
     assert woken_by(pool, futures, FIRST_EXCEPTION, first) == {futures[0], futures[1]}
 
 
-def test_a_cancelled_task_is_no_failure(make_pool: MakePool, gate: Gate) -> None:
+def test_a_cancelled_task_is_no_failure(make_pool: MakePool, gate: BlockingTask) -> None:
     """FIRST_EXCEPTION does not return for a cancelled future, but counts it as done."""
     pool = make_pool(1)
     futures: list[PoolFuture[object]] = [pool.submit(gate), pool.submit(len, "")]
@@ -92,31 +93,31 @@ def test_a_cancelled_task_is_no_failure(make_pool: MakePool, gate: Gate) -> None
     assert woken_by(pool, futures, ALL_COMPLETED, gate) == set(futures)
 
 
-def test_wait_across_pools_and_kinds(make_pool: MakePool, gate: Gate) -> None:
+def test_wait_across_pools_and_kinds(make_pool: MakePool, gate: BlockingTask) -> None:
     """One wait() may mix futures of two pools and of the standard library."""
     plain: Future[object] = Future()
     ours: list[Future[object]] = [make_pool(1).submit(gate, 1), make_pool(1).submit(gate, 2)]
     assert wait([*ours, plain], 0, ALL_COMPLETED).not_done == {*ours, plain}
-    gate.open()
+    gate.release()
     plain.set_result(3)
     assert wait([*ours, plain], PATIENCE).done == {*ours, plain}
 
 
 def test_as_completed_in_order_of_completion(make_pool: MakePool) -> None:
     """as_completed() yields each future once, in the order in which they end."""
-    pool, gates = make_pool(3), [Gate(), Gate(), Gate()]
+    pool, gates = make_pool(3), [BlockingTask(), BlockingTask(), BlockingTask()]
     futures = [pool.submit(gate, number) for number, gate in enumerate(gates)]
-    gates[2].open()
+    gates[2].release()
     results = as_completed([*futures, futures[0]], PATIENCE)
     order = [next(results).result()]
     for gate in (gates[0], gates[1]):
-        gate.open()
+        gate.release()
         order.append(next(results).result())
     assert order == [2, 0, 1]
     assert list(results) == []
 
 
-def test_as_completed_times_out(make_pool: MakePool, gate: Gate) -> None:
+def test_as_completed_times_out(make_pool: MakePool, gate: BlockingTask) -> None:
     """as_completed() yields what is done and then raises TimeoutError."""
     pool = make_pool(1)
     done = pool.submit(len, "done")
@@ -204,7 +205,7 @@ async def test_wrap_future(make_pool: MakePool) -> None:
         await asyncio.wrap_future(pool.submit(boom))
 
 
-async def test_cancelling_the_wrapper_cancels_the_task(make_pool: MakePool, gate: Gate) -> None:
+async def test_cancelling_the_wrapper_cancels_the_task(make_pool: MakePool, gate: BlockingTask) -> None:
     """Cancelling what wraps a queued task takes that out of the queue."""
     pool = make_pool(1)
     pool.submit(gate)
@@ -215,7 +216,7 @@ async def test_cancelling_the_wrapper_cancels_the_task(make_pool: MakePool, gate
     assert future.cancelled()
 
 
-async def test_cancelling_the_task_cancels_the_wrapper(make_pool: MakePool, gate: Gate) -> None:
+async def test_cancelling_the_task_cancels_the_wrapper(make_pool: MakePool, gate: BlockingTask) -> None:
     """A coroutine that waits for a task learns that the task was cancelled."""
     pool = make_pool(1)
     pool.submit(gate)

@@ -16,7 +16,8 @@ import pytest
 from distributed import Client, LocalCluster
 from prometheus_client import CollectorRegistry
 
-from prodpool import InstrumentedPool, stopping
+from prodpool import InstrumentedPool
+from prodpool.shutdown import phases
 from tests.backends import work
 from tests.support import Logs
 
@@ -153,7 +154,7 @@ def make_pool(kind: str, registry: CollectorRegistry, logs: Logs) -> Iterator[Ma
 @pytest.fixture
 def exact_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a stop wait for its own report, however late a busy machine lets that come."""
-    monkeypatch.setattr(stopping, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(phases, "REPORT_GRACE", PATIENCE)
 
 
 @contextmanager

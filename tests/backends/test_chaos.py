@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from prodpool import InstrumentedPool, RejectedError
-from tests.api.gates import until, until_collected
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, MakePool
-from tests.core.rig import check
+from tests.helpers.accounting import check
+from tests.helpers.waiting import until, until_collected
 from tests.support import child_processes
 
 # Pools of one run; by hand with PRODPOOL_CHAOS=300.
@@ -123,7 +123,7 @@ def _submit(pool: InstrumentedPool, chance: random.Random) -> Future[Any]:
 
 
 def _strike(pool: InstrumentedPool, chance: random.Random) -> None:
-    processes = [each for each in pool._engine.workers.holding() if hasattr(each, "pid")]
+    processes = [each for each in pool._engine.workers.owned_threads_or_processes() if hasattr(each, "pid")]
     if not processes:
         return
     pid: Any = chance.choice(processes).pid

@@ -23,10 +23,10 @@ from prodpool import (
     UnpicklableError,
     WorkerLostError,
 )
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, PROCESSES, Held, MakePool, over_processes
-from tests.core.rig import LEEWAY, check, check_scrape, scrape
+from tests.helpers.accounting import check, check_scrape, scrape
+from tests.helpers.waiting import LEEWAY, until
 from tests.support import runs
 from tests.telemetry.tracer import Spans, attributes_of, context_of, is_child
 
@@ -111,7 +111,7 @@ def test_an_exception_with_a_mind_of_its_own(make_pool: MakePool) -> None:
 def test_exceptions(make_pool: MakePool) -> None:
     """What a task raises is raised by its future, counted, and logged with its stack."""
     pool = make_pool(1)
-    with pytest.raises(work.BoomError, match="in the worker"):
+    with pytest.raises(work.TaskError, match="in the worker"):
         pool.submit(work.boom).result(PATIENCE)
     line = make_pool.logs.wait_for("task.error")
     assert "in boom" in line["stack"]
@@ -211,7 +211,7 @@ def test_dwell_ends_when_the_task_begins(make_pool: MakePool, held: Held) -> Non
     """A task's dwell is the time until it really began, as it says itself."""
     pool = make_pool(1, queue_capacity=3)
     pool.submit(int).result(PATIENCE)  # the worker is up
-    before = pool._engine.dispatcher.ledger.dwell.read().total
+    before = pool._engine.dispatcher.counters.dwell.read().total
     came_first = time.monotonic()
     held.submit(pool)
     held.wait_running(1)
@@ -221,7 +221,7 @@ def test_dwell_ends_when_the_task_begins(make_pool: MakePool, held: Held) -> Non
     time.sleep(0.3)
     held.let_go()
     began = future.result(PATIENCE)
-    dwell = pool._engine.dispatcher.ledger.dwell.read().total - before
+    dwell = pool._engine.dispatcher.counters.dwell.read().total - before
     ((began_first, ended_first),) = held.ran()
     # Both tasks' dwell is counted in between, and that of each was over when it ran.
     assert dwell <= began - came + began_first - came_first + 1e-6
@@ -244,7 +244,7 @@ def test_stop_kills_what_does_not_leave(make_pool: MakePool) -> None:
     """An idle worker process that does not end by the deadline is killed, though all tasks have finished."""
     pool = make_pool(1)
     pid = pool.submit(work.linger).result(PATIENCE)
-    until(pool._engine.dispatcher.is_quiet)  # who has the result may be ahead of the seat that ran it
+    until(pool._engine.dispatcher.is_idle)  # who has the result may be ahead of the seat that ran it
     pool.stop(0.1)
     assert make_pool.logs.wait_for("pool.stopped")["drained"]
     # By itself it would stay for twice as long as this waits.

@@ -17,10 +17,10 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolBrokenError, Result, WorkerLostError
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, meanwhile
-from tests.core.rig import check
+from tests.helpers.accounting import check
+from tests.helpers.waiting import until
 from tests.support import Logs
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.once]

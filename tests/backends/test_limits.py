@@ -18,14 +18,14 @@ from prodpool import (
     TaskTimeoutError,
     UnpicklableError,
     WorkerLostError,
-    stopping,
 )
+from prodpool.shutdown import phases
 from prodpool.workers.in_worker.frames import Frame, FrameReader
-from prodpool.workers.processes.line import Line
-from tests.api.gates import until
+from prodpool.workers.processes.connection import WorkerConnection
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
-from tests.core.rig import LEEWAY, check
+from tests.helpers.accounting import check
+from tests.helpers.waiting import LEEWAY, until
 from tests.support import child_processes, runs
 
 pytestmark = [
@@ -130,15 +130,15 @@ def test_killed_when_it_has_just_ended(make_pool: MakePool, monkeypatch: pytest.
     """A task whose process is killed with its outcome on the way has that; the next task is not lost."""
     pool = make_pool(1, queue_capacity=20)
     pid = pool.submit(work.pid).result(PATIENCE)
-    receive = Line.receive
+    receive = WorkerConnection.receive
 
-    def receive_late(line: Line, *, hurry: bool = False) -> Frame | None:
+    def receive_late(line: WorkerConnection, *, hurry: bool = False) -> Frame | None:
         if next(calls) == 0:
             until(lambda: not runs(pid))
         return receive(line, hurry=hurry)
 
     calls = itertools.count()
-    monkeypatch.setattr(Line, "receive", receive_late)
+    monkeypatch.setattr(WorkerConnection, "receive", receive_late)
     first = pool.options(timeout=0.5).submit(abs, -1)
     second = pool.submit(abs, -2)
     assert (first.result(PATIENCE), second.result(PATIENCE)) == (1, 2)
@@ -152,7 +152,7 @@ def test_within_its_limit(make_pool: MakePool) -> None:
     view = pool.options(timeout=60.0)
     first, second = (view.submit(work.pid).result(PATIENCE) for _ in range(2))
     assert first == second
-    with pytest.raises(work.BoomError):
+    with pytest.raises(work.TaskError):
         view.submit(work.boom).result(PATIENCE)
     with pytest.raises(UnpicklableError):
         view.submit(repr, work.DoesNotPickle()).result(PATIENCE)
@@ -262,7 +262,8 @@ def test_no_task_outside(make_pool: MakePool) -> None:
 @pytest.mark.usefixtures("exact_reports")
 def test_asked_to_end_by_stop(make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the stop deadline a task in a worker process is asked to end, and may."""
-    monkeypatch.setattr(stopping, "GRACE", PATIENCE)  # a busy machine may need more than the usual for it
+    # A busy machine may need more than the usual for it.
+    monkeypatch.setattr(phases, "CANCEL_GRACE", PATIENCE)
     pool = make_pool(1)
     mark = tmp_path / "runs"
     asked = pool.submit(work.until_asked, str(mark))

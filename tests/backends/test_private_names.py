@@ -1,4 +1,4 @@
-"""The private names of backends that the pool relies on, each where docs/decisions.md says (D3, D14, D15)."""
+"""The private names of backends that the pool relies on, each where docs/decisions says (D3, D14, D15)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
+from prodpool.workers.backends import detect_backend
 from prodpool.workers.base import NotTakenError
-from prodpool.workers.dask import CancelledThereError
-from prodpool.workers.kinds import capabilities
+from prodpool.workers.handoff.dask import CancelledThereError
 from prodpool.workers.process_pools import MENDED
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, dask, handed
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -44,13 +44,13 @@ both = pytest.mark.parametrize("build", [_process_pool, loky.ProcessPoolExecutor
 def test_a_recipe(build: Any, registry: CollectorRegistry) -> None:
     """The number of workers is found, and how one is made; the executor itself stays unstarted."""
     with build(3, initializer=name_after, initargs=("x",)) as backend:
-        abilities = capabilities(backend)
+        abilities = detect_backend(backend)
         assert abilities.max_workers == 3
-        recipe = abilities.recipe
-        assert recipe is not None
-        assert (recipe.initializer, recipe.initargs, recipe.most_tasks) == (name_after, ("x",), None)
-        assert callable(recipe.context.Process)
-        assert not recipe.forks
+        template = abilities.template
+        assert template is not None
+        assert (template.initializer, template.initargs, template.most_tasks) == (name_after, ("x",), None)
+        assert callable(template.context.Process)
+        assert not template.forks
         with InstrumentedPool(backend, name="test", registry=registry) as pool:
             assert pool.stats().workers == 3
             assert pool.submit(named).result(PATIENCE) == "x"
@@ -60,13 +60,13 @@ def test_a_recipe(build: Any, registry: CollectorRegistry) -> None:
 def test_what_else_is_in_a_recipe() -> None:
     """The standard library's bound of tasks, and loky's patience and environment, go along."""
     with _process_pool(1, max_tasks_per_child=7) as backend:
-        assert getattr(capabilities(backend).recipe, "most_tasks", None) == 7
+        assert getattr(detect_backend(backend).template, "most_tasks", None) == 7
     with loky.ProcessPoolExecutor(1, timeout=3.0, env={"PRODPOOL_TEST": "y"}) as backend:
-        recipe = capabilities(backend).recipe
-        assert recipe is not None
-        assert (recipe.linger, recipe.options) == (3.0, {"env": {"PRODPOOL_TEST": "y"}})
+        template = detect_backend(backend).template
+        assert template is not None
+        assert (template.linger, template.options) == (3.0, {"env": {"PRODPOOL_TEST": "y"}})
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as backend:
-        assert getattr(capabilities(backend).recipe, "forks", None) is True
+        assert getattr(detect_backend(backend).template, "forks", None) is True
 
 
 def test_an_environment_of_loky(registry: CollectorRegistry) -> None:
@@ -79,7 +79,7 @@ def test_an_environment_of_loky(registry: CollectorRegistry) -> None:
 def test_a_reusable_executor_of_loky(registry: CollectorRegistry) -> None:
     """It is a recipe like any other."""
     with InstrumentedPool(loky.get_reusable_executor(2), name="test", registry=registry) as pool:
-        assert capabilities(pool._engine.backend).recipe is not None
+        assert detect_backend(pool._engine.backend).template is not None
         assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
@@ -87,20 +87,20 @@ def test_a_reusable_executor_of_loky(registry: CollectorRegistry) -> None:
 def test_no_recipe(build: Any) -> None:
     """What others use as well, or what has a ``submit`` of its own, is handed tasks."""
     with build(2) as backend:
-        abilities = capabilities(backend, own=False)
-        assert abilities.recipe is None
+        abilities = detect_backend(backend, own=False)
+        assert abilities.template is None
         assert abilities.processes is not None
         pid = backend.submit(work.pid).result(PATIENCE)
         assert pid in [process.pid for process in abilities.processes(backend)]
         backend.submit = partial(backend.submit)
-        assert capabilities(backend).recipe is None
+        assert detect_backend(backend).template is None
     with handed(1) as backend:
-        assert capabilities(backend).recipe is None
+        assert detect_backend(backend).template is None
 
 
 def test_dask_says_how_many() -> None:
     """An executor of a dask client is known by its type, and says how many tasks it runs at once."""
-    abilities = capabilities(dask(2))
+    abilities = detect_backend(dask(2))
     assert (abilities.kind, abilities.max_workers) == ("dask", 2)
 
 
@@ -109,7 +109,7 @@ def test_what_an_executor_of_dask_was_given_reaches_the_client(tmp_path: Path) -
     mark, go = tmp_path / "runs", tmp_path / "go"
     executor: Any = dask(2)._client.get_executor(pure=False, retries=1)
     assert executor._kwargs == {"pure": False, "retries": 1}
-    submit = capabilities(executor).submit
+    submit = detect_backend(executor).submit
     gone = submit(executor, work.hold, str(mark), str(go))
     try:
         until(mark.exists, PATIENCE)

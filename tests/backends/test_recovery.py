@@ -19,11 +19,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import PoolBrokenError, Reason, Result, TaskExpiredError, UnpicklableError, WorkerLostError
-from prodpool.workers.processes import health
-from tests.api.gates import until
+from prodpool.workers.processes import restart_backoff
 from tests.backends import work
 from tests.backends.conftest import BACKENDS, PATIENCE, Held, MakePool, meanwhile, over_processes
-from tests.core.rig import check, scrape
+from tests.helpers.accounting import check, scrape
+from tests.helpers.waiting import until
 from tests.support import runs
 
 pytestmark = [
@@ -49,7 +49,7 @@ def test_a_killed_worker_is_replaced(
     assert (
         line["died"] == f"process {killed} was killed by SIGKILL, which the system sends when memory runs out"
     )
-    until(lambda: pool._engine.dispatcher.roster.parked.length == 2, PATIENCE)
+    until(lambda: pool._engine.dispatcher.worker_set.parked.length == 2, PATIENCE)
     pids = {pool.submit(work.pid).result(PATIENCE) for _ in range(10)}
     assert killed not in pids
     assert runs(other)
@@ -184,9 +184,9 @@ def test_an_initializer_that_fails(make_pool: MakePool) -> None:
     assert not lost.began
     broken = lost.__cause__
     assert isinstance(broken, BrokenProcessPool)
-    assert isinstance(broken.__cause__, work.BoomError)
+    assert isinstance(broken.__cause__, work.TaskError)
     assert "in boom" in str(broken.__cause__.__cause__)
-    assert "BoomError" in make_pool.logs.wait_for("pool.backend_broken")["error"]
+    assert "TaskError" in make_pool.logs.wait_for("pool.backend_broken")["error"]
     stats = check(pool.stats())
     assert (stats.in_flight, stats.dropped[Reason.SHUTDOWN]) == (0, 5)
     assert pool._engine.workers.rebuilds() == 0
@@ -196,7 +196,7 @@ def test_an_initializer_that_fails(make_pool: MakePool) -> None:
 def test_a_process_that_dies_before_it_is_ready(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Likewise where the process goes without a word."""
     # Within a minute, that is, which a busy machine may need for five processes that come up and die.
-    monkeypatch.setattr(health, "WITHIN", 600.0)
+    monkeypatch.setattr(restart_backoff, "FAILURE_PERIOD", 600.0)
     pool = make_pool(1, queue_capacity=20, factory_of=_failing_in(work.die))
     futures = [pool.submit(int) for _ in range(5)]
     assert not wait(futures, 120.0).not_done
@@ -230,7 +230,7 @@ def _failing_in(initializer: Callable[..., object], *initargs: Any) -> Callable[
 
 def test_stop_while_no_worker_comes_up(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop at its deadline ends a pool whose next worker is still to come, and nothing comes after it."""
-    monkeypatch.setattr(health, "FIRST_DELAY", 600.0)
+    monkeypatch.setattr(restart_backoff, "FIRST_DELAY", 600.0)
     pool = make_pool(1, queue_capacity=5, factory_of=_failing_in(work.boom))
     stranded = [pool.submit(int) for _ in range(3)]
     workers: Any = pool._engine.workers
@@ -254,7 +254,7 @@ def test_a_storm(make_pool: MakePool, kind: str) -> None:
 
     def kill_one() -> None:
         # Any of those that are up, but not one whose task would be lost for good: its third run.
-        workers = [each for each in list(pool._engine.dispatcher.roster.workers) if each.begun]
+        workers = [each for each in list(pool._engine.dispatcher.worker_set.workers) if each.begun]
         tasks: list[Any] = [(each, each.task) for each in workers]
         fair: list[Any] = [each for each, task in tasks if task is None or task.attempt < 3]
         if fair:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.gates import until
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
+from tests.helpers.waiting import until
 
 pytestmark = [
     pytest.mark.timeout(120),

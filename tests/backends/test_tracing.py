@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
-from tests.api.gates import until
 from tests.backends import tracing_work as work
 from tests.backends.conftest import PATIENCE, PROCESSES
+from tests.helpers.waiting import until
 from tests.telemetry.collector import receiving
 from tests.telemetry.tracer import Spans, context_of, is_child
 

@@ -25,12 +25,12 @@ import loky
 import pytest
 
 from prodpool import Result, WorkerLostError
-from prodpool.workers.processes import line
-from prodpool.workers.processes.line import Line
-from tests.api.gates import until
+from prodpool.workers.processes import connection
+from prodpool.workers.processes.connection import WorkerConnection
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
-from tests.core.rig import LEEWAY, check
+from tests.helpers.accounting import check
+from tests.helpers.waiting import LEEWAY, until
 from tests.support import runs
 
 pytestmark = [
@@ -137,7 +137,7 @@ def test_an_initializer_that_takes_something_away(
     pool = make_pool(2, factory_of=lambda kind: lambda workers: executor(kind, workers, initializer))
     pids = {pool.submit(work.pid).result(PATIENCE) for _ in range(20)}
     assert pids
-    with pytest.raises(work.BoomError):
+    with pytest.raises(work.TaskError):
         pool.submit(work.boom).result(PATIENCE)
     assert len(pool.options(timeout=60.0).submit(bytes, 1 << 20).result(PATIENCE)) == 1 << 20
     assert pool.stop(PATIENCE).drained
@@ -190,7 +190,7 @@ def test_ctrl_c(make_pool: MakePool, tmp_path: Path) -> None:
     futures = [pool.submit(work.sign_with, book, number) for number in range(1500)]
     chance = random.Random(1)  # noqa: S311
     while not all(future.done() for future in futures):
-        for process in pool._engine.workers.holding():
+        for process in pool._engine.workers.owned_threads_or_processes():
             pid = getattr(process, "pid", None)
             if pid in pids and chance.random() < 0.5:
                 with suppress(ProcessLookupError):
@@ -241,8 +241,8 @@ def test_no_descriptor_is_left(make_pool: MakePool, held: Held) -> None:
     pool = make_pool(3)
     futures = [held.submit(pool) for _ in range(3)]
     held.wait_running(3)
-    workers: list[Any] = list(pool._engine.dispatcher.roster.workers)
-    here = set().union(*(_ends(worker.line) for worker in workers))
+    workers: list[Any] = list(pool._engine.dispatcher.worker_set.workers)
+    here = set().union(*(_ends(worker.connection) for worker in workers))
     assert here <= _sockets(os.getpid())
     # The one that is open on both sides is that from which permits are taken, by either.
     common = [_sockets(worker.process.pid) & here for worker in workers]
@@ -254,7 +254,7 @@ def test_no_descriptor_is_left(make_pool: MakePool, held: Held) -> None:
     until(lambda: not here & _sockets(os.getpid()))
 
 
-def _ends(line: Line) -> set[str]:
+def _ends(line: WorkerConnection) -> set[str]:
     return {f"socket:[{os.fstat(end.fileno()).st_ino}]" for end in line._sockets}
 
 
@@ -292,7 +292,7 @@ def test_idle_workers_end(make_pool: MakePool, held: Held) -> None:
     held.let_go()
     pids = {future.result(PATIENCE) for future in both}
     until(lambda: not any(map(runs, pids)))
-    until(lambda: not pool._engine.dispatcher.roster.workers)
+    until(lambda: not pool._engine.dispatcher.worker_set.workers)
     assert pool.submit(work.pid).result(PATIENCE) not in pids
     assert pool._engine.workers.rebuilds() == 0
     assert not make_pool.logs.named("pool.backend_rebuilt")
@@ -406,7 +406,7 @@ def test_nothing_begins_after_a_stop(
     returned = time.monotonic()
     assert not wait(futures, PATIENCE).not_done
     until(lambda: pool.stats().in_flight == 0)
-    until(lambda: not pool._engine.workers.holding())
+    until(lambda: not pool._engine.workers.owned_threads_or_processes())
     assert max(map(float, book.read_text().split())) <= returned
     stats = check(pool.stats())
     ran = len(book.read_text().split())
@@ -420,7 +420,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     What is sent ahead stays there: on a busy machine it might be taken back before the first task is done.
     """
-    monkeypatch.setattr(line, "QUIET", 1000 * PATIENCE)
+    monkeypatch.setattr(connection, "QUIET", 1000 * PATIENCE)
     work.gate.clear()
     yield work.gate
     work.gate.set()

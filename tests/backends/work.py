@@ -26,10 +26,7 @@ from opentelemetry import trace
 
 from prodpool import current_task
 from prodpool.workers.in_worker.setup import STACKS_SIGNAL
-
-
-class BoomError(Exception):
-    """What a failing task raises here."""
+from tests.helpers.tasks import TaskError as TaskError  # noqa: PLC0414  # others have it from here
 
 
 class StubbornError(Exception):
@@ -88,7 +85,7 @@ class EndsError(ImportError):
         self.code = code
 
 
-class LockedError(BoomError):
+class LockedError(TaskError):
     """An exception that holds what does not pickle."""
 
     def __init__(self) -> None:
@@ -166,7 +163,7 @@ def pid() -> int:
 
 
 def boom() -> NoReturn:
-    raise BoomError("in the worker")
+    raise TaskError("in the worker")
 
 
 def stubborn() -> NoReturn:
@@ -189,7 +186,7 @@ def fail_twice(path: str) -> None:
     """Fail in the first two processes."""
     sign(path)
     if len(Path(path).read_text().splitlines()) < 3:
-        raise BoomError("not yet")
+        raise TaskError("not yet")
 
 
 def die_at(go: str) -> NoReturn:

@@ -24,7 +24,8 @@ from prodpool import (
     TaskExpiredError,
     WorkerLostError,
 )
-from tests.core.rig import BoomError, check, check_counters, check_scrape, scrape
+from tests.helpers.accounting import check, check_counters, check_scrape, scrape
+from tests.helpers.tasks import TaskError
 
 # Seconds after which a campaign is stuck; on a busy machine it may well take half a minute.
 LONG = 100.0
@@ -80,7 +81,7 @@ class Tasks:
 
     def error(self) -> None:
         self.books.ended.append(Result.ERROR)
-        raise BoomError
+        raise TaskError
 
     def panic(self) -> None:
         self.books.ended.append(Result.PANIC)
@@ -180,7 +181,9 @@ class AsyncSubmitter(Submitter):
         tasks, books = self.tasks, self.tasks.books
         books.calls.append(None)
         try:
-            future = await tasks.pool._door.submit_async(tasks.pool.options()._options, self.fn(), (), {})
+            future = await tasks.pool._submitter.submit_async(
+                tasks.pool.options()._options, self.fn(), (), {}
+            )
         except RejectedError as error:
             books.refused.append(error.reason)
             return
@@ -219,7 +222,7 @@ class Campaign:
         self.tasks = Tasks(pool, self.books)
         self.half = threading.Semaphore(0)
         self.over = threading.Event()
-        self.trouble: deque[BaseException] = deque()
+        self.telemetry_errors: deque[BaseException] = deque()
         self.scrapes = 0
         self.scraped = threading.Event()
         self.reports: list[StopReport] = []
@@ -230,7 +233,7 @@ class Campaign:
             try:
                 fn()
             except BaseException as error:  # noqa: BLE001
-                self.trouble.append(error)
+                self.telemetry_errors.append(error)
 
         return run
 
@@ -288,8 +291,8 @@ class Campaign:
         self.over.set()
         for thread in watchers:
             thread.join(LONG)
-        if self.trouble:
-            raise self.trouble[0]
+        if self.telemetry_errors:
+            raise self.telemetry_errors[0]
         assert not stuck, (len(stuck), self.pool.stats())
         assert not left, (len(left), self.pool.stats())
         if stop is not None:

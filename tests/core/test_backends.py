@@ -22,9 +22,11 @@ from prodpool import (
     Result,
     WorkerLostError,
 )
-from prodpool.workers.threads import TURN
-from tests.api.gates import until
-from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, fill, law_holds, occupy
+from prodpool.workers.threads.leased import MAX_LEASE
+from tests.helpers.accounting import check, counts_add_up
+from tests.helpers.inside import WatchedWaiters
+from tests.helpers.tasks import BlockingTask, fill, occupy
+from tests.helpers.waiting import PATIENCE, ThreadRunner, until
 from tests.support import Logs, MakePool
 
 
@@ -48,10 +50,10 @@ class Departures:
     """
 
     def __init__(self, pool: InstrumentedPool, linger: float = 0.01) -> None:
-        self._roster = pool._engine.dispatcher.roster
+        self._worker_set = pool._engine.dispatcher.worker_set
         leased(pool)._linger = linger
         self._left = threading.Semaphore(0)
-        leave = pool._engine.dispatcher.leave
+        leave = pool._engine.dispatcher.retire_idle
 
         def watched(worker: Any) -> bool:
             gone = leave(worker)
@@ -59,13 +61,13 @@ class Departures:
                 self._left.release()
             return gone
 
-        pool._engine.dispatcher.leave = watched  # type: ignore[method-assign]
+        pool._engine.dispatcher.retire_idle = watched  # type: ignore[method-assign]
 
     def wait(self, count: int = 1) -> None:
         """Wait until ``count`` more loops have given their thread back, and none is left."""
         for _ in range(count):
             assert self._left.acquire(timeout=PATIENCE), "no loop gave its thread back"
-        until(lambda: not self._roster.workers)
+        until(lambda: not self._worker_set.workers)
 
 
 # shared backends
@@ -108,7 +110,7 @@ def test_an_idle_loop_is_no_longer_in_the_way_than_a_busy_one(
     """On a shared backend an idle loop keeps its thread no longer than a busy one does."""
     pool = share(shared, "idle", registry)
     workers: Any = pool._engine.workers
-    assert workers._linger <= TURN
+    assert workers._linger <= MAX_LEASE
     pool.stop(PATIENCE)
     pool.close_metrics()
 
@@ -173,7 +175,7 @@ def test_task_waiting_for_its_turn_is_lost_with_the_backend(registry: CollectorR
     pool = InstrumentedPool(
         backend, name="guest", queue_capacity=10, registry=registry, own_backend=False, logger=logs.logger
     )
-    hold = Hold()
+    hold = BlockingTask()
     backend.submit(hold)
     hold.wait_started()
     futures = [pool.submit(int) for _ in range(3)]
@@ -181,7 +183,7 @@ def test_task_waiting_for_its_turn_is_lost_with_the_backend(registry: CollectorR
     for future in futures:
         with pytest.raises(WorkerLostError):
             future.result(PATIENCE)
-    hold.let_go()
+    hold.release()
     logs.wait_for("pool.backend_broken")
     assert pool.stop(PATIENCE).abandoned == ()
     stats = check(pool.stats())
@@ -244,7 +246,7 @@ def test_pool_holds_no_thread_when_idle_backend_is_reused(shared: ThreadPoolExec
 def test_a_trickle_of_tasks_gives_others_a_turn(shared: ThreadPoolExecutor) -> None:
     """Tasks that come more often than a loop idles do not keep a shared thread from others for ever."""
     pool = share(shared, "guest", CollectorRegistry())  # whose queue the trickle does not fill
-    crew, over = Crew(), threading.Event()
+    crew, over = ThreadRunner(), threading.Event()
 
     def trickle() -> None:
         while not over.wait(0.01):
@@ -272,17 +274,17 @@ def test_stop_while_a_worker_waits_for_its_turn(shared: ThreadPoolExecutor, logs
         logger=logs.logger,
     )
     leased(pool)._now = itertools.count().__next__  # a turn is over with the task it began with
-    hold, first = Hold(), Hold()
+    hold, first = BlockingTask(), BlockingTask()
     ran: list[int] = []
     occupy(pool, first, 1)
     behind = [pool.submit(ran.append, 1), pool.submit(ran.append, 2)]
     blocker = shared.submit(hold)
-    first.let_go()
+    first.release()
     hold.wait_started()  # in the thread that the pool's loop gave way with
     report = pool.stop(0.05)
     assert (report.dropped, report.abandoned) == (2, ())
     assert all(future.cancelled() for future in behind)
-    hold.let_go()
+    hold.release()
     blocker.result(PATIENCE)
     assert shared.submit(int).result(PATIENCE) == 0
     assert not ran
@@ -306,14 +308,14 @@ def test_backend_shut_down_behind_the_pools_back(make_pool: MakePool) -> None:
     assert pool.stop(PATIENCE).drained
 
 
-def test_backend_shut_down_under_a_busy_pool(make_pool: MakePool, hold: Hold) -> None:
+def test_backend_shut_down_under_a_busy_pool(make_pool: MakePool, hold: BlockingTask) -> None:
     """The loops that run when the backend is shut down finish what is queued; once gone, none comes back."""
     pool = make_pool(2, queue_capacity=5)
     departures = Departures(pool)
     occupied = occupy(pool, hold, 1)
     pool._engine.backend.shutdown(wait=False)
     queued = [pool.submit(lambda: 7) for _ in range(3)]
-    hold.let_go()
+    hold.release()
     assert [future.result(PATIENCE) for future in [*occupied, *queued]] == [None, 7, 7, 7]
     departures.wait()
     with pytest.raises(PoolClosedError, match="takes no more work"):
@@ -364,7 +366,7 @@ def test_failing_initializer(registry: CollectorRegistry, logs: Logs) -> None:
 class Breaking:
     """A full pool of two workers, of which the second breaks the backend, as it is coming up."""
 
-    def __init__(self, registry: CollectorRegistry, hold: Hold) -> None:
+    def __init__(self, registry: CollectorRegistry, hold: BlockingTask) -> None:
         self._hold = hold
         self._come = threading.Event()
         self._threads = itertools.count()
@@ -372,7 +374,7 @@ class Breaking:
         self.pool = InstrumentedPool(backend, name="breaking", queue_capacity=0, registry=registry)
         occupy(self.pool, hold, 1)
         self._lost = self.pool.submit(int)
-        self.line = WatchedLine(self.pool)
+        self.line = WatchedWaiters(self.pool)
 
     def _initialize(self) -> None:
         if next(self._threads):
@@ -390,16 +392,18 @@ class Breaking:
         assert "initializer failed" in str(error)
         assert "stop()" not in str(error)
         assert isinstance(self._lost.exception(PATIENCE), WorkerLostError)
-        self._hold.let_go()
+        self._hold.release()
         assert self.pool.stop(PATIENCE).abandoned == ()
         stats = check(self.pool.stats())
         assert (stats.dropped[Reason.CLOSED], stats.dropped[Reason.SHUTDOWN]) == (1, 1)
         self.pool.close_metrics()
 
 
-def test_blocked_submitter_hears_that_the_backend_broke(registry: CollectorRegistry, hold: Hold) -> None:
+def test_blocked_submitter_hears_that_the_backend_broke(
+    registry: CollectorRegistry, hold: BlockingTask
+) -> None:
     """A thread that waits for a slot when the backend breaks gets the error that names the cause."""
-    breaking, crew = Breaking(registry, hold), Crew()
+    breaking, crew = Breaking(registry, hold), ThreadRunner()
     blocked = crew.start(lambda: breaking.pool.submit_wait(int))
     breaking.breaks()
     breaking.check(blocked.exception(PATIENCE))
@@ -407,7 +411,7 @@ def test_blocked_submitter_hears_that_the_backend_broke(registry: CollectorRegis
 
 
 async def test_suspended_submitter_hears_that_the_backend_broke(
-    registry: CollectorRegistry, hold: Hold
+    registry: CollectorRegistry, hold: BlockingTask
 ) -> None:
     """So does a coroutine that waits for a slot."""
     breaking = await asyncio.to_thread(Breaking, registry, hold)
@@ -438,7 +442,9 @@ class NoThreads:
         self._patch.undo()
 
 
-def test_system_out_of_threads(make_pool: MakePool, hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_out_of_threads(
+    make_pool: MakePool, hold: BlockingTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With one thread to be had of two, the pool goes on with that one and keeps its bounds."""
     pool = make_pool(2, queue_capacity=4)
     occupied = occupy(pool, hold, 1)
@@ -447,7 +453,7 @@ def test_system_out_of_threads(make_pool: MakePool, hold: Hold, monkeypatch: pyt
         queued = [pool.submit(lambda: 7) for _ in range(3)]
         stats = check(pool.stats())
         assert (stats.running, stats.queued) == (1, 3)
-    hold.let_go()
+    hold.release()
     assert [future.result(PATIENCE) for future in [*occupied, *queued]] == [None, 7, 7, 7]
     departures.wait()
     # The calls that the failed starts have enqueued come up now and find themselves struck out. How many
@@ -455,11 +461,11 @@ def test_system_out_of_threads(make_pool: MakePool, hold: Hold, monkeypatch: pyt
     assert [pool.submit_wait(abs, number).result(PATIENCE) for number in range(10)] == list(range(10))
     dispatcher = pool._engine.dispatcher
     with dispatcher.lock:
-        assert 0 <= dispatcher.roster.starting <= len(dispatcher.roster.workers) <= 2
+        assert 0 <= dispatcher.worker_set.starting <= len(dispatcher.worker_set.workers) <= 2
     assert check(pool.stats()).completed[Result.OK] == 14
-    again = Hold()
+    again = BlockingTask()
     assert len(fill(pool, again)) == 6
-    again.let_go()
+    again.release()
 
 
 def test_system_without_any_thread(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,9 +476,9 @@ def test_system_without_any_thread(make_pool: MakePool, monkeypatch: pytest.Monk
     stats = check(pool.stats())
     assert (stats.submitted, stats.in_flight, stats.dropped[Reason.CLOSED]) == (0, 0, 1)
     assert pool.submit(lambda: 7).result(PATIENCE) == 7
-    again = Hold()
+    again = BlockingTask()
     assert len(fill(pool, again)) == 5
-    again.let_go()
+    again.release()
 
 
 def test_no_thread_for_a_turn(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,14 +487,14 @@ def test_no_thread_for_a_turn(registry: CollectorRegistry, monkeypatch: pytest.M
     pool = InstrumentedPool(
         backend, name="guest", max_workers=1, queue_capacity=100, registry=registry, own_backend=False
     )
-    hold = Hold()
+    hold = BlockingTask()
     occupy(pool, hold, 1)
     ran: list[int] = []
     with NoThreads(monkeypatch):
         futures = [pool.submit(ran.append, number) for number in range(100)]
         # From far ahead, so that the turn of the loop that runs is over, and each after it with one task.
         leased(pool)._now = itertools.count(10**9).__next__
-        hold.let_go()
+        hold.release()
         for future in futures:
             future.result(PATIENCE)
     leased(pool)._now = time.monotonic
@@ -500,7 +506,7 @@ def test_no_thread_for_a_turn(registry: CollectorRegistry, monkeypatch: pytest.M
     stats = check(pool.stats())
     assert (stats.running, stats.completed[Result.OK]) == (0, 102)
     assert pool.stop(PATIENCE).drained
-    assert law_holds(pool.stats())
+    assert counts_add_up(pool.stats())
     backend.shutdown()
     pool.close_metrics()
 
@@ -512,7 +518,7 @@ def test_capacity_is_exact_with_loops_coming_up(registry: CollectorRegistry) -> 
     for _ in range(3):
         backend.submit(come.wait, PATIENCE)
     pool = InstrumentedPool(backend, name="late", queue_capacity=4, registry=registry)
-    hold = Hold()
+    hold = BlockingTask()
     accepted = fill(pool, hold)
     assert len(accepted) == 7
     stats = check(pool.stats())
@@ -523,7 +529,7 @@ def test_capacity_is_exact_with_loops_coming_up(registry: CollectorRegistry) -> 
     hold.wait_started(3)
     stats = check(pool.stats())
     assert (stats.running, stats.queued) == (3, 4)
-    hold.let_go()
+    hold.release()
     for future in accepted:
         future.result(PATIENCE)
     pool.stop(PATIENCE)
@@ -543,19 +549,19 @@ class OneAtATime:
         self.executor.shutdown(wait)
 
 
-def test_less_is_handed_over_ahead_than_before(registry: CollectorRegistry, hold: Hold) -> None:
+def test_less_is_handed_over_ahead_than_before(registry: CollectorRegistry, hold: BlockingTask) -> None:
     """What was handed over ahead still counts as waiting when less is to be from now on."""
     backend = OneAtATime()
     pool = InstrumentedPool(
         backend, name="ahead", max_workers=1, queue_capacity=1, prefetch=1, registry=registry
     )
     futures = [pool.submit(hold), pool.submit(hold)]
-    assert pool._engine.dispatcher.look_ahead(lambda _workers: 0) == 0
+    assert pool._engine.dispatcher.set_prefetch(lambda _workers: 0) == 0
     stats = check(pool.stats())
     assert (stats.running, stats.queued) == (1, 1)
     with pytest.raises(PoolFullError):
         pool.submit(int)
-    hold.let_go()
+    hold.release()
     assert [future.result(PATIENCE) for future in futures] == [None, None]
     assert pool.submit(int).result(PATIENCE) == 0
     pool.stop(PATIENCE)

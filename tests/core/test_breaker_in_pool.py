@@ -21,14 +21,17 @@ from prodpool import (
     TaskExpiredError,
 )
 from prodpool.testing import ManualClock
-from tests.core.rig import PATIENCE, BoomError, Crew, Hold, WatchedLine, check, occupy
+from tests.helpers.accounting import check
+from tests.helpers.inside import WatchedWaiters
+from tests.helpers.tasks import BlockingTask, TaskError, occupy
+from tests.helpers.waiting import PATIENCE, ThreadRunner
 from tests.support import Logs, MakePool
 
 OPEN_FOR = 10.0
 
 
 def boom() -> None:
-    raise BoomError
+    raise TaskError
 
 
 def policy() -> BreakerPolicy:
@@ -50,7 +53,7 @@ class Rig:
 
     def trip(self) -> None:
         for _ in range(2):
-            assert isinstance(self.pool.submit_wait(boom).exception(PATIENCE), BoomError)
+            assert isinstance(self.pool.submit_wait(boom).exception(PATIENCE), TaskError)
         assert self.pool.stats().breaker == "open"
 
     def half_open(self) -> None:
@@ -125,17 +128,17 @@ def test_open_breaker_refuses(rig: Rig, logs: Logs) -> None:
 def test_recovery(rig: Rig, logs: Logs) -> None:
     """Closed, open, half-open with one probe at a time, closed again; and open again if the probe fails."""
     rig.half_open()
-    hold = Hold()
+    hold = BlockingTask()
     probe = rig.pool.submit(hold)
     hold.wait_started()
     with pytest.raises(BreakerOpenError) as caught:
         rig.pool.submit(int)
     assert caught.value.retry_after is not None
-    hold.let_go()
+    hold.release()
     assert probe.result(PATIENCE) is None
     assert rig.pool.stats().breaker == "closed"
     rig.half_open()
-    assert isinstance(rig.pool.submit(boom).exception(PATIENCE), BoomError)
+    assert isinstance(rig.pool.submit(boom).exception(PATIENCE), TaskError)
     assert rig.pool.stats().breaker == "open"
     logs.wait_for("breaker.changed", count=6)
     moves = [entry["new"] for entry in logs.named("breaker.changed")]
@@ -160,13 +163,13 @@ def trip_with_all_busy(rig: Rig) -> None:
     breaker = rig.pool._engine.breaker
     assert breaker is not None
     for _ in range(2):
-        breaker.record(breaker.acquire(), BoomError(), 0.0)
+        breaker.record(breaker.acquire(), TaskError(), 0.0)
     rig.clock.advance(OPEN_FOR)
     assert rig.pool.stats().breaker == "half_open"
 
 
 @pytest.mark.parametrize("way", ["submit", "wait", "submit_wait", "submit_async", "blocking", "map"])
-def test_permit_back_when_full(rig: Rig, hold: Hold, way: str) -> None:
+def test_permit_back_when_full(rig: Rig, hold: BlockingTask, way: str) -> None:
     """A task refused for want of a slot gives its permit back, however it was refused."""
     occupy(rig.pool, hold, 1)
     for _ in range(2):
@@ -192,11 +195,11 @@ def test_permit_back_when_full(rig: Rig, hold: Hold, way: str) -> None:
         ways[way]()
     assert rig.probes == 0
     check(rig.pool.stats())
-    hold.let_go()
+    hold.release()
     rig.closes_with_one_probe()
 
 
-def test_permit_back_when_cancelled(rig: Rig, hold: Hold) -> None:
+def test_permit_back_when_cancelled(rig: Rig, hold: BlockingTask) -> None:
     """A queued probe that is cancelled gives its permit back, as often as that happens."""
     occupy(rig.pool, hold, 1)
     trip_with_all_busy(rig)
@@ -205,23 +208,23 @@ def test_permit_back_when_cancelled(rig: Rig, hold: Hold) -> None:
         assert rig.probes == 1
         assert probe.cancel()
         assert rig.probes == 0
-    hold.let_go()
+    hold.release()
     rig.closes_with_one_probe()
 
 
-def test_permit_back_when_expired(rig: Rig, hold: Hold) -> None:
+def test_permit_back_when_expired(rig: Rig, hold: BlockingTask) -> None:
     """A queued probe that expires gives its permit back."""
     occupied = occupy(rig.pool, hold, 1)
     trip_with_all_busy(rig)
     probe = rig.pool.options(deadline=1.0).submit(int)
     rig.clock.advance(1.0)
-    hold.let_go()
+    hold.release()
     assert isinstance(probe.exception(PATIENCE), TaskExpiredError)
     assert occupied[0].result(PATIENCE) is None
     rig.closes_with_one_probe()
 
 
-def test_permit_back_at_shutdown(rig: Rig, hold: Hold) -> None:
+def test_permit_back_at_shutdown(rig: Rig, hold: BlockingTask) -> None:
     """A queued probe that is dropped by a stop gives its permit back."""
     occupy(rig.pool, hold, 1)
     trip_with_all_busy(rig)
@@ -234,7 +237,7 @@ def test_permit_back_at_shutdown(rig: Rig, hold: Hold) -> None:
 
 
 @pytest.mark.parametrize("way", ["thread", "coroutine"])
-def test_permit_back_when_refused_at_close(rig: Rig, hold: Hold, way: str) -> None:
+def test_permit_back_when_refused_at_close(rig: Rig, hold: BlockingTask, way: str) -> None:
     """A probe whose submitter stands in line when the pool closes gives its permit back."""
     occupy(rig.pool, hold, 1)
     for _ in range(2):
@@ -244,7 +247,7 @@ def test_permit_back_when_refused_at_close(rig: Rig, hold: Hold, way: str) -> No
     async def from_a_loop() -> None:
         await rig.pool.submit_async(int)
 
-    crew, line = Crew(), WatchedLine(rig.pool)
+    crew, line = ThreadRunner(), WatchedWaiters(rig.pool)
     if way == "thread":
         waiting = crew.start(rig.pool.submit_wait, int)
     else:
@@ -254,17 +257,17 @@ def test_permit_back_when_refused_at_close(rig: Rig, hold: Hold, way: str) -> No
     rig.pool.shutdown(wait=False)
     assert isinstance(waiting.exception(PATIENCE), PoolClosedError)
     assert rig.probes == 0
-    hold.let_go()
+    hold.release()
     crew.join()
 
 
-def test_permit_back_when_a_waiting_coroutine_is_cancelled(rig: Rig, hold: Hold) -> None:
+def test_permit_back_when_a_waiting_coroutine_is_cancelled(rig: Rig, hold: BlockingTask) -> None:
     """A coroutine that is cancelled in line gives its task's permit back."""
     occupy(rig.pool, hold, 1)
     for _ in range(2):
         rig.pool.submit(int)
     trip_with_all_busy(rig)
-    line = WatchedLine(rig.pool)
+    line = WatchedWaiters(rig.pool)
 
     async def main() -> None:
         task = asyncio.create_task(rig.pool.submit_async(int))
@@ -276,7 +279,7 @@ def test_permit_back_when_a_waiting_coroutine_is_cancelled(rig: Rig, hold: Hold)
 
     asyncio.run(main())
     assert rig.probes == 0
-    hold.let_go()
+    hold.release()
     rig.closes_with_one_probe()
 
 
@@ -306,19 +309,19 @@ def test_helped_probe_is_counted(rig: Rig) -> None:
     assert rig.probes == 0
 
 
-def test_probe_run_by_its_caller_is_counted(make_pool: MakePool, hold: Hold) -> None:
+def test_probe_run_by_its_caller_is_counted(make_pool: MakePool, hold: BlockingTask) -> None:
     """With ``caller_runs`` a probe that its caller runs closes the breaker, or opens it again."""
     rig = Rig(make_pool, queue_capacity=0, overload="caller_runs")
     occupy(rig.pool, hold, 1)
     trip_with_all_busy(rig)
-    assert isinstance(rig.pool.submit(boom).exception(0), BoomError)
+    assert isinstance(rig.pool.submit(boom).exception(0), TaskError)
     assert rig.pool.stats().breaker == "open"
     rig.clock.advance(OPEN_FOR)
     assert rig.pool.submit(lambda: 7).result(0) == 7
     assert rig.pool.stats().breaker == "closed"
 
 
-def test_rejections_and_cancellations_are_no_failures(make_pool: MakePool, hold: Hold) -> None:
+def test_rejections_and_cancellations_are_no_failures(make_pool: MakePool, hold: BlockingTask) -> None:
     """However many tasks are refused, cancelled or expired, the breaker stays closed."""
     rig = Rig(make_pool, queue_capacity=1)
     occupy(rig.pool, hold, 1)
@@ -329,7 +332,7 @@ def test_rejections_and_cancellations_are_no_failures(make_pool: MakePool, hold:
         assert queued.cancel()
     late = rig.pool.options(deadline=1.0).submit(int)
     rig.clock.advance(1.0)
-    hold.let_go()
+    hold.release()
     assert isinstance(late.exception(PATIENCE), TaskExpiredError)
     stats = check(rig.pool.stats())
     assert (stats.breaker, stats.completed[Result.OK]) == ("closed", 1)

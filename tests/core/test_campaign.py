@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import BreakerOpenError, BreakerPolicy, InstrumentedPool, PoolClosedError, Reason, Result
 from tests.core.campaign import LONG, SCRAPES, Campaign
-from tests.core.rig import PATIENCE, Hold, fill
+from tests.helpers.tasks import BlockingTask, fill
+from tests.helpers.waiting import PATIENCE
 from tests.support import MakePool
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -36,11 +37,11 @@ def settle(pool: InstrumentedPool) -> None:
 
 def accepts_exactly_what_fits(pool: InstrumentedPool) -> None:
     """Prove that no slot has leaked: workers + capacity tasks are let in, and no more."""
-    hold = Hold()
+    hold = BlockingTask()
     accepted = fill(pool, hold)
     hold.wait_started(WORKERS)
     stats = pool.stats()
-    hold.let_go()
+    hold.release()
     capacity = stats.queue_capacity
     assert (len(accepted), stats.running, stats.queued) == (WORKERS + capacity, WORKERS, capacity)
     for future in accepted:
@@ -124,8 +125,8 @@ def test_campaign_on_shared_threads(registry: CollectorRegistry) -> None:
             thread.join(2 * LONG)
             assert not thread.is_alive()
         for campaign in campaigns:
-            if campaign.trouble:
-                raise campaign.trouble[0]
+            if campaign.telemetry_errors:
+                raise campaign.telemetry_errors[0]
             campaign.balance()
         for pool in pools:
             assert pool.stop(PATIENCE).drained

@@ -17,32 +17,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from prometheus_client import CollectorRegistry
 
 from prodpool import PoolFullError, PoolStats, Reason, Result
-from prodpool.admission.gate import ThreadWaiter
-from prodpool.dispatch import Dispatcher, Offer
-from prodpool.futures import FINISHED, PoolFuture
-from prodpool.task import Task, TaskOptions
-from prodpool.telemetry.ledger import Ledger
+from prodpool.scheduling.dispatcher import Admission, Dispatcher
+from prodpool.scheduling.wait_queue import ThreadWaiter
+from prodpool.scheduling.worker import Worker
+from prodpool.task.future import FINISHED, PoolFuture
+from prodpool.task.outcomes import State
+from prodpool.task.task import Task, TaskOptions
+from prodpool.telemetry.counters import PoolCounters
 from prodpool.testing import ManualClock
-from prodpool.vocabulary import State
-from prodpool.worker import Worker
-from tests.api.gates import until
-from tests.core.rig import (
-    AFTER_ADMISSION,
-    PATIENCE,
-    Ahead,
-    BoomError,
-    Hold,
-    check,
-    check_counters,
-    check_scrape,
-    fill,
-    occupy,
-    scrape,
-)
+from tests.helpers.accounting import AFTER_ADMISSION, check, check_counters, check_scrape, scrape
+from tests.helpers.inside import AheadWorker
+from tests.helpers.tasks import BlockingTask, TaskError, fill, occupy
+from tests.helpers.waiting import PATIENCE, until
 from tests.support import MakePool
 
 
-class Home:
+class FutureOwner:
     """A home for futures that are never waited for."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -51,7 +41,7 @@ class Home:
     def cancel(self, task: Any) -> bool:  # noqa: ARG002
         return False
 
-    def assist(self, task: Any) -> None:
+    def run_inline(self, task: Any) -> None:
         """Not asked here."""
 
     def callback_failed(self, fn: Any, error: BaseException) -> None:  # noqa: ARG002
@@ -71,10 +61,10 @@ class DispatcherMachine(RuleBasedStateMachine):
             workers=workers,
             queue_capacity=capacity,
             prefetch=prefetch,
-            ledger=Ledger((0.1, 1.0)),
+            counters=PoolCounters((0.1, 1.0)),
             now=lambda: float(next(self.ticks)),
         )
-        self.home = Home(self.dispatcher)
+        self.home = FutureOwner(self.dispatcher)
         self.admitted: list[Task] = []
         self.waiters: list[ThreadWaiter] = []
         self.told: list[ThreadWaiter] = []
@@ -99,19 +89,19 @@ class DispatcherMachine(RuleBasedStateMachine):
         task.future = PoolFuture(self.home, task)
         return task
 
-    def offer(self, task: Task, waiter: ThreadWaiter | None) -> Offer:
-        offer = self.dispatcher.offer(task, waiter)
-        while offer is Offer.NEEDS_WORKER:
+    def offer(self, task: Task, waiter: ThreadWaiter | None) -> Admission:
+        offer = self.dispatcher.try_admit(task, waiter)
+        while offer is Admission.NEEDS_WORKER:
             self.start()
-            offer = self.dispatcher.offer(task, waiter)
-        if offer is Offer.ADMITTED:
+            offer = self.dispatcher.try_admit(task, waiter)
+        if offer is Admission.ADMITTED:
             self.admitted.append(task)
         self.look()
         return offer
 
     def start(self) -> None:
-        worker = Ahead() if self.gives_ahead else Worker("test", lambda: 0.0)
-        if self.dispatcher.reserve(worker):
+        worker = AheadWorker() if self.gives_ahead else Worker("test", lambda: 0.0)
+        if self.dispatcher.add_starting(worker):
             self.coming.append(worker)
             self.look()
 
@@ -119,7 +109,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def submit(self, count: int, timeout: float | None) -> None:
         for _ in range(count):
             offer = self.offer(self.task(timeout), None)
-            if offer is Offer.FULL:
+            if offer is Admission.FULL:
                 self.assert_full()
 
     def assert_full(self) -> None:
@@ -133,7 +123,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule()
     def submit_and_wait(self) -> None:
         waiter = ThreadWaiter(self.task())
-        if self.offer(waiter.task, waiter) is Offer.WAITING:
+        if self.offer(waiter.task, waiter) is Admission.WAITING:
             self.waiters.append(waiter)
             self.assert_full()
 
@@ -141,12 +131,12 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def walk_away(self, data: st.DataObject) -> None:
         waiter = data.draw(st.sampled_from(self.waiters))
-        assert self.dispatcher.step_out(waiter)
+        assert self.dispatcher.cancel_wait(waiter)
         self.waiters.remove(waiter)
 
     @rule(data=st.data(), reason=st.sampled_from([Reason.CANCELLED, Reason.EXPIRED]))
     def discard(self, data: st.DataObject, reason: Reason) -> None:
-        queued = [task for task in self.admitted if task.queued]
+        queued = [task for task in self.admitted if task.prev]
         if queued:
             task = data.draw(st.sampled_from(queued))
             assert self.dispatcher.discard(task, reason)
@@ -156,7 +146,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def settle_dropped(self, task: Task) -> None:
         assert task in self.dispatcher.unsettled
-        self.dispatcher.settled(task)
+        self.dispatcher.mark_settled(task)
         self.dropped.append(task)
 
     # what workers do
@@ -164,27 +154,27 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule()
     def start_late(self) -> None:
         # A submitter that heard NEEDS_WORKER a while ago; what it heard may no longer be so.
-        before = len(self.dispatcher.roster.workers)
+        before = len(self.dispatcher.worker_set.workers)
         self.start()
-        assert len(self.dispatcher.roster.workers) <= max(before, self.dispatcher.roster.max_workers)
+        assert len(self.dispatcher.worker_set.workers) <= max(before, self.dispatcher.worker_set.max_workers)
 
     @precondition(lambda self: self.coming)
     @rule(data=st.data())
     def come_up(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.coming))
         self.coming.remove(worker)
-        self.took(worker, self.dispatcher.begin(worker))
+        self.took(worker, self.dispatcher.mark_started(worker))
 
     @precondition(lambda self: self.coming)
     @rule(data=st.data())
     def never_come_up(self, data: st.DataObject) -> None:
         # The backend refused it: only what no other task has relied on is taken back here.
         worker = data.draw(st.sampled_from(self.coming))
-        if self.dispatcher.queue.length < self.dispatcher.roster.starting:
+        if self.dispatcher.queue.length < self.dispatcher.worker_set.starting:
             self.coming.remove(worker)
             self.dispatcher.start_failed(worker)
             self.dispatcher.start_failed(worker)  # a second time is harmless
-            assert self.dispatcher.begin(worker) is None
+            assert self.dispatcher.mark_started(worker) is None
 
     def can_finish(self) -> list[Worker]:
         helpers = {helper for helper, _ in self.helped}
@@ -197,11 +187,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         task = self.at_work.pop(worker)
         self.finished.append(task)
         with self.dispatcher.lock:
-            self.dispatcher.ledger.ok += 1
-            self.dispatcher.roster.release(worker)
-            task.future._take(FINISHED, None, None)
-            following = self.dispatcher.take(worker)
-        self.dispatcher.tell()
+            self.dispatcher.counters.ok += 1
+            self.dispatcher.worker_set.release(worker)
+            task.future._set_state(FINISHED, None, None)
+            following = self.dispatcher.next_task(worker)
+        self.dispatcher.notify_waiters()
         self.took(worker, following)
 
     @precondition(lambda self: self.can_finish())
@@ -212,12 +202,12 @@ class DispatcherMachine(RuleBasedStateMachine):
         task = self.at_work.pop(worker)
         self.finished.append(task)
         with self.dispatcher.lock:
-            self.dispatcher.ledger.ok += 1
-            self.dispatcher.roster.release(worker)
-            task.future._take(FINISHED, None, None)
-            self.dispatcher.make_use_of_place()
+            self.dispatcher.counters.ok += 1
+            self.dispatcher.worker_set.release(worker)
+            task.future._set_state(FINISHED, None, None)
+            self.dispatcher.use_freed_slot()
         self.returning.append(worker)
-        self.dispatcher.tell()
+        self.dispatcher.notify_waiters()
         self.look()
 
     @precondition(lambda self: self.returning)
@@ -226,8 +216,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.returning))
         self.returning.remove(worker)
         with self.dispatcher.lock:
-            following = self.dispatcher.take(worker)
-        self.dispatcher.tell()
+            following = self.dispatcher.next_task(worker)
+        self.dispatcher.notify_waiters()
         self.took(worker, following)
 
     def took(self, worker: Worker, task: Task | None) -> None:
@@ -244,18 +234,18 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def expire(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.idle))
-        assert self.dispatcher.leave(worker)
-        assert not self.dispatcher.leave(worker)
+        assert self.dispatcher.retire_idle(worker)
+        assert not self.dispatcher.retire_idle(worker)
         self.idle.remove(worker)
 
     # Only threads help, and nothing is prefetched for threads.
     @precondition(lambda self: self.at_work and not self.gives_ahead and not self.dispatcher.prefetch)
     @rule(data=st.data())
     def help(self, data: st.DataObject) -> None:
-        queued = [task for task in self.admitted if task.queued]
+        queued = [task for task in self.admitted if task.prev]
         if queued:
             task = data.draw(st.sampled_from(queued))
-            assert self.dispatcher.take_out(task)
+            assert self.dispatcher.claim_inline(task)
             self.helped.append((data.draw(st.sampled_from(list(self.at_work))), task))
 
     @precondition(lambda self: self.helped)
@@ -264,11 +254,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         _, task = self.helped.pop()
         self.finished.append(task)
         with self.dispatcher.lock:
-            self.dispatcher.ledger.ok += 1
-            self.dispatcher.assisted -= 1
-            task.future._take(FINISHED, None, None)
-            self.dispatcher.make_use_of_place()
-        self.dispatcher.tell()
+            self.dispatcher.counters.ok += 1
+            self.dispatcher.inline -= 1
+            task.future._set_state(FINISHED, None, None)
+            self.dispatcher.use_freed_slot()
+        self.dispatcher.notify_waiters()
         self.look()
 
     # what the owner does
@@ -293,7 +283,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.admitted) > 20)
     @rule()
     def close(self) -> None:
-        for _ in range(self.dispatcher.close()):
+        for _ in range(self.dispatcher.start_draining()):
             self.start()
         for waiter in self.waiters:
             assert waiter.admitted is False
@@ -322,7 +312,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             assert waiter._lock.acquire(blocking=False), "let in and not told"
             self.waiters.remove(waiter)
             self.admitted.append(waiter.task)
-        for worker in [worker for worker in self.idle if worker.queued is None]:
+        for worker in [worker for worker in self.idle if worker.prev is None]:
             self.idle.remove(worker)
             if worker.dismissed:
                 assert worker.wake.acquire(blocking=False)
@@ -336,12 +326,12 @@ class DispatcherMachine(RuleBasedStateMachine):
     @invariant()
     def conserved(self) -> None:
         with self.dispatcher.lock:
-            there, ledger = self.dispatcher.occupancy(), self.dispatcher.ledger
-            dropped = sum(ledger.dropped[reason] for reason in AFTER_ADMISSION)
-            assert ledger.submitted == ledger.ok + dropped + there.queued + there.running
-        waiting = [task for task in self.admitted if task.queued]
-        assert ledger.submitted == len(self.admitted)
-        assert (ledger.ok, dropped) == (len(self.finished), len(self.dropped))
+            there, counters = self.dispatcher.occupancy(), self.dispatcher.counters
+            dropped = sum(counters.dropped[reason] for reason in AFTER_ADMISSION)
+            assert counters.submitted == counters.ok + dropped + there.queued + there.running
+        waiting = [task for task in self.admitted if task.prev]
+        assert counters.submitted == len(self.admitted)
+        assert (counters.ok, dropped) == (len(self.finished), len(self.dropped))
         ahead = sum(map(len, self.ahead.values()))
         assert there.queued + there.running == len(waiting) + len(self.at_work) + ahead + len(self.helped)
 
@@ -363,30 +353,31 @@ class DispatcherMachine(RuleBasedStateMachine):
     @invariant()
     def in_order(self) -> None:
         queued = self.dispatcher.queue.snapshot()
-        assert {task for task in self.admitted if task.queued} == set(queued)
+        assert {task for task in self.admitted if task.prev} == set(queued)
         in_order = [task for task in queued if task not in self.put_back]
-        assert [task for task in self.admitted if task.queued and task not in self.put_back] == in_order
+        assert [task for task in self.admitted if task.prev and task not in self.put_back] == in_order
         assert self.dispatcher.queue.last is (queued[-1] if queued else self.dispatcher.queue)
-        assert [waiter for waiter in self.waiters if waiter.queued] == self.dispatcher.line.snapshot()
-        assert all(waiter.queued for waiter in self.waiters)
+        assert [waiter for waiter in self.waiters if waiter.prev] == self.dispatcher.waiters.snapshot()
+        assert all(waiter.prev for waiter in self.waiters)
 
     @invariant()
     def everybody_is_known(self) -> None:
         dispatcher = self.dispatcher
-        assert dispatcher.roster.parked == self.idle or set(dispatcher.roster.parked) == set(self.idle)
-        assert dispatcher.roster.starting == len(self.coming)
+        workers = dispatcher.worker_set
+        assert workers.parked == self.idle or set(workers.parked) == set(self.idle)
+        assert workers.starting == len(self.coming)
         ahead = sum(map(len, self.ahead.values()))
-        assert (dispatcher.roster.running, dispatcher.roster.ahead) == (len(self.at_work) + ahead, ahead)
+        assert (workers.running, workers.ahead) == (len(self.at_work) + ahead, ahead)
         assert all(list(worker.ahead or ()) == ahead for worker, ahead in self.ahead.items())
-        assert dispatcher.assisted == len(self.helped)
-        assert dispatcher.roster.workers == {*self.coming, *self.idle, *self.at_work, *self.returning}
-        assert not dispatcher.line.to_tell.length
+        assert dispatcher.inline == len(self.helped)
+        assert dispatcher.worker_set.workers == {*self.coming, *self.idle, *self.at_work, *self.returning}
+        assert not dispatcher.waiters.to_notify.length
         assert not dispatcher.unsettled.length
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
         dispatcher = self.dispatcher
-        queued, line = dispatcher.queue.length, dispatcher.line.length
+        queued, line = dispatcher.queue.length, dispatcher.waiters.length
         if line:
             # Nobody else can get past them: a submit at this moment finds no room.
             assert dispatcher.in_flight >= dispatcher._slots()
@@ -394,14 +385,14 @@ class DispatcherMachine(RuleBasedStateMachine):
             return
         # A helped task may keep the slot of a worker that came up for it in vain.
         places = dispatcher.workers() + dispatcher.queue_capacity
-        full = dispatcher.roster.running + queued + dispatcher.assisted >= places
-        assert not (dispatcher.roster.parked and queued)
+        full = dispatcher.worker_set.running + queued + dispatcher.inline >= places
+        assert not (dispatcher.worker_set.parked and queued)
         # Who stands in line may have to wait for a worker that is on its way back, and takes it.
         # Or for what another has been given ahead, which is taken back if it is not begun at once.
         ahead = any(self.ahead.values())
-        assert not (dispatcher.roster.parked and line) or full or self.returning or ahead
+        assert not (dispatcher.worker_set.parked and line) or full or self.returning or ahead
         # Some loop comes by, or the watchdog starts what is missing.
-        assert not (queued or line) or dispatcher.roster.workers or dispatcher.repair()
+        assert not (queued or line) or dispatcher.worker_set.workers or dispatcher.repair()
 
 
 class AheadMachine(DispatcherMachine):
@@ -416,7 +407,7 @@ class AheadMachine(DispatcherMachine):
         self.submit(workers + capacity, None)
         for worker in list(self.coming):
             self.coming.remove(worker)
-            self.took(worker, self.dispatcher.begin(worker))
+            self.took(worker, self.dispatcher.mark_started(worker))
 
     @precondition(lambda self: self.at_work)
     @rule(data=st.data(), most=st.integers(1, 4))
@@ -424,10 +415,10 @@ class AheadMachine(DispatcherMachine):
         """The worker sends its process more, if others wait: in their order, and none with a time limit."""
         worker = data.draw(st.sampled_from(list(self.at_work)))
         queued, dispatcher = self.dispatcher.queue.snapshot(), self.dispatcher
-        surplus = len(dispatcher.roster.workers) > dispatcher.roster.max_workers
+        surplus = len(dispatcher.worker_set.workers) > dispatcher.worker_set.max_workers
         wanted = [] if dispatcher.paused or surplus else queued[:most]
         wanted = list(itertools.takewhile(lambda task: task.options.timeout is None, wanted))
-        assert dispatcher.take_ahead(worker, most) == len(wanted)
+        assert dispatcher.assign_ahead(worker, most) == len(wanted)
         self.ahead.setdefault(worker, []).extend(wanted)
         assert all(task.future.running() for task in wanted)
         assert not any(dispatcher.discard(task, Reason.CANCELLED) for task in wanted)
@@ -441,9 +432,9 @@ class AheadMachine(DispatcherMachine):
         count = data.draw(st.integers(1, len(ahead)))
         self.ahead[worker], back = ahead[:-count], ahead[-count:]
         queued = [*back, *self.dispatcher.queue.snapshot()]
-        assert isinstance(worker, Ahead)
+        assert isinstance(worker, AheadWorker)
         worker.unbegun = count
-        self.dispatcher.take_back(worker)
+        self.dispatcher.requeue_ahead(worker)
         self.were_put_back(back, queued)
 
     @precondition(lambda self: self.at_work or self.returning or self.idle)
@@ -457,8 +448,8 @@ class AheadMachine(DispatcherMachine):
             if worker in others:
                 others.remove(worker)
         queued = [*back, *self.dispatcher.queue.snapshot()]
-        self.dispatcher.part(worker)
-        assert (worker.task, worker.queued, len(worker.ahead or ())) == (None, None, 0)
+        self.dispatcher.remove_lost(worker)
+        assert (worker.task, worker.prev, len(worker.ahead or ())) == (None, None, 0)
         self.were_put_back(back, queued)
 
     def were_put_back(self, back: list[Task], queued: list[Task]) -> None:
@@ -488,7 +479,7 @@ TestTasksAheadAgainstModel = AheadMachine.TestCase
 
 @pytest.mark.parametrize("fate", [Result.OK, Result.ERROR, Result.PANIC, *AFTER_ADMISSION])
 def test_whoever_hears_of_a_task_finds_it_counted(
-    make_pool: MakePool, hold: Hold, fate: Result | Reason
+    make_pool: MakePool, hold: BlockingTask, fate: Result | Reason
 ) -> None:
     """When a done-callback runs, the numbers include that task already, and its place is free."""
     clock = ManualClock()
@@ -498,7 +489,7 @@ def test_whoever_hears_of_a_task_finds_it_counted(
     def task() -> None:
         hold()
         if fate is Result.ERROR:
-            raise BoomError
+            raise TaskError
         if fate is Result.PANIC:
             raise SystemExit
 
@@ -508,13 +499,13 @@ def test_whoever_hears_of_a_task_finds_it_counted(
     future.add_done_callback(lambda _: seen.append(check(pool.stats())))
     if fate is Reason.EXPIRED:
         clock.advance(1.0)
-        pool._engine.runner.drop_expired()
+        pool._engine.settlement.drop_expired()
     elif fate is Reason.CANCELLED:
         assert future.cancel()
     elif fate is Reason.SHUTDOWN:
         pool.shutdown(wait=False, cancel_futures=True)
         _outcome(future)  # before the worker is let go, which would take it
-    hold.let_go()
+    hold.release()
     _outcome(future)
     until(lambda: seen)  # by the worker, or by whom the stop or the watchdog has make it
     pool.stop(PATIENCE)
@@ -534,14 +525,14 @@ def test_whoever_wakes_up_finds_the_task_counted(make_pool: MakePool, switching:
         assert (stats.completed[Result.OK], stats.in_flight) == (number, 0)
 
 
-def test_every_outcome_once(make_pool: MakePool, registry: CollectorRegistry, hold: Hold) -> None:
+def test_every_outcome_once(make_pool: MakePool, registry: CollectorRegistry, hold: BlockingTask) -> None:
     """One task of each fate, each counted once and under its own word, in ``stats`` and in a scrape."""
     pool = make_pool(1, queue_capacity=5)
     before = scrape(registry)
     check_scrape(before, "test")
 
     def fail() -> None:
-        raise BoomError
+        raise TaskError
 
     def leave() -> None:
         raise SystemExit
@@ -564,7 +555,7 @@ def test_every_outcome_once(make_pool: MakePool, registry: CollectorRegistry, ho
     pool.shutdown(wait=False, cancel_futures=True)
     for future in queued:
         assert isinstance(_outcome(future), BaseException)
-    hold.let_go()
+    hold.release()
     report = pool.stop(PATIENCE)
     assert (report.dropped, report.completed, report.abandoned) == (5, 1, ())
     stats = check(pool.stats())

@@ -11,7 +11,9 @@ import pytest
 
 from prodpool import Reason, Result, TaskExpiredError, current_task
 from prodpool.testing import ManualClock
-from tests.core.rig import PATIENCE, Hold, check, occupy
+from tests.helpers.accounting import check
+from tests.helpers.tasks import BlockingTask, occupy
+from tests.helpers.waiting import PATIENCE
 from tests.support import MakePool
 
 
@@ -20,7 +22,7 @@ def clock() -> ManualClock:
     return ManualClock(100.0)
 
 
-def test_expired_in_the_queue(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
+def test_expired_in_the_queue(make_pool: MakePool, hold: BlockingTask, clock: ManualClock) -> None:
     """A task whose deadline passed while it waited is dropped unrun by the worker that would have run it."""
     pool = make_pool(1, queue_capacity=5, clock=clock, hung_after=1_000.0)
     occupy(pool, hold, 1)
@@ -30,7 +32,7 @@ def test_expired_in_the_queue(make_pool: MakePool, hold: Hold, clock: ManualCloc
     in_time = pool.options(deadline=2.1).submit(ran.append, "in time")
     forever = pool.submit(ran.append, "for ever")
     clock.advance(2.0)
-    hold.let_go()
+    hold.release()
     error = late.exception(PATIENCE)
     assert isinstance(error, TaskExpiredError)
     assert (error.pool, error.task, error.reason) == ("test", "late", Reason.EXPIRED)
@@ -61,7 +63,7 @@ def test_expired_before_its_worker_is_up(make_pool: MakePool, clock: ManualClock
     backend.shutdown()
 
 
-def test_swept_while_every_worker_hangs(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
+def test_swept_while_every_worker_hangs(make_pool: MakePool, hold: BlockingTask, clock: ManualClock) -> None:
     """With all workers hung the watchdog drops what expired, so that nobody waits for a hung pool."""
     pool = make_pool(2, queue_capacity=5, clock=clock, hung_after=0.1)  # so that it looks every 20 ms
     occupied = occupy(pool, hold, 2)
@@ -77,7 +79,7 @@ def test_swept_while_every_worker_hangs(make_pool: MakePool, hold: Hold, clock: 
     stats = check(pool.stats())
     assert (stats.running, stats.queued, stats.dropped[Reason.EXPIRED]) == (2, 1, 3)
     assert [pool.submit(int) for _ in range(4)]  # the places are free again
-    hold.let_go()
+    hold.release()
     assert patient.result(PATIENCE) == 7
 
 
@@ -107,7 +109,7 @@ def test_expired_task_is_not_run_by_who_waits_for_it(make_pool: MakePool, clock:
     assert (stats.completed[Result.OK], stats.dropped[Reason.EXPIRED]) == (1, 1)
 
 
-def test_a_running_task_is_not_expired(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
+def test_a_running_task_is_not_expired(make_pool: MakePool, hold: BlockingTask, clock: ManualClock) -> None:
     """A deadline is about waiting: a task that runs already goes on, and can see what is left of it."""
     pool = make_pool(1, clock=clock, hung_after=1_000.0)
 
@@ -121,24 +123,26 @@ def test_a_running_task_is_not_expired(make_pool: MakePool, hold: Hold, clock: M
     future = pool.options(deadline=2.0).submit(remaining)
     hold.wait_started()
     clock.advance(5.0)
-    hold.let_go()
+    hold.release()
     assert future.result(PATIENCE) == [2.0, 0.0]
     assert check(pool.stats()).dropped[Reason.EXPIRED] == 0
 
 
-def test_cancelled_and_then_expired(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
+def test_cancelled_and_then_expired(make_pool: MakePool, hold: BlockingTask, clock: ManualClock) -> None:
     """A task is dropped once: one that was cancelled does not expire later."""
     pool = make_pool(1, clock=clock, hung_after=1_000.0)
     occupy(pool, hold, 1)
     future = pool.options(deadline=2.0).submit(int)
     assert future.cancel()
     clock.advance(3.0)
-    pool._engine.runner.drop_expired()
+    pool._engine.settlement.drop_expired()
     stats = check(pool.stats())
     assert (stats.dropped[Reason.CANCELLED], stats.dropped[Reason.EXPIRED]) == (1, 0)
 
 
-def test_a_callback_that_hangs_ends_no_watch(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
+def test_a_callback_that_hangs_ends_no_watch(
+    make_pool: MakePool, hold: BlockingTask, clock: ManualClock
+) -> None:
     """A done-callback of an expired task may hang: tasks go on expiring, in that pool and in others."""
     pools = [make_pool(1, name=name, hung_after=0.1, clock=clock) for name in ("first", "second")]
     for pool in pools:
@@ -159,7 +163,7 @@ def test_a_callback_that_hangs_ends_no_watch(make_pool: MakePool, hold: Hold, cl
     leave.set()
 
 
-def test_expired_after_a_wait_in_line(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
+def test_expired_after_a_wait_in_line(make_pool: MakePool, hold: BlockingTask, clock: ManualClock) -> None:
     """A task that came into the queue from the line is dropped in time even if every worker hangs."""
     pool = make_pool(1, queue_capacity=1, clock=clock, hung_after=1_000.0)
     occupy(pool, hold, 1)
@@ -168,16 +172,16 @@ def test_expired_after_a_wait_in_line(make_pool: MakePool, hold: Hold, clock: Ma
     view = pool.options(deadline=50.0)
     submitter = threading.Thread(target=lambda: admitted.append(view.submit_wait(int)))
     submitter.start()
-    while not pool._engine.dispatcher.line.length:
+    while not pool._engine.dispatcher.waiters.length:
         time.sleep(0.001)
     before.cancel()
     submitter.join(PATIENCE)
     clock.advance(51.0)
-    pool._engine.monitor.tick()
+    pool._engine.watchdog.tick()
     assert isinstance(admitted[0].exception(0.5), TaskExpiredError)
 
 
-def test_expired_and_dropped_by_nobody(make_pool: MakePool, hold: Hold, clock: ManualClock) -> None:
+def test_expired_and_dropped_by_nobody(make_pool: MakePool, hold: BlockingTask, clock: ManualClock) -> None:
     """Whoever is kept from dropping what has expired finds it again at the next look."""
     pool = make_pool(1, queue_capacity=5, clock=clock, hung_after=1_000.0)
     occupy(pool, hold, 1)

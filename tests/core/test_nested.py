@@ -12,7 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, PoolStats, Reason, Result, current_task
-from tests.core.rig import PATIENCE, BoomError, Crew, Hold, WatchedLine, check, fill, law_holds, occupy
+from tests.helpers.accounting import check, counts_add_up
+from tests.helpers.inside import WatchedWaiters
+from tests.helpers.tasks import BlockingTask, TaskError, fill, occupy
+from tests.helpers.waiting import PATIENCE, ThreadRunner
 from tests.support import MakePool
 
 
@@ -80,9 +83,9 @@ def test_chain_beyond_the_queue(make_pool: MakePool) -> None:
     assert isinstance(pool.submit(link).exception(PATIENCE), PoolFullError)
     stats = check(pool.stats())
     assert (stats.completed[Result.ERROR], stats.dropped[Reason.FULL], stats.in_flight) == (4, 1, 0)
-    held = Hold()
+    held = BlockingTask()
     assert len(fill(pool, held)) == 4
-    held.let_go()
+    held.release()
 
 
 def test_helping_out_of_order(make_pool: MakePool) -> None:
@@ -100,7 +103,7 @@ def test_helping_out_of_order(make_pool: MakePool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "result"), [(BoomError(), Result.ERROR), (SystemExit(), Result.PANIC)], ids=["error", "panic"]
+    ("error", "result"), [(TaskError(), Result.ERROR), (SystemExit(), Result.PANIC)], ids=["error", "panic"]
 )
 def test_helped_task_that_raises(make_pool: MakePool, error: BaseException, result: Result) -> None:
     """What a helped task raises comes out of ``result``, and is counted as that task's."""
@@ -135,7 +138,7 @@ def test_helped_task_is_itself(make_pool: MakePool) -> None:
 def test_helped_task_gives_its_place_to_the_line(make_pool: MakePool) -> None:
     """The queue place of a helped task goes to the next in line when it has ended."""
     pool = make_pool(1, queue_capacity=1)
-    crew, line, go = Crew(), WatchedLine(pool), threading.Event()
+    crew, line, go = ThreadRunner(), WatchedWaiters(pool), threading.Event()
     ready = threading.Event()
 
     def outer() -> int:
@@ -158,14 +161,14 @@ def test_helped_task_gives_its_place_to_the_line(make_pool: MakePool) -> None:
 def test_helping_before_the_worker_for_it_is_up(registry: CollectorRegistry) -> None:
     """A task that is helped while a second worker comes up for it keeps that worker's place, and no other."""
     backend = ThreadPoolExecutor(2)
-    stranger, bystander = Hold(), Hold()
+    stranger, bystander = BlockingTask(), BlockingTask()
     backend.submit(stranger)
     stranger.wait_started()
     pool = InstrumentedPool(backend, name="test", queue_capacity=0, registry=registry)
 
     def inner() -> PoolStats:
         early = check(pool.stats())
-        stranger.let_go()  # now the second worker comes up, and finds its task taken
+        stranger.release()  # now the second worker comes up, and finds its task taken
         backend.submit(int).result(PATIENCE)
         with pytest.raises(PoolFullError):
             pool.submit(bystander)
@@ -183,8 +186,8 @@ def test_helping_before_the_worker_for_it_is_up(registry: CollectorRegistry) -> 
         assert (stats.running, stats.queued) == (2, 0)
         assert len(fill(pool, bystander)) == 2
     finally:
-        stranger.let_go()
-        bystander.let_go()
+        stranger.release()
+        bystander.release()
         drained = pool.stop(PATIENCE).drained
         pool.close_metrics()
     assert drained
@@ -274,7 +277,7 @@ def test_async_submit_inside_a_full_pool(make_pool: MakePool) -> None:
 
 
 @pytest.mark.parametrize("way", ["submit", "submit_wait", "submit_async"])
-def test_submit_inside_a_closed_pool(make_pool: MakePool, hold: Hold, way: str) -> None:
+def test_submit_inside_a_closed_pool(make_pool: MakePool, hold: BlockingTask, way: str) -> None:
     """A task that submits to its own pool when that is closed hears that it is closed, not full."""
     pool = make_pool(1)
 
@@ -296,7 +299,7 @@ def test_submit_inside_a_closed_pool(make_pool: MakePool, hold: Hold, way: str) 
     future = pool.submit(outer)
     hold.wait_started()
     pool.shutdown(wait=False)
-    hold.let_go()
+    hold.release()
     assert future.result(PATIENCE) is not None
     assert pool.stop(PATIENCE).drained
     stats = check(pool.stats())
@@ -350,7 +353,7 @@ def test_two_pools(make_pool: MakePool) -> None:
     """A task of one pool that another pool's task runs as its caller may wait for its own pool's queue."""
     first = make_pool(1, queue_capacity=1)
     second = make_pool(1, queue_capacity=0, overload="caller_runs")
-    hold = Hold()
+    hold = BlockingTask()
     occupy(second, hold, 1)
 
     def outer() -> int:
@@ -360,12 +363,12 @@ def test_two_pools(make_pool: MakePool) -> None:
     try:
         assert first.submit(outer).result(PATIENCE) == 7
     finally:
-        hold.let_go()
+        hold.release()
     check(first.stats())
     check(second.stats())
 
 
-def test_another_pool_is_not_helped(make_pool: MakePool, hold: Hold) -> None:
+def test_another_pool_is_not_helped(make_pool: MakePool, hold: BlockingTask) -> None:
     """A worker of one pool waits for a task of another one as any thread does, and does not run it."""
     first, second = make_pool(1), make_pool(1)
     occupy(second, hold, 1)
@@ -378,7 +381,7 @@ def test_another_pool_is_not_helped(make_pool: MakePool, hold: Hold) -> None:
 
     future = first.submit(outer)
     assert waiting.wait(PATIENCE)
-    hold.let_go()
+    hold.release()
     here, there = future.result(PATIENCE)
     assert here != there
 
@@ -394,7 +397,7 @@ def test_endless_nesting(registry: CollectorRegistry) -> None:
     assert isinstance(error, RuntimeError)
     report = pool.stop(PATIENCE)
     stats = pool.stats()
-    assert law_holds(stats)
+    assert counts_add_up(stats)
     assert stats.in_flight == 0
     assert report.abandoned == ()
     pool.close_metrics()
@@ -404,12 +407,12 @@ def test_endless_nesting(registry: CollectorRegistry) -> None:
 def test_submitting_at_the_end_of_the_stack(make_pool: MakePool, policy: str) -> None:
     """A submit that fails for want of stack is as if it had not been: no worker, place or count is lost."""
     pool = make_pool(2, queue_capacity=1, overload=policy)
-    hold = Hold()
+    hold = BlockingTask()
     there = occupy(pool, hold, 2)
     if policy == "caller_runs":
         there.append(pool.submit(int))
     else:
-        hold.let_go()
+        hold.release()
 
     def submit_below(frames: int) -> Future[int]:
         return submit_below(frames - 1) if frames else pool.submit(int)
@@ -425,14 +428,14 @@ def test_submitting_at_the_end_of_the_stack(make_pool: MakePool, policy: str) ->
                 refused += 1
             except PoolFullError:
                 continue
-            assert law_holds(pool.stats()), depth
+            assert counts_add_up(pool.stats()), depth
     finally:
-        hold.let_go()
+        hold.release()
     wait(there, PATIENCE)
     assert pool.submit_wait(lambda: 7).result(PATIENCE) == 7
     # At once, that is: a worker that was lost is noticed when it has idled for long enough.
-    again = Hold()
+    again = BlockingTask()
     assert len(fill(pool, again)) == 3
-    again.let_go()
+    again.release()
     assert pool.stop(PATIENCE).drained
     assert check(pool.stats()).in_flight == 0

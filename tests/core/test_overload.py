@@ -12,13 +12,16 @@ import pytest
 
 from prodpool import PoolClosedError, PoolFullError, Reason, Result, TaskExpiredError, current_task
 from prodpool.testing import ManualClock
-from tests.core.rig import PATIENCE, BoomError, Crew, Hold, WatchedLine, check, fill, occupy
+from tests.helpers.accounting import check
+from tests.helpers.inside import WatchedWaiters
+from tests.helpers.tasks import BlockingTask, TaskError, fill, occupy
+from tests.helpers.waiting import PATIENCE, ThreadRunner
 from tests.support import MakePool
 
 # reject
 
 
-def test_reject_leaves_no_trace(make_pool: MakePool, hold: Hold) -> None:
+def test_reject_leaves_no_trace(make_pool: MakePool, hold: BlockingTask) -> None:
     """A refused task is counted as refused and nowhere else, and its place goes to the next."""
     pool = make_pool(2, queue_capacity=3)
     occupy(pool, hold, 2)
@@ -28,11 +31,11 @@ def test_reject_leaves_no_trace(make_pool: MakePool, hold: Hold) -> None:
             pool.submit(int)
     stats = check(pool.stats())
     assert (stats.submitted, stats.dropped[Reason.FULL], stats.offered) == (5, 11, 16)
-    hold.let_go()
+    hold.release()
     assert pool.submit_wait(lambda: 7).result(PATIENCE) == 7
 
 
-def test_retry_after_follows_the_mean_duration(make_pool: MakePool, hold: Hold) -> None:
+def test_retry_after_follows_the_mean_duration(make_pool: MakePool, hold: BlockingTask) -> None:
     """What a full pool says about a retry is the mean of the tasks that it has seen."""
     clock = ManualClock()
     pool = make_pool(1, queue_capacity=0, clock=clock)
@@ -48,58 +51,58 @@ def test_retry_after_follows_the_mean_duration(make_pool: MakePool, hold: Hold) 
 # block
 
 
-def test_block_waits_for_a_place(make_pool: MakePool, hold: Hold) -> None:
+def test_block_waits_for_a_place(make_pool: MakePool, hold: BlockingTask) -> None:
     """With ``overload="block"`` a submit on a full pool returns once a place is free, and not before."""
     pool = make_pool(1, queue_capacity=1, overload="block")
     occupy(pool, hold, 1)
     pool.submit(int)
-    crew, line = Crew(), WatchedLine(pool)
+    crew, line = ThreadRunner(), WatchedWaiters(pool)
     blocked = crew.start(pool.submit, lambda: 7)
     line.wait(1)
     stats = check(pool.stats())
     assert (stats.submitted, stats.queued, stats.offered) == (2, 1, 2)
     assert not blocked.done()
-    hold.let_go()
+    hold.release()
     assert blocked.result(PATIENCE).result(PATIENCE) == 7
     crew.join()
     stats = check(pool.stats())
     assert (stats.submitted, stats.completed[Result.OK], stats.dropped[Reason.FULL]) == (3, 3, 0)
 
 
-def test_admission_wait_is_observed(make_pool: MakePool, hold: Hold) -> None:
+def test_admission_wait_is_observed(make_pool: MakePool, hold: BlockingTask) -> None:
     """Only submitters that stood in line are in the admission wait, one observation each."""
     pool = make_pool(1, queue_capacity=1, overload="block")
     occupy(pool, hold, 1)
     pool.submit(int)
-    crew, line = Crew(), WatchedLine(pool)
+    crew, line = ThreadRunner(), WatchedWaiters(pool)
     waiting = [crew.start(pool.submit, int) for _ in range(3)]
     line.wait(3)
-    hold.let_go()
+    hold.release()
     for each in waiting:
         assert each.result(PATIENCE).result(PATIENCE) == 0
     crew.join()
-    assert pool._engine.read().admission_wait.count == 3
+    assert pool._engine.snapshot().admission_wait.count == 3
 
 
-def test_blocked_submitters_are_served_in_order(make_pool: MakePool, hold: Hold) -> None:
+def test_blocked_submitters_are_served_in_order(make_pool: MakePool, hold: BlockingTask) -> None:
     """Those who stand in line are let in first come, first served, behind what is queued already."""
     pool = make_pool(1, queue_capacity=2, overload="block")
     occupy(pool, hold, 1)
     ran: list[int] = []
     futures = [pool.submit(ran.append, number) for number in range(2)]
-    crew, line = Crew(), WatchedLine(pool)
+    crew, line = ThreadRunner(), WatchedWaiters(pool)
     waiting = []
     for number in range(2, 10):
         waiting.append(crew.start(pool.submit, ran.append, number))
         line.wait()
-    hold.let_go()
+    hold.release()
     for future in [*futures, *(each.result(PATIENCE) for each in waiting)]:
         future.result(PATIENCE)
     crew.join()
     assert ran == list(range(10))
 
 
-def test_blocking_on_an_event_loop_is_refused(make_pool: MakePool, hold: Hold) -> None:
+def test_blocking_on_an_event_loop_is_refused(make_pool: MakePool, hold: BlockingTask) -> None:
     """A submit that would block the event loop of its thread raises instead, and says what would do."""
     pool = make_pool(1, queue_capacity=1, overload="block")
     occupy(pool, hold, 1)
@@ -119,7 +122,7 @@ def test_blocking_on_an_event_loop_is_refused(make_pool: MakePool, hold: Hold) -
 # caller_runs
 
 
-def test_caller_runs_in_the_caller(make_pool: MakePool, hold: Hold) -> None:
+def test_caller_runs_in_the_caller(make_pool: MakePool, hold: BlockingTask) -> None:
     """With ``overload="caller_runs"`` a full pool has the submitter run its task, counted like any other."""
     pool = make_pool(1, queue_capacity=1, overload="caller_runs")
     occupy(pool, hold, 1)
@@ -144,10 +147,10 @@ def test_caller_runs_in_the_caller(make_pool: MakePool, hold: Hold) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "result"), [(BoomError(), Result.ERROR), (SystemExit(), Result.PANIC)], ids=["error", "panic"]
+    ("error", "result"), [(TaskError(), Result.ERROR), (SystemExit(), Result.PANIC)], ids=["error", "panic"]
 )
 def test_caller_runs_keeps_what_is_raised(
-    make_pool: MakePool, hold: Hold, error: BaseException, result: Result
+    make_pool: MakePool, hold: BlockingTask, error: BaseException, result: Result
 ) -> None:
     """What a task raises in its caller's thread is in its future, not in the caller's lap."""
 
@@ -162,7 +165,7 @@ def test_caller_runs_keeps_what_is_raised(
     assert (stats.submitted, stats.completed[result]) == (2, 1)
 
 
-def test_caller_runs_is_never_running_nor_queued(make_pool: MakePool, hold: Hold) -> None:
+def test_caller_runs_is_never_running_nor_queued(make_pool: MakePool, hold: BlockingTask) -> None:
     """While a caller runs its own task, the law and the bounds hold, and it is seen once it has ended."""
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")
     occupy(pool, hold, 1)
@@ -172,7 +175,7 @@ def test_caller_runs_is_never_running_nor_queued(make_pool: MakePool, hold: Hold
     assert (after.submitted, after.completed[Result.OK]) == (2, 1)
 
 
-async def test_caller_runs_not_on_an_event_loop(make_pool: MakePool, hold: Hold) -> None:
+async def test_caller_runs_not_on_an_event_loop(make_pool: MakePool, hold: BlockingTask) -> None:
     """A full pool does not run a task in an event loop's thread, which nothing else could use meanwhile."""
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")
     pool.submit(hold)
@@ -182,7 +185,7 @@ async def test_caller_runs_not_on_an_event_loop(make_pool: MakePool, hold: Hold)
     assert check(pool.stats()).dropped[Reason.FULL] == 1
 
 
-def test_retry_after_of_a_pool_that_has_just_filled_up(make_pool: MakePool, hold: Hold) -> None:
+def test_retry_after_of_a_pool_that_has_just_filled_up(make_pool: MakePool, hold: BlockingTask) -> None:
     """While no task has finished one is taken to need a second: whoever heeds it does not spin."""
     pool = make_pool(2, queue_capacity=0)
     occupy(pool, hold, 2)
@@ -192,7 +195,7 @@ def test_retry_after_of_a_pool_that_has_just_filled_up(make_pool: MakePool, hold
     assert 0.5 <= caught.value.retry_after < PATIENCE
 
 
-def test_caller_runs_nested(make_pool: MakePool, hold: Hold) -> None:
+def test_caller_runs_nested(make_pool: MakePool, hold: BlockingTask) -> None:
     """A task that its caller runs may submit to the full pool again, and is itself again afterwards."""
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")
     occupy(pool, hold, 1)
@@ -211,7 +214,7 @@ def test_caller_runs_nested(make_pool: MakePool, hold: Hold) -> None:
     assert (stats.submitted, stats.completed[Result.OK]) == (3, 2)
 
 
-def test_wait_comes_before_the_policy(make_pool: MakePool, hold: Hold) -> None:
+def test_wait_comes_before_the_policy(make_pool: MakePool, hold: BlockingTask) -> None:
     """``options(wait=...)`` waits and then refuses, also where the policy would have the caller run it."""
     pool = make_pool(1, queue_capacity=0, overload="caller_runs")
     occupy(pool, hold, 1)
@@ -224,7 +227,7 @@ def test_wait_comes_before_the_policy(make_pool: MakePool, hold: Hold) -> None:
 
 
 @pytest.mark.parametrize("policy", ["reject", "block", "caller_runs"])
-def test_nothing_waits_with_capacity_0(make_pool: MakePool, hold: Hold, policy: str) -> None:
+def test_nothing_waits_with_capacity_0(make_pool: MakePool, hold: BlockingTask, policy: str) -> None:
     """With ``queue_capacity=0`` as many tasks are let in as there are workers, and none is ever queued."""
     pool = make_pool(3, queue_capacity=0, overload=policy)
     accepted = fill(pool, hold)
@@ -232,7 +235,7 @@ def test_nothing_waits_with_capacity_0(make_pool: MakePool, hold: Hold, policy: 
     hold.wait_started(3)
     stats = check(pool.stats())
     assert (stats.running, stats.queued) == (3, 0)
-    hold.let_go()
+    hold.release()
     assert [future.result(PATIENCE) for future in accepted] == [None] * 3
 
 
@@ -241,7 +244,7 @@ def test_an_empty_pool_refuses_nobody(make_pool: MakePool) -> None:
     pool = make_pool(1, queue_capacity=0)
 
     def boom() -> None:
-        raise BoomError
+        raise TaskError
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -250,7 +253,7 @@ def test_an_empty_pool_refuses_nobody(make_pool: MakePool) -> None:
 
     asyncio.run(main())
     for _ in range(100):
-        assert isinstance(pool.submit(boom).exception(PATIENCE), BoomError)
+        assert isinstance(pool.submit(boom).exception(PATIENCE), TaskError)
         assert pool.submit(lambda: 7).result(PATIENCE) == 7
     assert check(pool.stats()).dropped[Reason.FULL] == 0
 
@@ -258,7 +261,7 @@ def test_an_empty_pool_refuses_nobody(make_pool: MakePool) -> None:
 def test_a_callback_may_submit_the_next(make_pool: MakePool) -> None:
     """A done-callback may submit to the pool, which has the place of the finished task to give."""
     pool = make_pool(1, queue_capacity=0)
-    hold, done = Hold(), threading.Event()
+    hold, done = BlockingTask(), threading.Event()
     following: list[Future[int]] = []
     errors: list[BaseException] = []
 
@@ -273,7 +276,7 @@ def test_a_callback_may_submit_the_next(make_pool: MakePool) -> None:
             done.set()
 
     pool.submit(hold).add_done_callback(submit_the_next)
-    hold.let_go()
+    hold.release()
     assert done.wait(PATIENCE)
     assert not errors
     assert following[0].result(PATIENCE) == 7
@@ -283,7 +286,7 @@ def test_a_callback_may_submit_the_next(make_pool: MakePool) -> None:
 def test_a_callback_may_wait_for_the_next(make_pool: MakePool) -> None:
     """A done-callback that submits and waits does not wait for the very worker that it runs in."""
     pool = make_pool(1, queue_capacity=1)
-    hold = Hold()
+    hold = BlockingTask()
     results: list[int] = []
     done = threading.Event()
 
@@ -292,20 +295,20 @@ def test_a_callback_may_wait_for_the_next(make_pool: MakePool) -> None:
         done.set()
 
     pool.submit(hold).add_done_callback(wait_for_the_next)
-    hold.let_go()
+    hold.release()
     assert done.wait(PATIENCE)
     assert results == [7]
 
 
-def test_capacity_0_serves_who_waits(make_pool: MakePool, hold: Hold) -> None:
+def test_capacity_0_serves_who_waits(make_pool: MakePool, hold: BlockingTask) -> None:
     """With ``queue_capacity=0`` a freed worker takes the first who stands in line."""
     pool = make_pool(1, queue_capacity=0)
     occupy(pool, hold, 1)
-    crew, line = Crew(), WatchedLine(pool)
+    crew, line = ThreadRunner(), WatchedWaiters(pool)
     waiting = [crew.start(pool.submit_wait, int) for _ in range(5)]
     line.wait(5)
     assert check(pool.stats()).queued == 0
-    hold.let_go()
+    hold.release()
     assert [each.result(PATIENCE).result(PATIENCE) for each in waiting] == [0] * 5
     crew.join()
     assert check(pool.stats()).completed[Result.OK] == 6
@@ -314,7 +317,7 @@ def test_capacity_0_serves_who_waits(make_pool: MakePool, hold: Hold) -> None:
 # submit_wait and options(wait=)
 
 
-def test_submit_wait_is_bounded(make_pool: MakePool, hold: Hold) -> None:
+def test_submit_wait_is_bounded(make_pool: MakePool, hold: BlockingTask) -> None:
     """A bounded wait that is over raises PoolFullError and leaves the line."""
     pool = make_pool(1, queue_capacity=1)
     occupy(pool, hold, 1)
@@ -322,19 +325,19 @@ def test_submit_wait_is_bounded(make_pool: MakePool, hold: Hold) -> None:
     for view in (pool.options(wait=0.02), pool.options(wait=0.02, deadline=5)):
         with pytest.raises(PoolFullError):
             view.submit_wait(int)
-    assert pool._engine.dispatcher.line.length == 0
+    assert pool._engine.dispatcher.waiters.length == 0
     stats = check(pool.stats())
     assert (stats.submitted, stats.dropped[Reason.FULL], stats.dropped[Reason.EXPIRED]) == (2, 2, 0)
 
 
-def test_wait_ends_with_the_deadline(make_pool: MakePool, hold: Hold) -> None:
+def test_wait_ends_with_the_deadline(make_pool: MakePool, hold: BlockingTask) -> None:
     """A task whose own deadline passes while it waits for a slot counts as one that came and expired."""
     pool = make_pool(1, queue_capacity=0)
     occupy(pool, hold, 1)
     for view in (pool.options(deadline=0.02), pool.options(wait=5, deadline=0.02)):
         with pytest.raises(TaskExpiredError):
             view.submit_wait(int)
-    assert pool._engine.dispatcher.line.length == 0
+    assert pool._engine.dispatcher.waiters.length == 0
     stats = check(pool.stats())
     assert (stats.submitted, stats.dropped[Reason.FULL], stats.dropped[Reason.EXPIRED]) == (3, 0, 2)
 
@@ -351,12 +354,12 @@ def test_submit_wait_on_an_event_loop(make_pool: MakePool) -> None:
     assert check(pool.stats()).offered == 0
 
 
-def test_waiters_are_refused_at_close(make_pool: MakePool, hold: Hold) -> None:
+def test_waiters_are_refused_at_close(make_pool: MakePool, hold: BlockingTask) -> None:
     """Who stands in line when the pool closes gets PoolClosedError at once, while tasks still run."""
     pool = make_pool(1, queue_capacity=1)
     occupy(pool, hold, 1)
     queued = pool.submit(int)
-    crew, line = Crew(), WatchedLine(pool)
+    crew, line = ThreadRunner(), WatchedWaiters(pool)
     waiting = [crew.start(pool.submit_wait, int) for _ in range(4)]
     line.wait(4)
     pool.shutdown(wait=False)
@@ -365,24 +368,24 @@ def test_waiters_are_refused_at_close(make_pool: MakePool, hold: Hold) -> None:
     assert not queued.done()
     stats = check(pool.stats())
     assert (stats.state, stats.submitted, stats.dropped[Reason.CLOSED]) == ("draining", 2, 4)
-    hold.let_go()
+    hold.release()
     crew.join()
     assert pool.stop(PATIENCE).drained
 
 
-def test_cancelling_frees_the_place_for_who_waits(make_pool: MakePool, hold: Hold) -> None:
+def test_cancelling_frees_the_place_for_who_waits(make_pool: MakePool, hold: BlockingTask) -> None:
     """A cancelled queued task gives its place to the first in line."""
     pool = make_pool(1, queue_capacity=1)
     occupy(pool, hold, 1)
     queued = pool.submit(int)
-    crew, line = Crew(), WatchedLine(pool)
+    crew, line = ThreadRunner(), WatchedWaiters(pool)
     waiting = crew.start(pool.submit_wait, lambda: 7)
     line.wait(1)
     assert queued.cancel()
     let_in = waiting.result(PATIENCE)
     stats = check(pool.stats())
     assert (stats.submitted, stats.queued, stats.dropped[Reason.CANCELLED]) == (3, 1, 1)
-    hold.let_go()
+    hold.release()
     assert let_in.result(PATIENCE) == 7
     crew.join()
 
@@ -390,7 +393,7 @@ def test_cancelling_frees_the_place_for_who_waits(make_pool: MakePool, hold: Hol
 # order and cancellation
 
 
-def test_fifo(make_pool: MakePool, hold: Hold) -> None:
+def test_fifo(make_pool: MakePool, hold: BlockingTask) -> None:
     """Queued tasks start in the order in which they were submitted, cancelled ones left out."""
     pool = make_pool(1, queue_capacity=100)
     occupy(pool, hold, 1)
@@ -398,14 +401,14 @@ def test_fifo(make_pool: MakePool, hold: Hold) -> None:
     futures = [pool.submit(ran.append, number) for number in range(100)]
     for future in futures[::3]:
         assert future.cancel()
-    hold.let_go()
+    hold.release()
     for future in futures:
         if not future.cancelled():
             future.result(PATIENCE)
     assert ran == [number for number in range(100) if number % 3]
 
 
-def test_cancelled_task_gives_its_place_back(make_pool: MakePool, hold: Hold) -> None:
+def test_cancelled_task_gives_its_place_back(make_pool: MakePool, hold: BlockingTask) -> None:
     """A cancelled queued task gives its slot back at once, never runs, and is counted once."""
     pool = make_pool(1, queue_capacity=5)
     occupy(pool, hold, 1)
@@ -419,18 +422,18 @@ def test_cancelled_task_gives_its_place_back(make_pool: MakePool, hold: Hold) ->
             assert future.done()
     stats = check(pool.stats())
     assert (stats.submitted, stats.queued, stats.dropped[Reason.CANCELLED]) == (251, 0, 250)
-    hold.let_go()
+    hold.release()
     assert pool.stop(PATIENCE).drained
     assert not ran
 
 
-def test_running_and_finished_tasks_cannot_be_cancelled(make_pool: MakePool, hold: Hold) -> None:
+def test_running_and_finished_tasks_cannot_be_cancelled(make_pool: MakePool, hold: BlockingTask) -> None:
     """Cancelling a running or a finished task is refused and counted nowhere."""
     pool = make_pool(1)
     (running,) = occupy(pool, hold, 1)
     assert running.running()
     assert not running.cancel()
-    hold.let_go()
+    hold.release()
     assert running.result(PATIENCE) is None
     assert not running.cancel()
     assert check(pool.stats()).dropped[Reason.CANCELLED] == 0

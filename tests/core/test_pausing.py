@@ -10,8 +10,10 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolFullError, Reason, Result
-from tests.api.gates import until
-from tests.core.rig import PATIENCE, Crew, Hold, WatchedLine, check, fill, occupy
+from tests.helpers.accounting import check
+from tests.helpers.inside import WatchedWaiters
+from tests.helpers.tasks import BlockingTask, fill, occupy
+from tests.helpers.waiting import PATIENCE, ThreadRunner, until
 from tests.support import Logs, MakePool
 
 
@@ -34,7 +36,7 @@ def late_pool(registry: CollectorRegistry, workers: int, capacity: int) -> tuple
 # pause and resume
 
 
-def test_paused_pool_starts_nothing(make_pool: MakePool, hold: Hold) -> None:
+def test_paused_pool_starts_nothing(make_pool: MakePool, hold: BlockingTask) -> None:
     """While paused, running tasks go on, the queue fills up to its bound, and nothing is started."""
     pool = make_pool(2, queue_capacity=4)
     (running,) = occupy(pool, hold, 1)
@@ -45,7 +47,7 @@ def test_paused_pool_starts_nothing(make_pool: MakePool, hold: Hold) -> None:
         pool.submit(int)
     stats = check(pool.stats())
     assert (stats.running, stats.queued) == (1, 4)
-    hold.let_go()
+    hold.release()
     assert running.result(PATIENCE) is None
     stats = check(pool.stats())
     assert (stats.running, stats.queued) == (0, 4)
@@ -63,7 +65,7 @@ def test_paused_from_the_start(make_pool: MakePool) -> None:
     pool.pause()
     meeting = threading.Barrier(3)
     futures = [pool.submit(meeting.wait, PATIENCE) for _ in range(6)]
-    assert not pool._engine.dispatcher.roster.workers
+    assert not pool._engine.dispatcher.worker_set.workers
     pool.resume()
     assert sorted(future.result(PATIENCE) for future in futures) == [0, 0, 1, 1, 2, 2]
 
@@ -86,7 +88,7 @@ def test_resume_wakes_parked_workers_and_the_line(make_pool: MakePool) -> None:
     pool = make_pool(1, queue_capacity=2)
     pool.submit(int).result(PATIENCE)
     pool.pause()
-    crew, line = Crew(), WatchedLine(pool)
+    crew, line = ThreadRunner(), WatchedWaiters(pool)
     ran: list[int] = []
     futures = [pool.submit(ran.append, number) for number in range(2)]
     waiting = []
@@ -132,12 +134,12 @@ def test_stop_ends_a_pause(make_pool: MakePool) -> None:
     """Stopping a paused pool drains it, and a pause that comes after that is too late to hold it up."""
     pool = make_pool(1, queue_capacity=3)
     pool.pause()
-    hold = Hold()
+    hold = BlockingTask()
     futures = [pool.submit(hold, 7), pool.submit(lambda: 8)]
     pool.shutdown(wait=False)
     hold.wait_started()
     pool.pause()
-    hold.let_go()
+    hold.release()
     assert pool.stop(PATIENCE).drained
     assert [future.result(0) for future in futures] == [7, 8]
 
@@ -174,33 +176,33 @@ def test_resize_down_and_up(make_pool: MakePool, logs: Logs) -> None:
 def test_resize_never_interrupts(make_pool: MakePool) -> None:
     """Tasks that run when the pool is made smaller end well; their workers go after that."""
     pool = make_pool(3, queue_capacity=5)
-    hold = Hold()
+    hold = BlockingTask()
     running = [pool.submit(hold, number) for number in range(3)]
     hold.wait_started(3)
     pool.resize(1)
     stats = pool.stats()
     assert (stats.workers, stats.running) == (1, 3)
     queued = [pool.submit(lambda number=number: number) for number in range(5)]  # type: ignore[misc]
-    hold.let_go()
+    hold.release()
     assert [future.result(PATIENCE) for future in running] == [0, 1, 2]
     assert [future.result(PATIENCE) for future in queued] == list(range(5))
-    until(lambda: len(pool._engine.dispatcher.roster.workers) == 1)
+    until(lambda: len(pool._engine.dispatcher.worker_set.workers) == 1)
     check(pool.stats())
 
 
-def test_resize_up_starts_what_waits(make_pool: MakePool, hold: Hold) -> None:
+def test_resize_up_starts_what_waits(make_pool: MakePool, hold: BlockingTask) -> None:
     """Making the pool larger starts queued tasks and lets in who stands in line, with no further submit."""
     pool = make_pool(3, max_workers=1, queue_capacity=1)
     occupy(pool, hold, 1)
     queued = pool.submit(hold)
-    crew, line = Crew(), WatchedLine(pool)
+    crew, line = ThreadRunner(), WatchedWaiters(pool)
     waiting = crew.start(pool.submit_wait, hold)
     line.wait()
     pool.resize(3)
     hold.wait_started(2)
     stats = check(pool.stats())
     assert (stats.running, stats.queued) == (3, 0)
-    hold.let_go()
+    hold.release()
     assert queued.result(PATIENCE) is None
     assert waiting.result(PATIENCE).result(PATIENCE) is None
     crew.join()
@@ -209,14 +211,14 @@ def test_resize_up_starts_what_waits(make_pool: MakePool, hold: Hold) -> None:
 def test_resize_while_workers_come_up(registry: CollectorRegistry) -> None:
     """Made smaller while workers are starting, the pool has no more tasks waiting than may wait."""
     pool, backend = late_pool(registry, 2, 1)
-    hold = Hold()
+    hold = BlockingTask()
     futures = [pool.submit(hold, number) for number in range(3)]
     check(pool.stats())
     pool.resize(1)
     backend.come.set()
     hold.wait_started()
     assert pool.stats().queued <= 1
-    hold.let_go()
+    hold.release()
     assert [future.result(PATIENCE) for future in futures] == [0, 1, 2]
     check(pool.stats())
     pool.stop(PATIENCE)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from prodpool.queues import FifoQueue
+from prodpool.scheduling.fifo_queue import FifoQueue
 
 
 class Item:
@@ -18,8 +18,8 @@ class Item:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.queued: Any = None
-        self.behind: Any = None
+        self.prev: Any = None
+        self.next: Any = None
 
     def __repr__(self) -> str:
         return f"Item({self.number})"
@@ -86,12 +86,12 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.length == len(self.queue) == len(self.model)
         assert self.queue.snapshot() == self.model
         assert self.queue.first() is (self.model[0] if self.model else None)
-        assert all(item.queued for item in self.model)
-        assert not any(item.queued for item in self.gone)
+        assert all(item.prev for item in self.model)
+        assert not any(item.prev for item in self.gone)
 
     @invariant()
     def lets_go(self) -> None:
-        assert all(item.behind is None for item in self.gone)
+        assert all(item.next is None for item in self.gone)
 
 
 # No clock is to decide: neither on an example, nor on how fast they are made.

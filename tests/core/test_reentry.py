@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 import prodpool
-from prodpool.reentry import held_here, start_thread
-from tests.core.rig import PATIENCE, Crew
+from prodpool.concurrency.interrupts import held_here, start_thread
+from tests.helpers.waiting import PATIENCE, ThreadRunner
 
 
 def free(lock: threading.RLock) -> bool:
     """Tell whether another thread gets the lock at once."""
-    crew = Crew()
+    crew = ThreadRunner()
 
     def take() -> bool:
         taken = lock.acquire(blocking=False)
@@ -63,7 +63,7 @@ def test_held_twice() -> None:
 
 def test_held_by_another_thread() -> None:
     """One that another thread holds is not held here; that is said at once, and that thread keeps it."""
-    lock, crew = threading.RLock(), Crew()
+    lock, crew = threading.RLock(), ThreadRunner()
     taken, let_go = threading.Event(), threading.Event()
 
     def hold() -> bool:

@@ -23,7 +23,7 @@ class Exclusion:
         reads: What the case has in its source: the private attribute that it reads, or the option that
             the pool refuses.
         why: What the case takes for granted about it.
-        documented: What the README says in its place; None for a private attribute.
+        documented: What the guide to worker processes says in its place; None for a private attribute.
     """
 
     reads: str
@@ -34,12 +34,12 @@ class Exclusion:
 _HANDED_OVER = Exclusion(
     reads="._processes",
     why="counts the processes started for calls that do not pickle; the pool hands no such call over",
-    documented="What does not pickle fails that one task, with an error that names it.",
+    documented="A call that cannot be pickled fails alone, with an error that names the part",
 )
 _ONE_IS_ONE = Exclusion(
     reads="BrokenProcessPool",
     why="kills a process that has nothing to do and expects the next task to fail",
-    documented="A worker that dies therefore takes only the task with it that it ran",
+    documented="A worker that dies loses only the task that it was running",
 )
 _NONE_BEFORE_IT_IS_UP = Exclusion(
     reads="assertGreater(len(others), 0)",

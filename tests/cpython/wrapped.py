@@ -92,11 +92,11 @@ class ProcessPoolExecutor(_Wrapped):
         if name == "_processes":
             return _Processes(self._engine.workers)
         if name == "_executor_manager_thread":
-            return _Threads(self._engine.workers.holding())
+            return _Threads(self._engine.workers.owned_threads_or_processes())
         if name == "_call_queue":
             return _closed_queue()
         if name == "_broken":
-            return self._engine.broken is not None
+            return self._engine.closing.broken is not None
         return super().__getattr__(name)
 
 
@@ -112,7 +112,9 @@ class _Processes(dict[int, Any]):
     """The worker processes that there are now, by their pids."""
 
     def __init__(self, workers: Any) -> None:
-        super().__init__({each.pid: each for each in workers.holding() if hasattr(each, "pid")})
+        super().__init__(
+            {each.pid: each for each in workers.owned_threads_or_processes() if hasattr(each, "pid")}
+        )
 
 
 class _Threads:

@@ -15,8 +15,16 @@ import pytest
 
 from tests.support import ROOT, missing
 
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+# The site takes in the runbook and the benchmarks as well, whose blocks are tested where they are made.
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")),
+)
+FENCE = re.compile(r"^```(?P<language>[^\n`]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+# Only read: what a program prints, and queries (whose metrics are checked below).
+READ = {"text", "promql"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Block:
     output: str | None
 
     def __str__(self) -> str:
-        return f"{self.page}-{self.number}"
+        return f"{self.page}-{self.number}".replace("/", ".")
 
 
 def blocks() -> list[Block]:
@@ -39,11 +47,14 @@ def blocks() -> list[Block]:
     for page in PAGES:
         text = (ROOT / page).read_text()
         fences = list(FENCE.finditer(text))
-        assert text.count("\n```") == 2 * len(fences), f"{page} has a fence that is not closed"
+        assert len(re.findall("^```", text, re.MULTILINE)) == 2 * len(fences), (
+            f"{page}: a fence is not closed"
+        )
         for number, fence in enumerate(fences, start=1):
+            language = fence["language"].split(maxsplit=1)
             follower = fences[number] if number < len(fences) else None
             output = follower["text"] if follower and follower["language"] == "text" else None
-            found.append(Block(page, number, fence["language"], fence["text"], output))
+            found.append(Block(page, number, language[0] if language else "", fence["text"], output))
     return found
 
 
@@ -59,6 +70,18 @@ def commands() -> list[tuple[str, list[str]]]:
         prose = FENCE.sub("", (ROOT / page).read_text())
         shown += [(page, inline.split()) for inline in re.findall(r"`(make [a-z-]+)`", prose)]
     return [(page, command) for page, command in shown if command]
+
+
+@pytest.mark.once
+def test_a_block_is_executed_or_only_read() -> None:
+    """Every block is a program, a command, the output of one, a query or a directive of the site's."""
+    executed = {"python", "sh", "console"}
+    left = [
+        f"{block}: {block.language or 'without a language'}"
+        for block in blocks()
+        if block.language not in executed | READ and not re.fullmatch(r"\{[\w-]+\}", block.language)
+    ]
+    assert left == []
 
 
 @pytest.mark.parametrize("block", [one for one in blocks() if one.language == "python"], ids=str)
@@ -104,4 +127,28 @@ def test_a_command_exists(page: str, command: list[str], tmp_path: Path) -> None
 def test_a_file_that_a_page_names_is_there(page: str) -> None:
     """A relative link leads to a file of the repository."""
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    folder = (ROOT / page).parent
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
+@pytest.mark.once
+def test_a_metric_that_a_page_names_is_exported() -> None:
+    """Every `workerpool_...` in a page is a metric of the reference, or a series of one of its histograms."""
+    reference = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    exported = set(re.findall(r"^\| `(workerpool_\w+)`", reference, re.MULTILINE))
+    series = {f"{name}_{ending}" for name in exported for ending in ("bucket", "sum", "count")}
+    named = {
+        (page, name)
+        for page in PAGES
+        for name in re.findall(r"\bworkerpool_[a-z_]+[a-z]\b", (ROOT / page).read_text())
+    }
+    assert exported
+    assert {one for one in named if one[1] not in exported | series} == set()
+
+
+@pytest.mark.once
+def test_the_readme_is_short() -> None:
+    """The README has 120 lines at most, none of them wider than 100 characters."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    assert [line for line in lines if len(line) > 100] == []

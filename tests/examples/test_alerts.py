@@ -24,7 +24,7 @@ from examples.webhook_service.alerts import SETTINGS, AlertStory, Firing, check_
 from examples.webhook_service.observability import OpsServer
 from examples.webhook_service.processes import ChildError
 from examples.webhook_service.prometheus import Prometheus
-from prodpool.bundle.alerts import ALERTS
+from prodpool.monitoring.alerts import ALERTS
 from tests.observe.child import get
 from tests.support import ROOT, child_processes, missing, runs
 

@@ -93,7 +93,7 @@ def test_a_point_leads_to_its_trace() -> None:
 
 def exemplars() -> str:
     """Return the code that makes exemplars."""
-    import prodpool.telemetry.prometheus as module
+    import prodpool.telemetry.exporters.prometheus as module
 
     assert module.__file__ is not None
     return Path(module.__file__).read_text()

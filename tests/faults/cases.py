@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool
-from tests.faults import law
+from tests.helpers.accounting import unsettled
+from tests.helpers.waiting import poll
 
 # Seconds within which anything must happen that is only being set up.
 PATIENCE = 30.0
@@ -34,7 +35,7 @@ def noop() -> int:
 
 def wait_for_file(path: str) -> int:
     """Run until somebody makes the file."""
-    law.poll(Path(path).exists, PATIENCE)
+    poll(Path(path).exists, PATIENCE)
     return 1
 
 
@@ -91,7 +92,7 @@ class Case:
                 future = self.submit(wait_for_file, self._file)
             else:
                 future = self.submit(self._event.wait, PATIENCE)
-            if not law.poll(future.running, PATIENCE, 0.0005):
+            if not poll(future.running, PATIENCE, 0.0005):
                 raise AssertionError("the held task did not start")
 
     def release(self) -> None:
@@ -106,7 +107,7 @@ class Case:
 
         def wait() -> None:
             with suppress(MemoryError):  # where allocations fail, they do in this thread as well
-                law.poll(condition, 0.05)
+                poll(condition, 0.05)
             self.release()
 
         threading.Thread(target=wait, daemon=True).start()
@@ -165,4 +166,4 @@ def warm_up(case: Case) -> None:
 
 def at_rest(pool: InstrumentedPool) -> None:
     """Wait until all that was submitted is counted as ended."""
-    law.poll(lambda: not law.unsettled(pool.stats()), PATIENCE, 0.0005)
+    poll(lambda: not unsettled(pool.stats()), PATIENCE, 0.0005)

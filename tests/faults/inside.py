@@ -7,7 +7,7 @@ from prodpool import InstrumentedPool
 
 def in_line(pool: InstrumentedPool) -> int:
     """Return how many submitters wait for a slot."""
-    return pool._engine.dispatcher.line.length
+    return pool._engine.dispatcher.waiters.length
 
 
 def paused(pool: InstrumentedPool) -> bool:
@@ -17,4 +17,4 @@ def paused(pool: InstrumentedPool) -> bool:
 
 def idle_workers(pool: InstrumentedPool) -> int:
     """Return how many worker loops wait for a task."""
-    return len(pool._engine.dispatcher.roster.parked)
+    return len(pool._engine.dispatcher.worker_set.parked)

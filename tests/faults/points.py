@@ -58,9 +58,9 @@ def _called_itself(frame: FrameType) -> bool:
 class Injector:
     """Raises at the ``target``-th point that the main thread comes to inside ``with``.
 
-    It raises KeyboardInterrupt, and at every other point SystemExit, as README's handler of SIGTERM does.
-    ``seen`` is the number of points it came to; ``where`` tells the place once it has raised. A target of 0
-    only counts. Points lie in code whose file name begins with ``inside``.
+    It raises KeyboardInterrupt, and at every other point SystemExit, as the handler of SIGTERM in the guide
+    to stopping does. ``seen`` is the number of points it came to; ``where`` tells the place once it has
+    raised. A target of 0 only counts. Points lie in code whose file name begins with ``inside``.
     """
 
     def __init__(self, target: int, inside: str = PACKAGE) -> None:

@@ -16,8 +16,9 @@ from functools import partial
 from prometheus_client import generate_latest
 
 from prodpool import BreakerPolicy, InstrumentedPool, RejectedError
-from tests.faults import inside, law
+from tests.faults import inside
 from tests.faults.cases import DRAIN, PATIENCE, Case, at_rest, build, noop, prepare
+from tests.helpers.waiting import poll
 
 THREADS = ("executor", "threads")
 PROCESSES = ("process_pool", "processes")
@@ -44,7 +45,7 @@ def scenario(group: str, *kinds: str) -> Callable[[Callable[[str], Case]], Calla
 @scenario("submit", *THREADS)
 def submit_parked(kind: str) -> Case:
     case = prepare(kind)
-    law.poll(lambda: inside.idle_workers(case.pool) == 1, 0.05, 0.0005)
+    poll(lambda: inside.idle_workers(case.pool) == 1, 0.05, 0.0005)
     case.act = case.submit
     return case
 
@@ -208,7 +209,7 @@ def waiting_thread(case: Case) -> Callable[[], str | None]:
 
     thread = threading.Thread(target=submit, daemon=True)
     thread.start()
-    law.poll(lambda: inside.in_line(case.pool) > 0, PATIENCE, 0.0005)
+    poll(lambda: inside.in_line(case.pool) > 0, PATIENCE, 0.0005)
 
     def told() -> str | None:
         thread.join(PATIENCE / 10)

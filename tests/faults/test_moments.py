@@ -35,7 +35,7 @@ def test_interrupted_at_a_random_moment(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT + 20)
 def test_sigterm_at_a_random_moment(seed: int) -> None:
-    """README's recipe ends the process in time and with status 0, whatever the main thread was doing."""
+    """The guide's recipe ends the process in time and with status 0, whatever the main thread was doing."""
 
     def end(number: int) -> children.Told:
         return children.run("moments", "exit", "--seed", str(seed + number), seconds=EXIT_LIMIT)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from prodpool import InstrumentedPool, RejectedError
-from tests.faults import law
 from tests.faults.cases import Case, noop
+from tests.helpers.accounting import unsettled
+from tests.helpers.waiting import poll
 
 # Seconds within which a state must be right. The watchdog needs about one; the machine may be busy, and where
 # processes are started it is.
@@ -50,14 +51,14 @@ def _settle(case: Case) -> list[str]:
 
     def settled() -> bool:
         stats = case.pool.stats()
-        found[:] = law.unsettled(stats)
+        found[:] = unsettled(stats)
         if not all(future.done() for future in case.futures):
             found.append("a future that somebody holds is never done")
         if stats.state not in ({"open", "stopped"} if case.may_stop else {"open"}):
             found.append(f"the pool is {stats.state} for ever")
         return not found
 
-    law.poll(settled, _patience(case))
+    poll(settled, _patience(case))
     return found
 
 
@@ -142,7 +143,7 @@ def attend(folder: str, wanted: int) -> bool:
     """Wait in a worker process until ``wanted`` tasks are here at once; tell whether they came."""
     mine = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115  # the folder is removed
     mine.close()
-    return law.poll(lambda: len(list(Path(folder).iterdir())) >= wanted, SETTLE_REMOTE)
+    return poll(lambda: len(list(Path(folder).iterdir())) >= wanted, SETTLE_REMOTE)
 
 
 def _ended(case: Case, futures: list[Future[Any]]) -> list[str]:
@@ -175,13 +176,13 @@ def _stops(case: Case, *, sound: bool) -> list[str]:
     found = []
     if took > seconds + LEEWAY:
         found.append(f"stop({seconds:g}) took {took:.1f} s")
-    if not law.poll(lambda: pool.stats().state == "stopped", _patience(case)):
+    if not poll(lambda: pool.stats().state == "stopped", _patience(case)):
         found.append(f"{pool.stats().state} after stop()")
     if not sound:
         return found
     if not case.hasty and (not report.drained or report.abandoned):
         found.append(f"stop() did not drain: {report}")
-    if not law.poll(lambda: not _threads(pool), _patience(case)):
+    if not poll(lambda: not _threads(pool), _patience(case)):
         found.append(f"threads are left: {_threads(pool)}")
     return found
 

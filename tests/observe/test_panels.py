@@ -9,7 +9,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from prodpool.telemetry import prometheus as catalogue
+from prodpool.telemetry.exporters import prometheus as catalogue
 from tests.dashboards.boards import FILES, Asked, View, asked, selectors, variables
 from tests.observe.child import get
 from tests.observe.prometheus import Prometheus

@@ -8,16 +8,16 @@ import time
 
 import pytest
 
-from prodpool.bundle.alerts import ALERTS
-from prodpool.bundle.rule import written
-from prodpool.bundle.settings import Settings
+from prodpool.monitoring.alerts import ALERTS
+from prodpool.monitoring.model import render
+from prodpool.monitoring.thresholds import AlertThresholds
 from tests.observe.prometheus import Prometheus
 from tests.support import ROOT
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
 
 PAGE = (ROOT / "runbook.md").read_text()
-RULES = {written(alert.expr, Settings()) for alert in ALERTS}
+RULES = {render(alert.expr, AlertThresholds()) for alert in ALERTS}
 
 
 def queries() -> list[str]:

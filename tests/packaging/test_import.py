@@ -101,6 +101,8 @@ def test_public_names_are_those_listed() -> None:
 def test_a_public_name_is_described(name: str) -> None:
     """Every public class and function, and every public method of theirs, has a docstring."""
     value = getattr(prodpool, name)
+    if name in {"BackendFactory", "OnHangExit", "Overload"}:  # an alias can have none
+        return
     assert inspect.getdoc(value)
     if inspect.isclass(value):
         own = [

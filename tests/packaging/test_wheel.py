@@ -19,7 +19,7 @@ from tests.support import ROOT, normal
 
 WHEEL = os.environ.get("PRODPOOL_TESTED_WHEEL", "")
 CORE = {"opentelemetry-sdk", "prometheus-client", "pybreaker", "structlog"}
-BUNDLE = "prodpool/bundle/"
+BUNDLE = "prodpool/monitoring/"
 needs_wheel = pytest.mark.skipif(not WHEEL, reason="no wheel was built; `make test` builds one")
 
 
@@ -99,14 +99,14 @@ def test_what_is_installed_is_what_is_pinned() -> None:
 
 @pytest.mark.once
 def test_every_dependency_is_accounted_for() -> None:
-    """Each dependency in pyproject.toml has its line in docs/decisions.md."""
+    """Each dependency in pyproject.toml has its row in the tables of decision D1."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [
         *project["dependencies"],
         *(one for extra in project["optional-dependencies"].values() for one in extra),
     ]
     names = {re.split(r"[\[<>=]", one)[0] for one in asked} - {"prodpool"}
-    accounts = (ROOT / "docs" / "decisions.md").read_text()
+    accounts = (ROOT / "docs" / "decisions" / "0001-dependencies.md").read_text()
     assert [
         name for name in sorted(names) if not re.search(rf"^\|.*\b{name}\b.*\|", accounts, re.MULTILINE)
     ] == []

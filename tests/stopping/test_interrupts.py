@@ -16,10 +16,10 @@ from typing import Any, cast
 import pytest
 
 from prodpool import InstrumentedPool, StopReport
-from prodpool.exits import exit_desk
-from tests.api.gates import until
-from tests.core.rig import LEEWAY, PATIENCE, check
+from prodpool.shutdown.at_exit import exit_registry
 from tests.faults import points
+from tests.helpers.accounting import check
+from tests.helpers.waiting import LEEWAY, PATIENCE, until
 from tests.support import MakePool
 
 WAYS: dict[str, Callable[[InstrumentedPool], object]] = {
@@ -76,7 +76,7 @@ def ends(pool: InstrumentedPool, futures: list[Future[object]], where: object = 
     assert pool.stats().state == "stopped", where
     assert all(future.done() for future in futures), where
     assert check(pool.stats()).in_flight == 0
-    until(lambda: pool._engine not in exit_desk._alive)
+    until(lambda: pool._engine not in exit_registry._alive)
     return report
 
 
@@ -185,7 +185,7 @@ def test_interrupted_twice_at_exit(make_pool: MakePool) -> None:
     hung, queued = pool.submit(hang.wait, PATIENCE), pool.submit(int)
     until(hung.running)
     stopper = pool._engine.stopper
-    close, calls = stopper._dispatcher.close, []
+    close, calls = stopper._dispatcher.start_draining, []
 
     def interrupted() -> int:
         calls.append(1)
@@ -193,7 +193,7 @@ def test_interrupted_twice_at_exit(make_pool: MakePool) -> None:
             raise KeyboardInterrupt
         return close()
 
-    stopper._dispatcher.close = interrupted  # type: ignore[method-assign]
+    stopper._dispatcher.start_draining = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         pool._engine.stop_at_exit(time.monotonic(), at_once=False)
     assert pool.stats().state == "stopped"
@@ -230,7 +230,7 @@ def test_dropped_pool_without_a_thread(make_pool: MakePool, no_thread_for_a_stop
     dropped = make_pool(1)
     task = dropped.submit(go.wait, PATIENCE)
     engine = dropped._engine
-    engine.owner_gone()
+    engine.on_pool_collected()
     until(lambda: engine.dispatcher.state.value == "draining")
     expired = other.submit(go.wait, PATIENCE), other.options(deadline=0.05).submit(int)
     assert type(expired[1].exception(PATIENCE)).__name__ == "TaskExpiredError"
@@ -259,9 +259,9 @@ def test_while_a_worker_comes_up(make_pool: MakePool, monkeypatch: pytest.Monkey
     future = pool.submit(int)
     report = pool.stop(0.05)
     assert (report.dropped, future.cancelled()) == (1, True)
-    until(lambda: engine not in exit_desk._alive)
+    until(lambda: engine not in exit_registry._alive)
     begin.set()
-    until(lambda: not engine.dispatcher.roster.workers)
+    until(lambda: not engine.dispatcher.worker_set.workers)
 
 
 def test_backend_that_fails_to_shut_down(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,5 +277,5 @@ def test_backend_that_fails_to_shut_down(make_pool: MakePool, monkeypatch: pytes
 
     monkeypatch.setattr(backend, "shutdown", fail)
     assert pool.stop(PATIENCE).drained
-    until(lambda: engine not in exit_desk._alive)
-    assert engine.trouble.counts()["internal"] == 1
+    until(lambda: engine not in exit_registry._alive)
+    assert engine.telemetry_errors.counts()["internal"] == 1

@@ -9,13 +9,15 @@ from concurrent.futures import ALL_COMPLETED, CancelledError, as_completed, wait
 import pytest
 
 import prodpool
-from prodpool import CurrentTask, Reason, Result, WorkerLostError, current_task, exits, stopping
-from tests.api.gates import until
-from tests.core.rig import LEEWAY, PATIENCE, BoomError, Crew, Hold, check, law_holds, occupy
+from prodpool import CurrentTask, Reason, Result, WorkerLostError, current_task
+from prodpool.shutdown import at_exit, phases
+from tests.helpers.accounting import check, counts_add_up
+from tests.helpers.tasks import BlockingTask, TaskError, occupy
+from tests.helpers.waiting import LEEWAY, PATIENCE, ThreadRunner, until
 from tests.support import Logs, MakePool
 
 
-def test_drained(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) -> None:
+def test_drained(make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner, logs: Logs) -> None:
     """A stop with time enough finishes what runs and what waits, and counts only that."""
     pool = make_pool(2)
     pool.submit(int).result(PATIENCE)  # before the stop, so not in its report
@@ -23,7 +25,7 @@ def test_drained(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) -> Non
     queued = [pool.submit(int) for _ in range(3)]
     report = crew.start(pool.stop, PATIENCE)
     began = logs.wait_for("pool.draining")
-    hold.let_go()
+    hold.release()
     told = report.result(PATIENCE)
     assert (told.drained, told.completed, told.dropped, told.abandoned) == (True, 5, 0, ())
     assert 0 <= told.elapsed < PATIENCE
@@ -39,10 +41,10 @@ def test_drained(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) -> Non
     assert check(pool.stats()).submitted == 6
 
 
-def test_deadline(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) -> None:
+def test_deadline(make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner, logs: Logs) -> None:
     """At the deadline what waits is dropped and what runs is abandoned; each is counted and named."""
     pool = make_pool(2)
-    short = Hold()
+    short = BlockingTask()
     ends_in_time = pool.submit(short)
     short.wait_started()
     hung = pool.options(task="first").submit(hold)
@@ -51,7 +53,7 @@ def test_deadline(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) -> No
     queued = [pool.submit(int) for _ in range(2)]
     patient = crew.start(pool.stop, 60.0)
     logs.wait_for("pool.draining")
-    short.let_go()
+    short.release()
     hold.wait_started()
     # Not before: what ends in time and what begins in time is for the gates to say, and not for the clock.
     told = pool.stop(0.3)
@@ -70,12 +72,12 @@ def test_deadline(make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs) -> No
         assert (caught.value.pool, caught.value.task, caught.value.reason) == ("test", name, None)
     assert wait([*queued, hung, also_hung, ends_in_time], 0, ALL_COMPLETED).not_done == set()
     stats = pool.stats()
-    assert law_holds(stats)
+    assert counts_add_up(stats)
     assert (stats.state, stats.running, stats.dropped[Reason.SHUTDOWN]) == ("stopped", 2, 2)
 
 
 @pytest.mark.parametrize("deadline", [0, 0.1])
-def test_returns_in_time(make_pool: MakePool, hold: Hold, deadline: float) -> None:
+def test_returns_in_time(make_pool: MakePool, hold: BlockingTask, deadline: float) -> None:
     """A stop returns at its deadline although a task never ends."""
     pool = make_pool(1)
     occupy(pool, hold, 1)
@@ -85,22 +87,22 @@ def test_returns_in_time(make_pool: MakePool, hold: Hold, deadline: float) -> No
     assert len(report.abandoned) == 1
 
 
-def test_daemon_threads(hold: Hold, logs: Logs) -> None:
+def test_daemon_threads(hold: BlockingTask, logs: Logs) -> None:
     """The same over daemon threads of our own."""
     pool = prodpool.threads(name="own", max_workers=1, logger=logs.logger)
     occupy(pool, hold, 1)
     report = pool.stop(0.05)
     assert (report.drained, len(report.abandoned)) == (False, 1)
     assert report.elapsed < 0.05 + LEEWAY
-    hold.let_go()
+    hold.release()
     pool.close_metrics()
 
 
 def test_log(
-    make_pool: MakePool, hold: Hold, crew: Crew, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log tells the stop from beginning to end, with progress in between and each hung task's stack."""
-    monkeypatch.setattr(stopping, "PROGRESS_EVERY", 0.01)
+    monkeypatch.setattr(phases, "PROGRESS_EVERY", 0.01)
     pool = make_pool(1)
     pool.options(task="hung").submit(hold)
     hold.wait_started()
@@ -135,7 +137,8 @@ def test_log(
 
 def test_cooperative_tasks(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that watch their token end within the grace, and nothing is abandoned."""
-    monkeypatch.setattr(stopping, "GRACE", PATIENCE)  # a busy machine may need more than the usual for it
+    # A busy machine may need more than the usual for it.
+    monkeypatch.setattr(phases, "CANCEL_GRACE", PATIENCE)
     pool = make_pool(2)
     begun = threading.Semaphore(0)
 
@@ -153,7 +156,7 @@ def test_cooperative_tasks(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch)
     assert [future.result(0) for future in futures] == [True, True]
 
 
-def test_token_asked_for_late(make_pool: MakePool, hold: Hold) -> None:
+def test_token_asked_for_late(make_pool: MakePool, hold: BlockingTask) -> None:
     """A task that asks only after the deadline learns that it is cancelled."""
     pool = make_pool(1)
 
@@ -167,17 +170,17 @@ def test_token_asked_for_late(make_pool: MakePool, hold: Hold) -> None:
     future = pool.submit(lambda: answered.append(ask_later()))
     hold.wait_started()
     pool.stop(0)
-    hold.let_go()
+    hold.release()
     until(lambda: answered)
     assert answered == [True]
     assert isinstance(future.exception(0), WorkerLostError)
 
 
 @pytest.mark.parametrize(
-    ("error", "result"), [(None, Result.OK), (BoomError(), Result.ERROR)], ids=["ok", "error"]
+    ("error", "result"), [(None, Result.OK), (TaskError(), Result.ERROR)], ids=["ok", "error"]
 )
 def test_late_end(
-    make_pool: MakePool, hold: Hold, logs: Logs, error: Exception | None, result: Result
+    make_pool: MakePool, hold: BlockingTask, logs: Logs, error: Exception | None, result: Result
 ) -> None:
     """An abandoned task that ends after all is counted and logged then; its future is not touched again."""
     pool = make_pool(1, hung_after=0.2)
@@ -195,8 +198,8 @@ def test_late_end(
     lost = future.exception(0)
     before = pool.stats()
     assert (before.running, sum(before.completed.values())) == (1, 0)
-    assert law_holds(before)
-    hold.let_go()
+    assert counts_add_up(before)
+    hold.release()
     until(lambda: pool.stats().running == 0)
     after = check(pool.stats())
     assert (after.completed[result], after.submitted) == (1, 1)
@@ -206,10 +209,10 @@ def test_late_end(
     if error is not None:
         logs.wait_for("task.error")
     # Nothing refers to the pool any more that would keep it or the watchdog busy.
-    until(lambda: pool._engine not in exits.exit_desk._left_behind)
+    until(lambda: pool._engine not in at_exit.exit_registry._left_behind)
 
 
-def test_waiters_wake(make_pool: MakePool, hold: Hold, crew: Crew) -> None:
+def test_waiters_wake(make_pool: MakePool, hold: BlockingTask, crew: ThreadRunner) -> None:
     """Whoever waits on an abandoned or dropped task's future, in whatever way, goes on."""
     pool = make_pool(1)
     (running,) = occupy(pool, hold, 1)

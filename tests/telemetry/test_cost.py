@@ -10,9 +10,10 @@ import pytest
 from opentelemetry import context as otel_context
 from prometheus_client import Counter, Gauge, Histogram
 
-from prodpool.clock import SystemClock
+from prodpool.concurrency.clock import SystemClock
 from prodpool.testing import flush_telemetry
-from tests.api.gates import PATIENCE, Gate
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE
 from tests.support import Logs, MakePool
 
 
@@ -30,12 +31,12 @@ class CountingClock(SystemClock):
 
 def reads_for(make_pool: MakePool, tasks: int, fn: Any) -> tuple[int, int]:
     """Return how often the clock was read to submit and to run ``tasks`` tasks, one after another."""
-    clock, gate = CountingClock(), Gate()
+    clock, gate = CountingClock(), BlockingTask()
     pool = make_pool(1, clock=clock, queue_capacity=tasks, name=f"tasks_{tasks}")
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     futures = [pool.submit(fn) for _ in range(tasks)]
-    gate.open()
+    gate.release()
     wait(futures, PATIENCE)
     pool.stop()
     return clock.reads["MainThread"], clock.reads["ThreadPoolExecutor"]

@@ -8,7 +8,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from prometheus_client import CollectorRegistry, generate_latest
 
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE
 from tests.support import MakePool
 from tests.telemetry.scraping import openmetrics_families
 from tests.telemetry.tracer import Spans, context_of
@@ -29,15 +30,15 @@ def trace_id(spans: Spans, name: str) -> dict[str, str]:
     return {"trace_id": trace.format_trace_id(context_of(spans.named(name)).trace_id)}
 
 
-def test_exemplars(make_pool: MakePool, registry: CollectorRegistry, gate: Gate) -> None:
+def test_exemplars(make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask) -> None:
     """A sampled task leaves its trace id in the bucket of its dwell and in that of its duration."""
     spans, clock = Spans(), ManualClock()
     pool = make_pool(1, clock=clock, tracer_provider=spans.provider)
     pool.options(task="first").submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     future = pool.options(task="second").submit(clock.advance, 7.0)
     clock.advance(0.02)
-    gate.open()
+    gate.release()
     future.result(PATIENCE)
     assert exemplars(registry, DURATION) == {
         "0.025": (trace_id(spans, "workerpool.task first"), pytest.approx(0.02)),

@@ -26,10 +26,11 @@ from prodpool import (
     TaskExpiredError,
     WorkerLostError,
 )
-from prodpool.aside import MOST_THREADS
+from prodpool.concurrency.call_thread import MOST_THREADS
 from prodpool.testing import ManualClock, flush_telemetry
-from tests.api.gates import PATIENCE, Gate, until
-from tests.core.rig import LEEWAY, law_holds
+from tests.helpers.accounting import counts_add_up
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import LEEWAY, PATIENCE, until
 from tests.support import Logs, MakePool
 from tests.telemetry.scraping import value
 from tests.telemetry.ticking import ticks
@@ -53,7 +54,7 @@ class Stuck:
     def wait_reached(self) -> None:
         assert self.reached.wait(PATIENCE), "nobody came to hang"
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._go.set()
 
 
@@ -62,7 +63,7 @@ def stuck(make_pool: MakePool) -> Iterator[Stuck]:
     """Return what hangs until the end of the test, before its pools are stopped."""
     stuck = Stuck()
     yield stuck
-    stuck.let_go()
+    stuck.release()
 
 
 class HangingExporter(SpanExporter):
@@ -114,7 +115,7 @@ def test_tasks_go_on(make_pool: MakePool, stuck: Stuck, which: str) -> None:
     assert (report.drained, report.abandoned) == (True, ())
     stats = pool.stats()
     assert (stats.completed[Result.ERROR], stats.completed[Result.OK], stats.running) == (10, 20, 0)
-    assert law_holds(stats)
+    assert counts_add_up(stats)
 
 
 def test_a_hung_exporter_holds_up_no_log_line(make_pool: MakePool, stuck: Stuck, logs: Logs) -> None:
@@ -140,19 +141,19 @@ def test_a_hung_log_holds_up_no_span(make_pool: MakePool, stuck: Stuck) -> None:
 def test_the_watch_over_other_pools(make_pool: MakePool, stuck: Stuck, logs: Logs, event: str) -> None:
     """While one pool's log hangs in a line of the watchdog, another pool's tasks expire and are watched."""
     bad = make_pool(1, queue_capacity=0, hung_after=0.02, logger=hanging_logger(stuck, event))
-    gate = Gate()
+    gate = BlockingTask()
     bad.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     with pytest.raises(PoolFullError):
         bad.submit(int)
     stuck.wait_reached()
     good = make_pool(1, name="good", hung_after=0.02)
     good.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     with pytest.raises(TaskExpiredError):
         good.options(deadline=0.01).submit(int).result(PATIENCE)
     logs.wait_for("task.still_running", count=2)
-    gate.open()
+    gate.release()
 
 
 def test_hung_sinks_of_one_pool(make_pool: MakePool, stuck: Stuck, logs: Logs) -> None:
@@ -179,7 +180,7 @@ def test_overflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a hung sink has no room for any more is counted as its error, and told once."""
-    module = {"log": "logs", "trace": "tracing"}[sink]
+    module = {"log": "log_events", "trace": "tracing"}[sink]
     monkeypatch.setattr(f"prodpool.telemetry.{module}._CAPACITY", 5)
     options: dict[str, Any] = (
         {"logger": hanging_logger(stuck)} if sink == "log" else {"tracer_provider": hanging_provider(stuck)}
@@ -191,7 +192,7 @@ def test_overflow(
         pool.submit(boom).exception(PATIENCE)
     assert 10 <= value(registry, "workerpool_telemetry_errors_total", sink=sink) <= 20
     until(lambda: reports)
-    stuck.let_go()
+    stuck.release()
     pool.stop()
     (told,) = reports
     assert f"pool=test sink={sink}" in told
@@ -219,16 +220,16 @@ def test_trouble_that_nobody_can_be_told_of(make_pool: MakePool, stuck: Stuck) -
         assert pool.stop(0.5).drained
         assert time.monotonic() - began < WAITS + LEEWAY
     finally:
-        stuck.let_go()
+        stuck.release()
         logger.removeHandler(handler)
 
 
 def test_callbacks_of_expired_tasks_that_hang(make_pool: MakePool, stuck: Stuck) -> None:
     """Callbacks of expired tasks that hang keep no other expired task from calling its own."""
     pool = make_pool(1, queue_capacity=20, hung_after=0.02)
-    gate = Gate()
+    gate = BlockingTask()
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     expiring = [pool.options(deadline=0.01).submit(int) for _ in range(MOST_THREADS)]
     called = threading.Event()
     for future in expiring[:-1]:
@@ -236,7 +237,7 @@ def test_callbacks_of_expired_tasks_that_hang(make_pool: MakePool, stuck: Stuck)
     expiring[-1].add_done_callback(lambda _: called.set())
     assert called.wait(PATIENCE)
     assert all(isinstance(future.exception(PATIENCE), TaskExpiredError) for future in expiring)
-    gate.open()
+    gate.release()
 
 
 class Blocking(ThreadPoolExecutor):
@@ -257,11 +258,11 @@ def test_a_backend_that_takes_nothing(
     registry: CollectorRegistry, stuck: Stuck, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backend that hangs when the watchdog has a waiting task handed over does not hold it up."""
-    backend, gate = Blocking(stuck), Gate()
+    backend, gate = Blocking(stuck), BlockingTask()
     pool = InstrumentedPool(backend, name="test", max_workers=2, registry=registry, logger=logs.logger)
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
 
     def refuse() -> bool:
         raise RuntimeError("can't start new thread")
@@ -275,8 +276,8 @@ def test_a_backend_that_takes_nothing(
     stuck.wait_reached()
     tick()
     backend.blocks = False
-    stuck.let_go()
-    gate.open()
+    stuck.release()
+    gate.release()
     assert waiting.result(PATIENCE) == 0
     assert pool.stop(PATIENCE).drained
     pool.close_metrics()
@@ -284,21 +285,21 @@ def test_a_backend_that_takes_nothing(
 
 def test_a_breaker_that_is_in_use_at_the_end(make_pool: MakePool, stuck: Stuck, logs: Logs) -> None:
     """A circuit breaker in which the application hangs holds up neither the stop nor the watchdog."""
-    circuit, gate = pybreaker.CircuitBreaker(), Gate()
+    circuit, gate = pybreaker.CircuitBreaker(), BlockingTask()
     pool = make_pool(1, breaker=circuit, hung_after=0.02)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     user = threading.Thread(target=circuit.call, args=(stuck.hang,))
     user.start()
     stuck.wait_reached()
-    assert pool.stop(0).abandoned == ("Gate",)
-    gate.open()  # and the watchdog is to let the circuit breaker go
-    until(lambda: not pool._engine.dispatcher.roster.workers)
-    other, second = make_pool(1, name="other", hung_after=0.02), Gate()
+    assert pool.stop(0).abandoned == ("BlockingTask",)
+    gate.release()  # and the watchdog is to let the circuit breaker go
+    until(lambda: not pool._engine.dispatcher.worker_set.workers)
+    other, second = make_pool(1, name="other", hung_after=0.02), BlockingTask()
     other.submit(second)
     logs.wait_for("task.still_running", count=6, where=lambda line: line["pool"] == "other")
-    second.open()
-    stuck.let_go()
+    second.release()
+    stuck.release()
     user.join(PATIENCE)
     until(lambda: circuit.listeners == ())
 
@@ -334,10 +335,10 @@ def test_a_breaker_listener_that_hangs(
 
     def ended() -> tuple[int, int, int, bool]:
         stats = pool.stats()
-        return sum(stats.completed.values()), stats.completed[result], stats.running, law_holds(stats)
+        return sum(stats.completed.values()), stats.completed[result], stats.running, counts_add_up(stats)
 
     assert ended() == (1, 1, 0, True)
-    stuck.let_go()
+    stuck.release()
     assert pool.stop(PATIENCE).drained
     assert ended() == (1, 1, 0, True)
     assert called.empty()
@@ -394,7 +395,7 @@ def test_a_backend_that_breaks_with_it(registry: CollectorRegistry, logs: Logs) 
     """A backend whose error has no text is logged as broken all the same, and submitters are told."""
     backend = ThreadPoolExecutor(1)
     pool = InstrumentedPool(backend, name="test", registry=registry, logger=logs.logger)
-    pool._engine._backend_broke(MuteError())
+    pool._engine.closing.backend_broke(MuteError())
     assert "MuteError" in logs.wait_for("pool.backend_broken")["error"]
     with pytest.raises(PoolBrokenError, match="MuteError"):
         pool.submit(int)
@@ -409,20 +410,20 @@ def test_a_span_that_takes_nothing(
     """A span that raises when it is told of the task's end is ended all the same, and that is counted."""
     spans = Spans()
     pool = make_pool(1, tracer_provider=spans.provider)
-    gate = Gate()
+    gate = BlockingTask()
 
     def fail() -> None:
         gate()
         raise ValueError("went off")
 
     future = pool.options(task="fails").submit(fail)
-    gate.wait_begun()
+    gate.wait_started()
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise ValueError("takes nothing")
 
     monkeypatch.setattr(Span, method, refuse)
-    gate.open()
+    gate.release()
     future.exception(PATIENCE)
     spans.named("workerpool.task fails")
     assert flush_telemetry(pool)
@@ -450,12 +451,12 @@ def test_an_abandoned_task_with_a_hung_exporter(make_pool: MakePool, stuck: Stuc
     pool = make_pool(1, tracer_provider=hanging_provider(stuck))
     pool.submit(int).result(PATIENCE)
     stuck.wait_reached()
-    gate = Gate()
+    gate = BlockingTask()
     future = pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     began = time.monotonic()
-    assert pool.stop(0.1).abandoned == ("Gate",)
+    assert pool.stop(0.1).abandoned == ("BlockingTask",)
     assert time.monotonic() - began < 0.1 + WAITS + LEEWAY
     with pytest.raises(WorkerLostError):
         future.result(0)
-    gate.open()
+    gate.release()

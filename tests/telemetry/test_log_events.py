@@ -1,4 +1,4 @@
-"""The log events: each with the level and exactly the fields of telemetry.md 2, and no other event."""
+"""The log events: each with the level and exactly the fields of the reference, and no other event."""
 
 from __future__ import annotations
 
@@ -15,25 +15,16 @@ from prometheus_client import CollectorRegistry
 import prodpool
 from prodpool import BreakerPolicy, InstrumentedPool, PoolFullError
 from prodpool.testing import ManualClock, flush_telemetry
-from tests.api.gates import PATIENCE, Gate
+from tests.helpers.tasks import BlockingTask, TaskError
+from tests.helpers.waiting import PATIENCE
+from tests.log_reference import difference, documented
 from tests.support import Logs, MakePool
 from tests.telemetry.ticking import ticks
 from tests.telemetry.tracer import Spans
 
-EVENTS = {
-    "pool.created", "pool.draining", "pool.drain_progress", "pool.drain_deadline", "pool.stopped",
-    "pool.resized", "pool.backend_broken", "pool.backend_rebuilt", "pool.dropping",
-    "task.error", "task.panic", "task.slow", "task.still_running", "task.abandoned",
-    "task.callback_error", "breaker.changed",
-}  # fmt: skip
-
-
-class BoomError(Exception):
-    """What a failing task raises here."""
-
 
 def innermost() -> None:
-    raise BoomError("went off")
+    raise TaskError("went off")
 
 
 def boom() -> None:
@@ -57,7 +48,37 @@ def test_no_other_event_is_written() -> None:
                 family, dot, word = node.value.partition(".")
                 if dot and family in {"pool", "task", "breaker"} and word.isidentifier() and word.islower():
                     written.add(node.value)
-    assert written == EVENTS
+    assert written == set(documented())
+
+
+def test_no_field_is_made_up() -> None:
+    """Every field that the reference names is one that the source writes."""
+    names: set[str] = set()
+    for path in Path(prodpool.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg is not None:
+                names.add(node.arg)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names.add(node.value)
+    assert {field for event in documented().values() for field in event.required | event.optional} <= names
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, None),
+        ({"event": "service.started"}, None),
+        ({"event": "task.vanished"}, "task.vanished is not in log-events.md"),
+        ({"log_level": "error"}, "task.slow was written as error, and log-events.md says warning"),
+        ({"argument": 7}, "task.slow lacks [] and has ['argument']"),
+        ({"trace_id": "0", "suppressed": 3}, None),
+    ],
+    ids=["as it is", "of the application", "unknown", "level", "field", "of a traced storm"],
+)
+def test_a_line_is_compared_with_the_reference(changed: dict[str, object], said: str | None) -> None:
+    """A line of another level, with other fields or of an unknown event is told apart."""
+    line = entry("warning", "task.slow", task="resize", dwell=0.0, duration=1.0, result="ok")
+    assert difference({**line, **changed}) == said
 
 
 def test_a_quiet_life(make_pool: MakePool, logs: Logs) -> None:
@@ -92,7 +113,7 @@ def test_threads_of_its_own(registry: CollectorRegistry, logs: Logs) -> None:
 
 @pytest.mark.parametrize(
     ("fn", "level", "event", "error"),
-    [(boom, "warning", "task.error", "BoomError"), (leave, "error", "task.panic", "SystemExit")],
+    [(boom, "warning", "task.error", "TaskError"), (leave, "error", "task.panic", "SystemExit")],
     ids=["error", "panic"],
 )
 @pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
@@ -142,13 +163,13 @@ def test_a_cause_is_in_the_stack(make_pool: MakePool, logs: Logs) -> None:
     def task() -> None:
         try:
             boom()
-        except BoomError as error:
+        except TaskError as error:
             raise LookupError("second") from error
 
     make_pool(1).submit(task)
     stack = str(logs.wait_for("task.error")["stack"])
     assert (
-        stack.index("BoomError: went off") < stack.index("direct cause") < stack.index("LookupError: second")
+        stack.index("TaskError: went off") < stack.index("direct cause") < stack.index("LookupError: second")
     )
 
 
@@ -157,7 +178,7 @@ def test_a_slow_task(
     make_pool: MakePool,
     logs: Logs,
     registry: CollectorRegistry,
-    gate: Gate,
+    gate: BlockingTask,
     duration: float,
     slow: bool,
 ) -> None:
@@ -165,10 +186,10 @@ def test_a_slow_task(
     clock = ManualClock()
     pool = make_pool(1, clock=clock, slow_after=1.0)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     pool.options(task="slow").submit(clock.advance, duration)
     clock.advance(0.5)
-    gate.open()
+    gate.release()
     pool.stop()
     expected = entry("warning", "task.slow", task="slow", dwell=0.5, duration=duration, result="ok")
     assert logs.named("task.slow") == ([expected] if slow else [])
@@ -189,14 +210,14 @@ def test_a_slow_failure_is_both(make_pool: MakePool, logs: Logs) -> None:
 
 
 def test_a_drain_that_meets_its_deadline(
-    make_pool: MakePool, logs: Logs, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, logs: Logs, gate: BlockingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long drain tells its progress; at the deadline it says so, names who still runs, and adds up."""
-    monkeypatch.setattr("prodpool.stopping.PROGRESS_EVERY", 0.02)
+    monkeypatch.setattr("prodpool.shutdown.phases.PROGRESS_EVERY", 0.02)
     clock = ManualClock()
     pool = make_pool(1, clock=clock, queue_capacity=2)
     pool.options(task="hangs").submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     for _ in range(2):
         pool.submit(len, "")
     clock.advance(7.0)
@@ -231,14 +252,14 @@ def test_a_drain_that_meets_its_deadline(
 
 
 def test_a_drain_that_was_held_up(
-    make_pool: MakePool, logs: Logs, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, logs: Logs, gate: BlockingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A drain whose thread was kept from running for long, as in a frozen process, still comes to its end."""
     # So short that the next line of progress is overdue whenever the drain looks at the clock.
-    monkeypatch.setattr("prodpool.stopping.PROGRESS_EVERY", 1e-9)
+    monkeypatch.setattr("prodpool.shutdown.phases.PROGRESS_EVERY", 1e-9)
     pool = make_pool(1)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     assert not pool.stop(deadline=0.02).drained
     assert logs.wait_for("pool.stopped")["abandoned"] == 1
 
@@ -277,13 +298,13 @@ def test_a_breaker_that_changes(make_pool: MakePool, logs: Logs) -> None:
 # Many of a kind
 
 
-def test_drops_are_summed_up(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+def test_drops_are_summed_up(make_pool: MakePool, logs: Logs, gate: BlockingTask) -> None:
     """However many tasks are dropped, there is one line in ten seconds: how many, by reason."""
     clock = ManualClock()
     pool = make_pool(1, queue_capacity=3, clock=clock)
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
 
     def refuse(times: int) -> None:
         for _ in range(times):
@@ -313,7 +334,7 @@ def test_drops_are_summed_up(make_pool: MakePool, logs: Logs, gate: Gate) -> Non
     tick()
     assert len(logs.named("pool.dropping")) == 2, "nothing dropped, nothing said"
     refuse(4)
-    gate.open()
+    gate.release()
     pool.stop()
     assert logs.named("pool.dropping")[2:] == [entry("warning", "pool.dropping", dropped=4, full=4)]
 

@@ -15,7 +15,7 @@ from structlog.testing import CapturingLogger
 
 from prodpool import InstrumentedPool
 from prodpool.testing import flush_telemetry
-from tests.api.gates import PATIENCE
+from tests.helpers.waiting import PATIENCE
 from tests.support import ROOT, Logs, MakePool
 
 
@@ -85,6 +85,7 @@ def use(pool: InstrumentedPool) -> None:
 
 def test_a_structlog_logger(make_pool: MakePool, logs: Logs) -> None:
     """A structlog logger gets events and fields, with what the application has bound to it."""
+    logs.bound = {"service"}
     use(make_pool(1, logger=logs.logger.bind(service="shop")))
     assert logs.events == ["pool.created", "task.error", "pool.draining", "pool.stopped"]
     assert {line["service"] for line in logs.entries} == {"shop"}

@@ -18,7 +18,8 @@ from prometheus_client.openmetrics import exposition as openmetrics
 import prodpool
 from prodpool import BreakerPolicy, InstrumentedPool, PoolFullError, Reason, Result
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate, until
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE, until
 from tests.support import MakePool
 from tests.telemetry.scraping import families, openmetrics_families, series, value
 
@@ -106,18 +107,20 @@ def test_every_series_is_there_from_the_start(make_pool: MakePool, registry: Col
     }
 
 
-def test_no_series_appears_later(make_pool: MakePool, registry: CollectorRegistry, gate: Gate) -> None:
+def test_no_series_appears_later(
+    make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask
+) -> None:
     """Work, failures, refusals and a stop add no series."""
     pool = make_pool(1, queue_capacity=1)
     pool.submit(divmod, 1, 0).exception(PATIENCE)
     pool.submit(exit).exception(PATIENCE)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     pool.options(task="named").submit(len, "").cancel()
     pool.submit(len, "")
     with pytest.raises(PoolFullError):
         pool.submit(len, "")
-    gate.open()
+    gate.release()
     pool.stop()
     assert set(series(registry)) == expected_series("test")
 
@@ -134,7 +137,7 @@ def test_openmetrics(make_pool: MakePool, registry: CollectorRegistry) -> None:
     assert set(openmetrics_families(registry)) == {name.removesuffix("_total") for name, _, _, _ in EXPECTED}
 
 
-def test_values(make_pool: MakePool, registry: CollectorRegistry, gate: Gate) -> None:
+def test_values(make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask) -> None:
     """One story, told by a manual clock, and every number of it as it should be."""
     clock = ManualClock()
     pool = make_pool(2, queue_capacity=3, clock=clock, slow_after=1.0, hung_after=4.0)
@@ -147,10 +150,10 @@ def test_values(make_pool: MakePool, registry: CollectorRegistry, gate: Gate) ->
     pool.submit(divmod, 1, 0).exception(PATIENCE)
     pool.submit(exit).exception(PATIENCE)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     clock.advance(3.0)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     cancelled, waiting = pool.submit(len, ""), pool.submit(len, "")
     clock.advance(2.0)
     pool.submit(len, "")
@@ -184,7 +187,7 @@ def test_values(make_pool: MakePool, registry: CollectorRegistry, gate: Gate) ->
         ("workerpool_breaker_state", ("state", "closed")): 1,
         ("workerpool_info", ("backend", "ThreadPoolExecutor"), ("version", VERSION)): 1,
     }
-    gate.open()
+    gate.release()
     waiting.result(PATIENCE)
     pool.stop()
     after = {
@@ -197,19 +200,19 @@ def test_values(make_pool: MakePool, registry: CollectorRegistry, gate: Gate) ->
 @pytest.mark.parametrize("name", ["workerpool_queue_dwell_seconds", "workerpool_task_duration_seconds"])
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.0011, 0.5, 1.0, 299.0, 300.0, 301.0])
 def test_buckets(
-    make_pool: MakePool, registry: CollectorRegistry, gate: Gate, name: str, seconds: float
+    make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask, name: str, seconds: float
 ) -> None:
     """An observation is counted in every bucket from its own on; a bound belongs to its bucket."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     if "dwell" in name:
         future = pool.submit(len, "")
         clock.advance(seconds)
     else:
         future = pool.submit(clock.advance, seconds)  # type: ignore[arg-type]
-    gate.open()
+    gate.release()
     future.result(PATIENCE)
     samples = families(registry)[name].samples
     counts = {float(s.labels["le"]): s.value for s in samples if s.name.endswith("_bucket")}
@@ -227,17 +230,17 @@ def test_buckets_of_ones_own(make_pool: MakePool, registry: CollectorRegistry, g
         assert bounds == ["0.5", "1.0", "+Inf"]
 
 
-def test_admission_wait(make_pool: MakePool, registry: CollectorRegistry, gate: Gate) -> None:
+def test_admission_wait(make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask) -> None:
     """A submit that had to wait for a slot is counted with its wait, which is no part of the dwell."""
     clock = ManualClock()
     pool = make_pool(1, queue_capacity=0, clock=clock)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     waiter = threading.Thread(target=pool.submit_wait, args=(len, ""))
     waiter.start()
-    until(lambda: pool._engine.dispatcher.line.length)
+    until(lambda: pool._engine.dispatcher.waiters.length)
     clock.advance(3.0)
-    gate.open()
+    gate.release()
     waiter.join(PATIENCE)
     pool.stop()
     assert value(registry, "workerpool_admission_wait_seconds_count") == 1
@@ -261,10 +264,10 @@ def test_breaker_state(make_pool: MakePool, registry: CollectorRegistry) -> None
         pool.submit(len, "")
     assert value(registry, "workerpool_dropped_total", reason="breaker_open") == 1
     clock.advance(31.0)
-    probe = Gate()
+    probe = BlockingTask()
     future = pool.submit(probe)
     assert states() == {"closed": 0, "open": 0, "half_open": 1}
-    probe.open()
+    probe.release()
     future.result(PATIENCE)
     assert states() == {"closed": 1, "open": 0, "half_open": 0}
 
@@ -315,14 +318,14 @@ def test_busy_seconds_never_go_down(
 
 def test_nothing_has_run_for_less_than_no_time(make_pool: MakePool, registry: CollectorRegistry) -> None:
     """A task that begins in the middle of a scrape counts as running for 0 seconds, not for fewer."""
-    clock, began, gate = LoopholeClock(), threading.Event(), Gate()
+    clock, began, gate = LoopholeClock(), threading.Event(), BlockingTask()
     pool = make_pool(1, clock=clock)
     before = value(registry, "workerpool_busy_seconds_total")
 
     def let_one_begin() -> None:
         clock.advance(7.0)
         began.set()
-        gate.wait_begun()
+        gate.wait_started()
 
     at_the_start = threading.Event()
 
@@ -331,7 +334,7 @@ def test_nothing_has_run_for_less_than_no_time(make_pool: MakePool, registry: Co
         assert began.wait(PATIENCE)
 
     pool.submit(len, "").result(PATIENCE)  # its loop is up, so that the next reading is the start of a run
-    until(lambda: pool._engine.dispatcher.roster.parked)
+    until(lambda: pool._engine.dispatcher.worker_set.parked)
     held = ("ThreadPoolExecutor", hold)
     clock.hook = held
     future = pool.submit(gate)
@@ -339,7 +342,7 @@ def test_nothing_has_run_for_less_than_no_time(make_pool: MakePool, registry: Co
     clock.hook = ("MainThread", let_one_begin)
     stats = pool.stats()
     busy = value(registry, "workerpool_busy_seconds_total")
-    gate.open()
+    gate.release()
     future.result(PATIENCE)
     assert stats.longest_running >= 0
     assert busy >= before
@@ -401,7 +404,7 @@ def test_a_pool_of_the_same_name_replaces_a_stopped_one(
 
 
 def test_stopped_from_the_beginning_of_the_drain(
-    make_pool: MakePool, registry: CollectorRegistry, gate: Gate
+    make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask
 ) -> None:
     """The gauge of stopped pools is 1 as soon as a pool drains."""
     pool = make_pool(1)

@@ -19,7 +19,8 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from prodpool import InstrumentedPool, PoolFullError, PoolFuture, current_task
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate, until
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE, until
 from tests.support import MakePool
 from tests.telemetry.ticking import ticks
 from tests.telemetry.tracer import Spans
@@ -34,7 +35,7 @@ class Customer:
     """An argument whose repr tells everything, with methods and calls of its own."""
 
     password: str
-    gate: Gate = field(default_factory=Gate)
+    gate: BlockingTask = field(default_factory=BlockingTask)
 
     def deliver(self) -> str:
         return self.password
@@ -153,7 +154,7 @@ def live_through_everything(
         future.add_done_callback(read)
     list(pool.map(give, [SECRET] * 3))
     hanging = pool.submit(customer.hang, SECRET)
-    customer.gate.wait_begun()
+    customer.gate.wait_started()
     hanging.add_done_callback(read)
     cancelled, expired, queued = (
         pool.submit(give, SECRET),
@@ -197,7 +198,7 @@ def test_nothing_gets_out(
     try:
         live_through_everything(pool, customer, clock, ticks(pool), said)
     finally:
-        customer.gate.open()
+        customer.gate.release()
     for thread in threading.enumerate():
         if thread.name.startswith("ThreadPoolExecutor"):
             thread.join(PATIENCE)

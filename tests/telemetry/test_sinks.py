@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolFuture, Result, TaskExpiredError
 from prodpool.testing import ManualClock, flush_telemetry
-from tests.api.gates import PATIENCE, Gate
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE
 from tests.support import Logs, MakePool
 from tests.telemetry.scraping import value
 from tests.telemetry.ticking import ticks
@@ -142,7 +143,7 @@ def test_a_raising_sink(
         raise boom
 
     for _ in range(3):
-        gate = Gate()
+        gate = BlockingTask()
         futures: list[PoolFuture[Any]] = [
             pool.submit(gate),
             pool.submit(threading.get_ident),
@@ -150,7 +151,7 @@ def test_a_raising_sink(
         ]
         for future in futures:
             made.attend(future)
-        gate.open()
+        gate.release()
         assert futures[1].result(PATIENCE) == worker
         assert futures[2].exception(PATIENCE) is boom
     report = pool.stop()
@@ -158,7 +159,7 @@ def test_a_raising_sink(
     completed = pool.stats().completed
     assert (completed[Result.OK], completed[Result.ERROR]) == (7, 3)
     assert value(registry, "workerpool_telemetry_errors_total", sink=made.sink) >= 3
-    others = pool._engine.trouble.counts()
+    others = pool._engine.telemetry_errors.counts()
     assert {sink for sink, count in others.items() if count} == {made.sink}
     told = [report for report in reports if f"pool=test sink={made.sink}" in report]
     assert len(told) == 1
@@ -174,16 +175,16 @@ def test_raising_callbacks(make_pool: MakePool, logs: Logs, kind: type[BaseExcep
         raise kind("bad callback")
 
     for number in range(3):
-        gate = Gate()
+        gate = BlockingTask()
         future = pool.submit(gate)
         future.add_done_callback(bad)
-        gate.open()
+        gate.release()
         future.result(PATIENCE)
         line = logs.wait_for("task.callback_error", count=number + 1)
         assert (line["callback"], line["error"]) == (bad.__qualname__, kind.__qualname__)
         assert "bad callback" in line["stack"]
     assert pool.stop().drained
-    assert pool._engine.trouble.counts()["callback"] == 3
+    assert pool._engine.telemetry_errors.counts()["callback"] == 3
 
 
 def test_a_raising_exporter(make_pool: MakePool, registry: CollectorRegistry) -> None:
@@ -206,48 +207,50 @@ def test_a_log_that_raises_where_a_pool_is_made(make_pool: MakePool, kind: type[
     pool = make_pool(2, **raising_log(kind).options)
     pool.resize(1)
     assert pool.stop().drained
-    assert pool._engine.trouble.counts()["log"] >= 4
+    assert pool._engine.telemetry_errors.counts()["log"] >= 4
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit], ids=lambda kind: kind.__name__)
-def test_the_watchdog_outlives_its_log(make_pool: MakePool, gate: Gate, kind: type[BaseException]) -> None:
+def test_the_watchdog_outlives_its_log(
+    make_pool: MakePool, gate: BlockingTask, kind: type[BaseException]
+) -> None:
     """A tick whose log raises goes on with everything else that a tick does."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock, hung_after=10.0, **{**raising_log(kind).options, "slow_after": 0.5})
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     expiring = pool.options(deadline=5.0).submit(len, "")
     assert flush_telemetry(pool)
-    before = pool._engine.trouble.counts()["log"]
+    before = pool._engine.telemetry_errors.counts()["log"]
     clock.advance(20.0)
     tick()
-    assert pool._engine.trouble.counts()["log"] > before
+    assert pool._engine.telemetry_errors.counts()["log"] > before
     assert isinstance(expiring.exception(PATIENCE), TaskExpiredError)
 
 
 def test_the_watchdog_outlives_itself(
-    make_pool: MakePool, registry: CollectorRegistry, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault in a tick is counted, and the next tick is made."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock, hung_after=10.0)
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     clock.advance(10.0)
 
     def bad(_: object) -> str:
         raise MemoryError("bad stack")
 
-    monkeypatch.setattr("prodpool.worker.Worker.stack", bad)
+    monkeypatch.setattr("prodpool.scheduling.worker.Worker.stack", bad)
     tick()
     clock.advance(100.0)
     tick()
     assert value(registry, "workerpool_telemetry_errors_total", sink="watchdog") == 2
 
 
-def test_a_log_that_hangs_does_not_hold_a_stop(make_pool: MakePool, gate: Gate) -> None:
+def test_a_log_that_hangs_does_not_hold_a_stop(make_pool: MakePool, gate: BlockingTask) -> None:
     """A log sink that blocks does not keep stop() beyond its deadline."""
     stuck = threading.Event()
 
@@ -271,10 +274,10 @@ def test_a_callback_error_is_no_secret(make_pool: MakePool, logs: Logs) -> None:
         result = done.result()
         raise ValueError(len(result))
 
-    gate = Gate()
+    gate = BlockingTask()
     future = pool.submit(gate, word)
     future.add_done_callback(bad)  # type: ignore[arg-type]
-    gate.open()
+    gate.release()
     future.result(PATIENCE)
     line = logs.wait_for("task.callback_error")
     assert "in bad" in line["stack"]
@@ -282,7 +285,7 @@ def test_a_callback_error_is_no_secret(make_pool: MakePool, logs: Logs) -> None:
 
 
 def pools_of(*pools: InstrumentedPool) -> list[dict[str, int]]:
-    return [pool._engine.trouble.counts() for pool in pools]
+    return [pool._engine.telemetry_errors.counts() for pool in pools]
 
 
 def test_each_pool_has_its_own_trouble(make_pool: MakePool) -> None:

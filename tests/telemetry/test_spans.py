@@ -16,17 +16,14 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 
 from prodpool import InstrumentedPool, PoolFullError, PoolFuture
 from prodpool.testing import ManualClock, flush_telemetry
-from tests.api.gates import PATIENCE, Gate
+from tests.helpers.tasks import BlockingTask, TaskError
+from tests.helpers.waiting import PATIENCE
 from tests.support import ROOT, Logs, MakePool
 from tests.telemetry.tracer import Spans, attributes_of, context_of, is_child
 
 
-class BoomError(Exception):
-    """What a failing task raises here."""
-
-
 def boom() -> None:
-    raise BoomError("went off")
+    raise TaskError("went off")
 
 
 def leave() -> None:
@@ -34,14 +31,14 @@ def leave() -> None:
 
 
 def behind(
-    gate: Gate, pool: InstrumentedPool, clock: ManualClock, dwell: float, fn: Callable[..., Any]
+    gate: BlockingTask, pool: InstrumentedPool, clock: ManualClock, dwell: float, fn: Callable[..., Any]
 ) -> None:
     """Run ``fn`` as task "waits" after a wait of ``dwell`` seconds."""
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     future = pool.options(task="waits").submit(fn)
     clock.advance(dwell)
-    gate.open()
+    gate.release()
     future.exception(PATIENCE)
 
 
@@ -68,7 +65,7 @@ def test_the_task_span(make_pool: MakePool) -> None:
     assert span.instrumentation_scope.name == "prodpool"
 
 
-def test_the_wait_is_seen(make_pool: MakePool, gate: Gate) -> None:
+def test_the_wait_is_seen(make_pool: MakePool, gate: BlockingTask) -> None:
     """A wait is a span of its own beside the task's, from admission to start, and an event on the task's."""
     spans, clock = Spans(), ManualClock()
     pool = make_pool(1, name="mail", clock=clock, tracer_provider=spans.provider)
@@ -88,7 +85,7 @@ def test_the_wait_is_seen(make_pool: MakePool, gate: Gate) -> None:
 
 
 @pytest.mark.parametrize(("dwell", "seen"), [(0.0, False), (0.0009, False), (0.001, True), (60.0, True)])
-def test_short_waits_have_no_span(make_pool: MakePool, gate: Gate, dwell: float, seen: bool) -> None:
+def test_short_waits_have_no_span(make_pool: MakePool, gate: BlockingTask, dwell: float, seen: bool) -> None:
     """A wait has a span from 1 ms on."""
     spans, clock = Spans(), ManualClock()
     pool = make_pool(1, clock=clock, tracer_provider=spans.provider)
@@ -97,7 +94,7 @@ def test_short_waits_have_no_span(make_pool: MakePool, gate: Gate, dwell: float,
     assert ("workerpool.queue waits" in spans.names) is seen
 
 
-def test_without_a_parent_both_are_one_trace(make_pool: MakePool, gate: Gate) -> None:
+def test_without_a_parent_both_are_one_trace(make_pool: MakePool, gate: BlockingTask) -> None:
     """Submitted outside of any span, the task begins a trace, and its wait is in that same trace."""
     spans, clock = Spans(), ManualClock()
     behind(gate, make_pool(1, clock=clock, tracer_provider=spans.provider), clock, 2.0, bool)
@@ -147,12 +144,12 @@ def test_tasks_of_tasks_are_children(make_pool: MakePool) -> None:
     assert is_child(spans.named("workerpool.task inner"), spans.named("workerpool.task outer"))
 
 
-def test_a_task_run_by_its_caller(make_pool: MakePool, gate: Gate) -> None:
+def test_a_task_run_by_its_caller(make_pool: MakePool, gate: BlockingTask) -> None:
     """A task that its submitter runs has a span as well, and leaves the submitter's span current."""
     spans = Spans()
     pool = make_pool(1, queue_capacity=0, overload="caller_runs", tracer_provider=spans.provider)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     with spans.tracer.start_as_current_span("request") as request:
         pool.options(task="run here").submit(bool).result(0)
         assert trace.get_current_span() is request
@@ -174,11 +171,11 @@ def test_the_context_of_the_submit_goes_along(make_pool: MakePool) -> None:
         otel_context.detach(token)
     assert future.result(PATIENCE) == ("acme", True)
     seen_after: list[bool] = []
-    gate, called = Gate(), threading.Event()
+    gate, called = BlockingTask(), threading.Event()
     future = pool.submit(gate)
     future.add_done_callback(lambda _: seen_after.append(look()[1]))
     future.add_done_callback(lambda _: called.set())
-    gate.open()
+    gate.release()
     assert called.wait(PATIENCE)
     assert seen_after == [False]
 
@@ -192,7 +189,7 @@ def cancel(pool: InstrumentedPool, clock: ManualClock, future: PoolFuture[Any]) 
 
 def expire(pool: InstrumentedPool, clock: ManualClock, future: PoolFuture[Any]) -> None:
     clock.advance(10.0)
-    pool._engine.runner.drop_expired()
+    pool._engine.settlement.drop_expired()
 
 
 def shut_down(pool: InstrumentedPool, clock: ManualClock, future: PoolFuture[Any]) -> None:
@@ -206,7 +203,7 @@ def shut_down(pool: InstrumentedPool, clock: ManualClock, future: PoolFuture[Any
 )
 def test_a_dropped_task(
     make_pool: MakePool,
-    gate: Gate,
+    gate: BlockingTask,
     drop: Callable[[InstrumentedPool, ManualClock, PoolFuture[Any]], None],
     reason: str,
     waited: float,
@@ -215,7 +212,7 @@ def test_a_dropped_task(
     spans, clock = Spans(), ManualClock()
     pool = make_pool(1, name="mail", clock=clock, tracer_provider=spans.provider)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     with spans.tracer.start_as_current_span("request"):
         future = pool.options(task="never", deadline=10.0).submit(bool)
     clock.advance(3.0)
@@ -233,17 +230,17 @@ def test_a_dropped_task(
     assert "workerpool.task never" not in spans.names
 
 
-def test_a_refused_task_leaves_no_trace(make_pool: MakePool, gate: Gate) -> None:
+def test_a_refused_task_leaves_no_trace(make_pool: MakePool, gate: BlockingTask) -> None:
     """A task that was refused at the door has no span."""
     spans = Spans()
     pool = make_pool(1, queue_capacity=0, clock=ManualClock(), tracer_provider=spans.provider)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     with pytest.raises(PoolFullError):
         pool.submit(bool)
-    gate.open()
+    gate.release()
     pool.stop()
-    assert spans.names == ["workerpool.task Gate"]
+    assert spans.names == ["workerpool.task BlockingTask"]
 
 
 def test_a_broken_backend(registry: Any, logs: Logs) -> None:
@@ -305,18 +302,21 @@ class FrugalProvider(trace.TracerProvider):
 
 @pytest.mark.parametrize("fn", [bool, boom])
 def test_an_unsampled_task_costs_one_span_and_nothing_more(
-    make_pool: MakePool, gate: Gate, fn: Callable[[], object]
+    make_pool: MakePool, gate: BlockingTask, fn: Callable[[], object]
 ) -> None:
     """For an unsampled task one span is made, without attributes, events or a span of its wait."""
     provider, clock = FrugalProvider(), ManualClock()
     pool = make_pool(1, clock=clock, tracer_provider=provider)
     behind(gate, pool, clock, 2.0, fn)
     assert flush_telemetry(pool)
-    assert provider.tracer.started == [("workerpool.task Gate", None), ("workerpool.task waits", None)]
-    assert pool._engine.trouble.counts()["trace"] == 0
+    assert provider.tracer.started == [
+        ("workerpool.task BlockingTask", None),
+        ("workerpool.task waits", None),
+    ]
+    assert pool._engine.telemetry_errors.counts()["trace"] == 0
 
 
-def test_an_unsampled_task_that_was_dropped(make_pool: MakePool, gate: Gate) -> None:
+def test_an_unsampled_task_that_was_dropped(make_pool: MakePool, gate: BlockingTask) -> None:
     """For an unsampled task that was dropped no attribute is set either."""
     provider = FrugalProvider()
     pool = make_pool(1, tracer_provider=provider)
@@ -324,7 +324,7 @@ def test_an_unsampled_task_that_was_dropped(make_pool: MakePool, gate: Gate) -> 
     assert pool.options(task="never").submit(bool).cancel()
     assert flush_telemetry(pool)
     assert ("workerpool.queue never", None) in provider.tracer.started
-    assert pool._engine.trouble.counts()["trace"] == 0
+    assert pool._engine.telemetry_errors.counts()["trace"] == 0
 
 
 @pytest.mark.parametrize("sampler", [ALWAYS_OFF, ParentBased(ALWAYS_OFF)], ids=["off", "parent based"])
@@ -394,7 +394,7 @@ def test_a_burst_loses_no_span(make_pool: MakePool) -> None:
     assert not any(future.result(PATIENCE) for future in futures)
     pool.stop(PATIENCE)
     assert spans.names.count("workerpool.task bool") == 8_000
-    assert pool._engine.trouble.counts()["trace"] == 0
+    assert pool._engine.telemetry_errors.counts()["trace"] == 0
 
 
 # The ties to logs and metrics

@@ -15,8 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolBrokenError, UnpicklableError
 from prodpool.text import LONGEST_NAME
-from tests.api.gates import until
-from tests.core.rig import PATIENCE
+from tests.helpers.waiting import PATIENCE, until
 from tests.support import Logs, MakePool
 
 EVIL = "job\npool.stopped pool=forged\x1b[2J" + "x" * 1_000_000

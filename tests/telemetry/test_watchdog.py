@@ -15,9 +15,10 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import PoolFullError, TaskExpiredError
-from prodpool.telemetry.watchdog import THREAD_NAME, Watchdog
+from prodpool.concurrency.background_thread import THREAD_NAME, BackgroundThread
 from prodpool.testing import ManualClock
-from tests.api.gates import PATIENCE, Gate, until
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE, until
 from tests.support import Logs, MakePool
 from tests.telemetry.scraping import value
 from tests.telemetry.ticking import ticks
@@ -28,18 +29,18 @@ def watchdog_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
 
 
-def deliver_to_a_customer_who_hangs(gate: Gate) -> None:
+def deliver_to_a_customer_who_hangs(gate: BlockingTask) -> None:
     """Stand for the user's function that blocks."""
     gate()
 
 
-def test_a_hung_task_is_logged_while_it_hangs(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+def test_a_hung_task_is_logged_while_it_hangs(make_pool: MakePool, logs: Logs, gate: BlockingTask) -> None:
     """At hung_after, and whenever that has doubled, there is a line with the worker's live stack."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock, hung_after=60.0)
     tick = ticks(pool)
     pool.options(task="deliver").submit(deliver_to_a_customer_who_hangs, gate)
-    gate.wait_begun()
+    gate.wait_started()
     for _ in range(50):
         clock.advance(10.0)
         tick()
@@ -61,13 +62,13 @@ def test_a_hung_task_is_logged_while_it_hangs(make_pool: MakePool, logs: Logs, g
         assert f"{Path(prodpool.__file__).parent}/" not in stack
 
 
-def test_ticks_that_come_late(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+def test_ticks_that_come_late(make_pool: MakePool, logs: Logs, gate: BlockingTask) -> None:
     """A tick that comes late tells the true time, and the next line comes when that has doubled."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock, hung_after=60.0)
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     for seconds in (59.0, 16.0, 60.0, 15.0, 15.0):
         clock.advance(seconds)
         tick()
@@ -80,13 +81,13 @@ def test_the_next_task_of_a_worker_begins_anew(make_pool: MakePool, logs: Logs) 
     pool = make_pool(1, clock=clock, hung_after=60.0)
     tick = ticks(pool)
     for name in ("first", "second"):
-        gate = Gate()
+        gate = BlockingTask()
         future = pool.options(task=name).submit(gate)
-        gate.wait_begun()
+        gate.wait_started()
         for _ in range(13):
             clock.advance(10.0)
             tick()
-        gate.open()
+        gate.release()
         future.result(PATIENCE)
     assert [(line["task"], line["elapsed"]) for line in logs.named("task.still_running")] == [
         ("first", 60.0),
@@ -96,14 +97,14 @@ def test_the_next_task_of_a_worker_begins_anew(make_pool: MakePool, logs: Logs) 
     ]
 
 
-def test_each_hung_task_by_itself(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+def test_each_hung_task_by_itself(make_pool: MakePool, logs: Logs, gate: BlockingTask) -> None:
     """Every worker that hangs has its lines, at its own times; one that does not has none."""
     clock = ManualClock()
     pool = make_pool(3, clock=clock, hung_after=60.0)
     tick = ticks(pool)
     for name in ("early", "late", "latest"):
         pool.options(task=name).submit(gate)
-        gate.wait_begun()
+        gate.wait_started()
         clock.advance(25.0)
         tick()
     clock.advance(10.0)
@@ -114,14 +115,14 @@ def test_each_hung_task_by_itself(make_pool: MakePool, logs: Logs, gate: Gate) -
     ]
 
 
-def test_the_line_leads_to_the_trace(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+def test_the_line_leads_to_the_trace(make_pool: MakePool, logs: Logs, gate: BlockingTask) -> None:
     """The line of a traced task bears the ids of its span, which has not ended yet."""
     clock, spans = ManualClock(), Spans()
     pool = make_pool(1, clock=clock, hung_after=60.0, tracer_provider=spans.provider)
     tick = ticks(pool)
     with spans.tracer.start_as_current_span("request") as request:
         pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     clock.advance(60.0)
     tick()
     line = logs.wait_for("task.still_running")
@@ -129,7 +130,7 @@ def test_the_line_leads_to_the_trace(make_pool: MakePool, logs: Logs, gate: Gate
     assert len(line["span_id"]) == 16
 
 
-def test_a_task_that_waits_for_a_hung_one(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+def test_a_task_that_waits_for_a_hung_one(make_pool: MakePool, logs: Logs, gate: BlockingTask) -> None:
     """Where a task runs another one that it waits for, the line shows the stack down to where it hangs."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock, hung_after=60.0)
@@ -139,14 +140,16 @@ def test_a_task_that_waits_for_a_hung_one(make_pool: MakePool, logs: Logs, gate:
         pool.options(task="inner").submit(deliver_to_a_customer_who_hangs, gate).result(PATIENCE)
 
     pool.options(task="outer").submit(outer)
-    gate.wait_begun()
+    gate.wait_started()
     clock.advance(60.0)
     tick()
     stack = str(logs.wait_for("task.still_running")["stack"])
     assert stack.index("in outer") < stack.index(f"in {deliver_to_a_customer_who_hangs.__name__}")
 
 
-def test_the_gauges_tell_the_same(make_pool: MakePool, registry: CollectorRegistry, gate: Gate) -> None:
+def test_the_gauges_tell_the_same(
+    make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask
+) -> None:
     """While tasks hang the scrape shows it without any tick, exactly from hung_after on; then it is over."""
     clock = ManualClock()
     pool = make_pool(2, clock=clock, hung_after=60.0)
@@ -161,10 +164,10 @@ def test_the_gauges_tell_the_same(make_pool: MakePool, registry: CollectorRegist
 
     assert gauges() == (0, 0, 0)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     seen = [advance(20.0)]
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     last = [pool.submit(len, ""), pool.submit(len, "")]
     seen += [advance(39.0), advance(1.0), advance(20.0)]
     last[0].cancel()
@@ -174,7 +177,7 @@ def test_the_gauges_tell_the_same(make_pool: MakePool, registry: CollectorRegist
     assert (stats.oldest_queued, stats.longest_running, stats.hung) == seen[-1]
     busy = value(registry, "workerpool_busy_seconds_total")
     assert busy == 85 + 65
-    gate.open()
+    gate.release()
     last[1].result(PATIENCE)
     pool.stop()
     assert gauges() == (0, 0, 0)
@@ -182,18 +185,18 @@ def test_the_gauges_tell_the_same(make_pool: MakePool, registry: CollectorRegist
 
 
 def test_a_callback_that_hangs(
-    make_pool: MakePool, registry: CollectorRegistry, logs: Logs, gate: Gate
+    make_pool: MakePool, registry: CollectorRegistry, logs: Logs, gate: BlockingTask
 ) -> None:
     """A done-callback that hangs is seen like a task: in numbers, lines and dump; the task itself is over."""
-    clock, task = ManualClock(), Gate()
+    clock, task = ManualClock(), BlockingTask()
     pool = make_pool(1, clock=clock, hung_after=60.0)
     tick = ticks(pool)
     future = pool.options(task="deliver").submit(task)
-    task.wait_begun()
+    task.wait_started()
     future.add_done_callback(lambda _: deliver_to_a_customer_who_hangs(gate))
     clock.advance(5.0)
-    task.open()
-    gate.wait_begun()
+    task.release()
+    gate.wait_started()
 
     def seen() -> tuple[float, ...]:
         tick()
@@ -218,19 +221,19 @@ def test_a_callback_that_hangs(
     dumped = pool.dump()
     assert "a done-callback of deliver, for 120 s in thread " in dumped
     assert f"in {deliver_to_a_customer_who_hangs.__name__}" in dumped
-    gate.open()
+    gate.release()
     pool.submit(int).result(PATIENCE)
     assert seen() == (0, 0, 0)
     assert value(registry, "workerpool_busy_seconds_total") == 5
 
 
-def test_expired_tasks_do_not_wait_for_a_worker(make_pool: MakePool, gate: Gate) -> None:
+def test_expired_tasks_do_not_wait_for_a_worker(make_pool: MakePool, gate: BlockingTask) -> None:
     """While all workers hang a tick drops what has expired, so that its callers need not hang as well."""
     clock = ManualClock()
     pool = make_pool(1, clock=clock, queue_capacity=2)
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     expiring, patient = pool.options(deadline=5.0).submit(len, ""), pool.submit(len, "")
     with pytest.raises(PoolFullError):
         pool.submit(len, "")
@@ -263,27 +266,27 @@ def test_one_thread_for_all_pools(make_pool: MakePool) -> None:
     assert len(watchdog_threads()) == 1
 
 
-def test_it_stays_for_a_thread_that_hangs(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+def test_it_stays_for_a_thread_that_hangs(make_pool: MakePool, logs: Logs, gate: BlockingTask) -> None:
     """After a stop that had to abandon a task the watchdog goes on until that task ends after all."""
     until(lambda: not watchdog_threads())
     pool = make_pool(1, hung_after=0.2)
     pool.submit(gate)
-    gate.wait_begun()
-    assert pool.stop(deadline=0).abandoned == ("Gate",)
+    gate.wait_started()
+    assert pool.stop(deadline=0).abandoned == ("BlockingTask",)
     assert len(watchdog_threads()) == 1
     logs.wait_for("task.still_running")
-    gate.open()
+    gate.release()
     until(lambda: not watchdog_threads())
 
 
-def test_it_ticks_by_itself(make_pool: MakePool, logs: Logs, gate: Gate) -> None:
+def test_it_ticks_by_itself(make_pool: MakePool, logs: Logs, gate: BlockingTask) -> None:
     """Without anybody's doing a task that hangs is logged."""
     make_pool(1, hung_after=0.02).submit(deliver_to_a_customer_who_hangs, gate)
     line = logs.wait_for("task.still_running", count=2)
     assert deliver_to_a_customer_who_hangs.__name__ in str(line["stack"])
 
 
-def test_a_tick_that_hangs_in_one_log(make_pool: MakePool, gate: Gate) -> None:
+def test_a_tick_that_hangs_in_one_log(make_pool: MakePool, gate: BlockingTask) -> None:
     """A pool can be made, used and stopped while the watchdog is stuck in another pool's log."""
     import structlog
 
@@ -322,17 +325,17 @@ def test_it_keeps_nobody_s_context(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(held.get())
         start(thread)
 
-    watchdog, looking = Watchdog(), Looking()
+    background_thread, looking = BackgroundThread(), Looking()
 
     def begin() -> None:
         held.set("a span")
-        watchdog.watch(looking)
+        background_thread.add_periodic(looking)
 
     monkeypatch.setattr(threading.Thread, "start", looking_start)
     copy_context().run(begin)
     until(lambda: len(seen) >= 3)
-    watchdog.unwatch(looking)
-    until(lambda: watchdog._thread is None)
+    background_thread.remove_periodic(looking)
+    until(lambda: background_thread._thread is None)
     assert set(seen) == {None}
 
 
@@ -340,7 +343,7 @@ def test_each_at_its_own_interval() -> None:
     """What is watched is ticked at its own interval; what is no longer watched is not."""
     ticked: dict[str, list[float]] = {"fast": [], "slow": []}
 
-    class Watched:
+    class Periodic:
         def __init__(self, name: str, interval: float) -> None:
             self.name = name
             self.interval = interval
@@ -348,13 +351,13 @@ def test_each_at_its_own_interval() -> None:
         def tick(self) -> None:
             ticked[self.name].append(time.monotonic())
 
-    watchdog, fast, slow = Watchdog(), Watched("fast", 0.002), Watched("slow", 3600.0)
-    watchdog.watch(slow)
-    watchdog.watch(fast)
+    background_thread, fast, slow = BackgroundThread(), Periodic("fast", 0.002), Periodic("slow", 3600.0)
+    background_thread.add_periodic(slow)
+    background_thread.add_periodic(fast)
     until(lambda: len(ticked["fast"]) >= 5)
-    watchdog.unwatch(fast)
-    watchdog.unwatch(slow)
-    until(lambda: watchdog._thread is None)
+    background_thread.remove_periodic(fast)
+    background_thread.remove_periodic(slow)
+    until(lambda: background_thread._thread is None)
     assert ticked["slow"] == []
     gaps = [later - earlier for earlier, later in zip(ticked["fast"], ticked["fast"][1:], strict=False)]
     assert min(gaps) >= 0.001
@@ -363,13 +366,13 @@ def test_each_at_its_own_interval() -> None:
 @pytest.mark.parametrize("hung_after", [0.01, 1.0, 60.0, float("inf")])
 def test_the_interval_fits_the_threshold(make_pool: MakePool, hung_after: float) -> None:
     """The watchdog looks ten times per threshold, but never more often than 50 times a second."""
-    interval = make_pool(1, hung_after=hung_after)._engine.monitor.interval
+    interval = make_pool(1, hung_after=hung_after)._engine.watchdog.interval
     assert 0.02 <= interval <= 1.0
     assert interval <= max(0.02, hung_after / 10)
 
 
 def test_a_stack_of_a_thread_that_is_gone(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, gate: Gate
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, gate: BlockingTask
 ) -> None:
     """A worker whose thread cannot be found is reported all the same."""
     clock = ManualClock()
@@ -377,7 +380,7 @@ def test_a_stack_of_a_thread_that_is_gone(
     pool = make_pool(1, clock=clock, hung_after=60.0, logger=logs.logger)
     tick = ticks(pool)
     pool.submit(gate)
-    gate.wait_begun()
+    gate.wait_started()
     clock.advance(60.0)
     monkeypatch.setattr(sys, "_current_frames", dict)
     tick()
@@ -399,15 +402,15 @@ def test_a_start_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    watchdog, unlucky, lucky = Watchdog(), Ticked(), Ticked()
+    background_thread, unlucky, lucky = BackgroundThread(), Ticked(), Ticked()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            watchdog.watch(unlucky)
-    watchdog.watch(lucky)
+            background_thread.add_periodic(unlucky)
+    background_thread.add_periodic(lucky)
     assert lucky.ticked.wait(PATIENCE)
     assert not unlucky.ticked.is_set()
-    watchdog.unwatch(lucky)
+    background_thread.remove_periodic(lucky)
 
 
 def test_a_note_left_to_nobody() -> None:
@@ -417,8 +420,8 @@ def test_a_note_left_to_nobody() -> None:
         """Never called."""
 
     left = weakref.ref(note)
-    watchdog = Watchdog()
-    watchdog.soon(note)
+    background_thread = BackgroundThread()
+    background_thread.call_soon(note)
     del note
     assert left() is None
 
@@ -431,13 +434,13 @@ def test_a_note_left_to_the_last_tick() -> None:
         interval = 0.001
 
         def tick(self) -> None:
-            watchdog.unwatch(self)
-            watchdog.soon(called.set)
+            background_thread.remove_periodic(self)
+            background_thread.call_soon(called.set)
 
-    watchdog = Watchdog()
-    watchdog.watch(Last())
+    background_thread = BackgroundThread()
+    background_thread.add_periodic(Last())
     assert called.wait(PATIENCE)
-    until(lambda: watchdog._thread is None)
+    until(lambda: background_thread._thread is None)
 
 
 class OutOfMemory(float):
@@ -455,7 +458,7 @@ class OutOfMemory(float):
 def test_it_outlives_a_failed_allocation() -> None:
     """An allocation that fails in its own thread costs a tick and not the watch over every pool."""
 
-    class Watched:
+    class Periodic:
         def __init__(self) -> None:
             self.interval = 0.001
             self.ticked = threading.Event()
@@ -463,12 +466,12 @@ def test_it_outlives_a_failed_allocation() -> None:
         def tick(self) -> None:
             self.ticked.set()
 
-    watchdog, first, second = Watchdog(), Watched(), Watched()
-    watchdog.watch(first)
+    background_thread, first, second = BackgroundThread(), Periodic(), Periodic()
+    background_thread.add_periodic(first)
     fails = first.interval = OutOfMemory(0.001)
     until(lambda: fails.failed)
-    watchdog.watch(second)
+    background_thread.add_periodic(second)
     for each in (first, second):
         each.ticked.clear()
         assert each.ticked.wait(PATIENCE)
-        watchdog.unwatch(each)
+        background_thread.remove_periodic(each)

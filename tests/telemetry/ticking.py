@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prodpool import InstrumentedPool
-from prodpool.telemetry.watchdog import watchdog
+from prodpool.concurrency.background_thread import background_thread
 from prodpool.testing import flush_telemetry
 
 
@@ -14,8 +14,8 @@ def ticks(pool: InstrumentedPool) -> Callable[[], None]:
 
     What the tick has to say is written when it returns.
     """
-    monitor = pool._engine.monitor
-    watchdog().unwatch(monitor)
+    monitor = pool._engine.watchdog
+    background_thread().remove_periodic(monitor)
 
     def tick() -> None:
         monitor.tick()

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
-from typing import assert_type
+from typing import Unpack, assert_type
 
 import pybreaker
 import structlog
@@ -13,14 +13,20 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import (
+    BackendFactory,
     BreakerOpenError,
     BreakerPolicy,
     CurrentTask,
+    HandoffOptions,
     InstrumentedPool,
+    OnHangExit,
+    Overload,
     PoolBrokenError,
     PoolClosedError,
     PoolFullError,
     PoolFuture,
+    PoolLike,
+    PoolOptions,
     PoolStats,
     PoolView,
     RateLimitError,
@@ -28,6 +34,7 @@ from prodpool import (
     RejectedError,
     Result,
     StopReport,
+    SupportsSubmit,
     TaskExpiredError,
     TenantLimitError,
     WorkerLostError,
@@ -95,6 +102,38 @@ def view(pool: InstrumentedPool) -> None:
     assert_type(seen.submit(work, 3), PoolFuture[str])
     executor: Executor = seen
     del executor
+
+
+def annotate(
+    pool: InstrumentedPool, overload: Overload = "reject", on_hang_exit: OnHangExit = "exit"
+) -> None:
+    """What users annotate with is public: options passed on, backends, factories, a pool or a view."""
+
+    def resizing(**options: Unpack[PoolOptions]) -> InstrumentedPool:
+        return threads(name="resizing", **options)
+
+    def crunching(**options: Unpack[HandoffOptions]) -> InstrumentedPool:
+        return prodpool.processes(name="crunching", **options)
+
+    def over(backend: SupportsSubmit | BackendFactory) -> InstrumentedPool:
+        return InstrumentedPool(
+            backend, name="over", max_workers=2, overload=overload, on_hang_exit=on_hang_exit
+        )
+
+    def enqueue(target: PoolLike) -> PoolFuture[str]:
+        return target.options(task="work").submit(work, 3)
+
+    factory: BackendFactory = ThreadPoolExecutor
+    resizing(overload="block", drain_deadline=3)
+    resizing(prefetch=2)  # type: ignore[call-arg]
+    crunching(prefetch=2)
+    over(ThreadPoolExecutor(2))
+    over(lambda workers: ThreadPoolExecutor(2 * workers))
+    over(factory)
+    enqueue(pool)
+    assert_type(enqueue(pool.options(deadline=5.0)), PoolFuture[str])
+    enqueue(ThreadPoolExecutor(2))  # type: ignore[arg-type]
+    assert_type(prodpool.__version__, str)
 
 
 async def on_a_loop(pool: InstrumentedPool) -> None:

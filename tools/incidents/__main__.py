@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from prodpool.bundle.settings import Settings
+from prodpool.monitoring.thresholds import AlertThresholds
 from tools.incidents.replay import Plan, replay
 from tools.incidents.scenes import Proportions
 
@@ -30,7 +30,7 @@ BARE_TASKS = 20_000
 
 def main(minutes: float, target: Path) -> None:
     """Replay the incidents for ``minutes`` and write what was found."""
-    plan = Plan(Settings(), Proportions(), interval=15.0, calm=60.0, seconds=60 * minutes)
+    plan = Plan(AlertThresholds(), Proportions(), interval=15.0, calm=60.0, seconds=60 * minutes)
     began = time.monotonic()
 
     def tell(what: str) -> None:

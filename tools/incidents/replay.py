@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prodpool.bundle.files import bundle
-from prodpool.bundle.settings import Settings
+from prodpool.monitoring.export import render_files
+from prodpool.monitoring.thresholds import AlertThresholds
 from tests.observe.prometheus import Line, Prometheus
 from tools.incidents.bare import resident
 from tools.incidents.past import Calm, scrape, write
@@ -34,7 +34,7 @@ class Plan:
         seconds: For how long they last.
     """
 
-    settings: Settings
+    settings: AlertThresholds
     proportions: Proportions
     interval: float
     calm: float
@@ -81,7 +81,7 @@ def _watch(scenes: list[tuple[Scene, float]], seconds: float) -> Iterator[Calm]:
 
 
 def _prometheus(plan: Plan, calms: list[Calm], folder: Path) -> Prometheus:
-    for name, text in bundle("alerts", plan.settings).items():
+    for name, text in render_files("alerts", plan.settings).items():
         (folder / name).write_text(text)
     return Prometheus(
         folder,

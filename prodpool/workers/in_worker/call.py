@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 from opentelemetry import context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from prodpool.current import CurrentTask, here
 from prodpool.errors import RemoteTaskError, UnpicklableError
-from prodpool.task import Task, TaskOptions
-from prodpool.telemetry.stacks import own_frames_dropped
+from prodpool.execution.current_task import CurrentTask, thread_state
+from prodpool.task.cancellation import CancelToken
+from prodpool.task.task import Task, TaskOptions
+from prodpool.telemetry.tracebacks import without_own_frames
 from prodpool.text import short_stack, type_name
-from prodpool.token import Token
-from prodpool.workers.in_worker.context_vars import carried
+from prodpool.workers.in_worker.context_vars import set_vars
 
 Dumps = Callable[[Any], bytes]
 
@@ -38,7 +38,7 @@ _PLAIN = frozenset({type(None), bool, int, float, str})
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
-class Terms(NamedTuple):
+class TaskInfo(NamedTuple):
     """What a task may ask of itself.
 
     Attributes:
@@ -56,7 +56,7 @@ class Terms(NamedTuple):
     host: str
 
 
-class Ticket(NamedTuple):
+class CallHeader(NamedTuple):
     """What a worker has to know about the call. It is pickled with each one, so it is kept small.
 
     Attributes:
@@ -69,10 +69,10 @@ class Ticket(NamedTuple):
     pool: str
     task: str
     carrier: Mapping[str, str] | None
-    terms: Terms | None
+    terms: TaskInfo | None
 
 
-class Outcome(NamedTuple):
+class CallResult(NamedTuple):
     """How a call went. ``started`` and ``ended`` are seconds of the worker host's monotonic clock.
 
     Attributes:
@@ -107,17 +107,17 @@ def standard_dumps(value: Any) -> bytes:
     return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
 
 
-def run_pickled(ticket: Ticket, call: bytes, dumps: Dumps = standard_dumps) -> Outcome:
+def run_pickled(ticket: CallHeader, call: bytes, dumps: Dumps = standard_dumps) -> CallResult:
     """Load a call that a backend was handed, make it, and return its outcome, as `run_taken` does."""
     return run_taken(ticket, lambda: call, dumps)
 
 
 def run_taken(
-    ticket: Ticket,
+    ticket: CallHeader,
     take: Callable[[], bytes | memoryview],
     dumps: Dumps,
     asked: Callable[[], bool] | None = None,
-) -> Outcome:
+) -> CallResult:
     """Load a call, make it, and return its outcome with result or exception as bytes.
 
     Args:
@@ -128,7 +128,7 @@ def run_taken(
     """
     started = time.monotonic()
     if _has_expired(ticket.terms, started):
-        return Outcome(started, started, this_host(), pickled=False, value=None, expired=True)
+        return CallResult(started, started, this_host(), pickled=False, value=None, expired=True)
     try:
         fn, args, kwargs, variables = pickle.loads(take())  # noqa: S301  # our own, from the pool's process
     except BaseException as error:  # noqa: BLE001  # a class's __setstate__ may raise anything
@@ -143,20 +143,20 @@ def call_each(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[
 
 
 def run_plain(
-    ticket: Ticket,
+    ticket: CallHeader,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     variables: Mapping[str, Any],
-) -> Outcome:
+) -> CallResult:
     """Make a call for a backend of unknown kind, which carries everything as it sees fit."""
     started = time.monotonic()
     if _has_expired(ticket.terms, started):
-        return Outcome(started, started, this_host(), pickled=False, value=None, expired=True)
+        return CallResult(started, started, this_host(), pickled=False, value=None, expired=True)
     return _call(ticket, started, fn, args, kwargs, variables, dumps=None)
 
 
-def _has_expired(terms: Terms | None, started: float) -> bool:
+def _has_expired(terms: TaskInfo | None, started: float) -> bool:
     """Tell whether a deadline has passed since the hand-over, which only this host's clock can tell."""
     return (
         terms is not None
@@ -167,7 +167,7 @@ def _has_expired(terms: Terms | None, started: float) -> bool:
 
 
 def _call(
-    ticket: Ticket,
+    ticket: CallHeader,
     started: float,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
@@ -176,19 +176,19 @@ def _call(
     *,
     dumps: Dumps | None,
     asked: Callable[[], bool] | None = None,
-) -> Outcome:
-    outer, here.remote = here.remote, Remote(ticket, started, asked)
+) -> CallResult:
+    outer, thread_state.remote = thread_state.remote, RemoteCurrentTask(ticket, started, asked)
     try:
         with ExitStack() as around:
             if variables:
-                around.enter_context(carried(variables))
+                around.enter_context(set_vars(variables))
             if ticket.carrier is not None:
                 around.enter_context(_traced(ticket.carrier))
             value = fn(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001  # SystemExit is the task's, not the worker's
         return failed(ticket, started, error, dumps)
     finally:
-        here.remote = outer
+        thread_state.remote = outer
     ended = time.monotonic()
     pickled = dumps is not None and type(value) not in _PLAIN
     if pickled:
@@ -197,19 +197,19 @@ def _call(
         except BaseException as error:  # noqa: BLE001
             lost = _unpicklable(ticket, f"its result (a {type_name(value)}) does not pickle", error)
             return failed(ticket, started, lost, dumps)
-    return Outcome(started, ended, this_host(), pickled, value)
+    return CallResult(started, ended, this_host(), pickled, value)
 
 
-def failed(ticket: Ticket, started: float, error: BaseException, dumps: Dumps | None) -> Outcome:
+def failed(ticket: CallHeader, started: float, error: BaseException, dumps: Dumps | None) -> CallResult:
     """Return the outcome of a call that raised ``error``, as bytes if there are ``dumps``."""
     ended = time.monotonic()
-    BaseException.with_traceback(error, own_frames_dropped(error.__traceback__))
+    BaseException.with_traceback(error, without_own_frames(error.__traceback__))
     stack = _render(error)
     packed = error if dumps is None else _pack_error(ticket, error, dumps)
-    return Outcome(started, ended, this_host(), dumps is not None, None, packed, stack)
+    return CallResult(started, ended, this_host(), dumps is not None, None, packed, stack)
 
 
-def _pack_error(ticket: Ticket, error: BaseException, dumps: Dumps) -> bytes:
+def _pack_error(ticket: CallHeader, error: BaseException, dumps: Dumps) -> bytes:
     """Pickle an exception: as it is, else without its ``__init__``, else what stands in for it."""
     for form in (lambda: error, lambda: Rebuilt.of(error)):
         try:
@@ -261,7 +261,7 @@ def _builtin(kind: type[BaseException]) -> Any:
     return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
-def _unpicklable(ticket: Ticket, what: str, error: BaseException) -> UnpicklableError:
+def _unpicklable(ticket: CallHeader, what: str, error: BaseException) -> UnpicklableError:
     return UnpicklableError(pool=ticket.pool, task=ticket.task, what=what, error=error)
 
 
@@ -282,12 +282,12 @@ def _traced(carrier: Mapping[str, str]) -> Iterator[None]:
         context.detach(token)
 
 
-class Remote:
+class RemoteCurrentTask:
     """Makes, when the call asks for it, what it may know of itself."""
 
     __slots__ = ("_asked", "_current", "_started", "_ticket")
 
-    def __init__(self, ticket: Ticket, started: float, asked: Callable[[], bool] | None) -> None:
+    def __init__(self, ticket: CallHeader, started: float, asked: Callable[[], bool] | None) -> None:
         self._ticket = ticket
         self._asked = asked
         self._started = started
@@ -302,13 +302,13 @@ class Remote:
     def _task(self) -> Task:
         """Stand in for the pool's record of the task, which is in another process."""
         ticket, started = self._ticket, self._started
-        attempt, timeout, left, sent, host = ticket.terms or Terms(1, None, None, started, "")
+        attempt, timeout, left, sent, host = ticket.terms or TaskInfo(1, None, None, started, "")
         options = TaskOptions(task=ticket.task, timeout=timeout)
         task = Task(_nothing, (), {}, Context(), started, options)
         task.attempt = attempt
         if left is not None:
             task.expires_at = left + (sent if host == this_host() else started)
-        task.token = Token(self._left, self._is_asked)
+        task.cancel_token = CancelToken(self._left, self._is_asked)
         return task
 
     def _left(self) -> float:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-from prodpool.workers.in_worker.call import Dumps, Outcome, Terms, Ticket, failed, run_taken
+from prodpool.workers.in_worker.call import CallHeader, CallResult, Dumps, TaskInfo, failed, run_taken
 from prodpool.workers.in_worker.frames import OUTCOME, Frame, FrameReader, Kind, Payload, frame, header
 from prodpool.workers.in_worker.setup import end_with_parent, ignore_keyboard, is_taken, offer_stacks
 
@@ -30,7 +30,7 @@ _LARGE = 1 << 15
 class Ends(NamedTuple):
     """The worker's ends of its connections: calls and outcomes, permits, stacks."""
 
-    line: socket.socket
+    connection: socket.socket
     permits: socket.socket
     stacks: socket.socket
 
@@ -60,7 +60,7 @@ def work(ends: Ends, start: Start) -> None:
         end.set_inheritable(False)
         _close_copies(end)
     # Whatever the application's default for its own sockets is.
-    ends.line.settimeout(None)
+    ends.connection.settimeout(None)
     ignore_keyboard()
     end_with_parent()
     calls = CallLoop(ends, start, stacks=offer_stacks(ends.stacks))
@@ -84,11 +84,11 @@ class CallLoop:
 
     def __init__(self, ends: Ends, start: Start, *, stacks: bool) -> None:
         self._stacks = stacks
-        self._line = ends.line
+        self._connection = ends.connection
         self._permits = ends.permits.fileno()
         self._pool = start.pool
         self._dumps = start.dumps
-        self._reader = FrameReader(ends.line)
+        self._reader = FrameReader(ends.connection)
         # A task's own thread may ask whether it is to end, and so read from the line.
         self._reading = threading.Lock()
         # Calls, and messages about them, that were read while a task ran: kind, number and body.
@@ -103,11 +103,11 @@ class CallLoop:
         except BaseException as error:  # the pool is told, whatever it is
             # As the standard library's own worker does.
             logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
-            nothing = Ticket(self._pool, "initializer", None, None)
+            nothing = CallHeader(self._pool, "initializer", None, None)
             told = failed(nothing, 0.0, error, self._dumps)
-            self._line.sendall(frame(Kind.START_FAILED, 0, pickle.dumps((told.error, told.stack))))
+            self._connection.sendall(frame(Kind.START_FAILED, 0, pickle.dumps((told.error, told.stack))))
             return False
-        self._line.sendall(frame(Kind.READY, self._stacks and not is_taken()))
+        self._connection.sendall(frame(Kind.READY, self._stacks and not is_taken()))
         return True
 
     def serve(self) -> None:
@@ -135,20 +135,20 @@ class CallLoop:
         """Throw away what the pool has taken back."""
         while self._next().kind != Kind.SKIPPED:
             pass
-        self._line.sendall(frame(Kind.DRY))
+        self._connection.sendall(frame(Kind.DRY))
 
     def _make(self, number: int, bodies: list[bytes | memoryview]) -> None:
         """Make the call in ``bodies``, which is empty from when that is loaded: nothing else keeps it."""
         body = memoryview(bodies.pop())
         length = int.from_bytes(body[:4], "little")
         task, carrier, terms = pickle.loads(body[4 : 4 + length])  # noqa: S301  # from our own pool
-        ticket = Ticket(self._pool, task, carrier, terms and Terms(*terms))
+        ticket = CallHeader(self._pool, task, carrier, terms and TaskInfo(*terms))
         bodies.append(body[4 + length :])
         del body
         outcome = run_taken(ticket, bodies.pop, self._dumps, partial(self._is_asked, number))
         self._tell(number, outcome)
 
-    def _tell(self, number: int, outcome: Outcome) -> None:
+    def _tell(self, number: int, outcome: CallResult) -> None:
         stack, payload = b"", b""
         if outcome.expired:
             kind = Payload.EXPIRED
@@ -162,10 +162,10 @@ class CallLoop:
         head = OUTCOME.pack(outcome.started, outcome.ended, kind, len(stack)) + stack
         top = header(Kind.RESULT, number, len(head) + len(payload)) + head
         if len(payload) < _LARGE:
-            self._line.sendall(top + payload)
+            self._connection.sendall(top + payload)
         else:
-            self._line.sendall(top)
-            self._line.sendall(payload)
+            self._connection.sendall(top)
+            self._connection.sendall(payload)
 
     # Reading.
 

@@ -11,16 +11,16 @@ from itertools import islice
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from prodpool.latch import Latch
-from prodpool.worker import Worker
+from prodpool.concurrency.signal_safe_event import SignalSafeEvent
+from prodpool.scheduling.worker import Worker
 from prodpool.workers.base import kill
-from prodpool.workers.processes.line import Line
-from prodpool.workers.processes.pace import Pace
+from prodpool.workers.processes.connection import WorkerConnection
+from prodpool.workers.processes.prefetch import WorkerPrefetch
 from prodpool.workers.processes.stack_dumps import stack_of
 
 if TYPE_CHECKING:
-    from prodpool.task import Task
-    from prodpool.workers.processes.losses import Loss
+    from prodpool.task.task import Task
+    from prodpool.workers.processes.worker_losses import WorkerLoss
 
 # Bytes of calls that are sent ahead. What waits in a socket must fit into its buffer: a worker that has an
 # outcome to send reads nothing meanwhile.
@@ -45,12 +45,12 @@ class RemoteWorker(Worker):
         "answers",
         "calls",
         "forked",
-        "line",
+        "connection",
         "lock",
         "loss",
         "lost",
         "looked_at",
-        "pace",
+        "prefetch",
         "process",
         "ready",
         "sent",
@@ -65,13 +65,13 @@ class RemoteWorker(Worker):
         super().__init__(pool, now)
         self.ahead = deque()
         self.process: Any = None
-        self.line: Line | None = None
+        self.connection: WorkerConnection | None = None
         # Whether its process is there and can be sent calls.
         self.ready = False
         # Whether the process may be asked for its stacks.
         self.answers = False
         # Opens when its process has been forked.
-        self.forked = Latch()
+        self.forked = SignalSafeEvent()
         # How many calls the process was sent so far, but for those taken back, and how many it has answered.
         # They are numbered from 1 on; a number that was taken back is given again.
         self.calls = self.answered = 0
@@ -85,37 +85,37 @@ class RemoteWorker(Worker):
         self.looked_at = 0
         # The number of the call for whose time limit the process was killed.
         self.timed_out = 0
-        self.pace = Pace()
+        self.prefetch = WorkerPrefetch()
         # What was found out about its process, once that has gone.
-        self.loss: Loss | None = None
+        self.loss: WorkerLoss | None = None
         # Whether the watchdog has found the process gone while it had nothing to do.
         self.lost = False
 
     def stack(self) -> str:
         """Return where its task is right now, innermost frame last, or why that cannot be known."""
-        line = self.line
-        if line is None or not self.sent:
+        connection = self.connection
+        if connection is None or not self.sent:
             return "(no stack: it has not begun)"
         if not self.answers:
             return f"(no stack: worker process {self.process.pid} cannot be asked: the signal is taken there)"
-        return stack_of(self.process, line.stacks)
+        return stack_of(self.process, connection.stacks)
 
-    def place(self) -> str:
+    def location(self) -> str:
         """Name the process that its task runs in."""
         process = self.process
         return "a worker process that is starting" if process is None else f"process {process.pid}"
 
-    def remind(self) -> None:
+    def notify_again(self) -> None:
         """Set it going once more, in case it has not heard."""
         if not self.sent:
-            super().remind()
+            super().notify_again()
 
     def request_cancel(self) -> None:
         """Ask its task to end, and whatever the process has begun besides."""
         super().request_cancel()
-        line = self.line
-        if line is not None and self.sent:
-            line.cancel(self.calls)
+        connection = self.connection
+        if connection is not None and self.sent:
+            connection.cancel(self.calls)
 
     def note_sent(self, task: Task, size: int) -> None:
         """Note that ``task`` is sent next, as a call of so many bytes. The lock is held."""
@@ -129,16 +129,16 @@ class RemoteWorker(Worker):
         self.sizes.popleft()
         self.sent.popleft().packed = None
 
-    def withdraw(self, *, sent: bool) -> int:
+    def withdraw_ahead(self, *, sent: bool) -> int:
         """Keep the process from what it was given ahead and has not begun; return how many that are."""
-        ahead, line = self.ahead, self.line
+        ahead, connection = self.ahead, self.connection
         assert ahead is not None  # noqa: S101  # set for good
         if self.loss is not None:
             return 0  # its own thread decides what becomes of them, and has begun to
         with self.lock:
             self.withdrawals += 1
             unsent = self.unsent()
-            taken = line.take_back(len(ahead) - unsent) if sent and line is not None else 0
+            taken = connection.take_back(len(ahead) - unsent) if sent and connection is not None else 0
             self.forget_sent(taken)
         return unsent + taken
 
@@ -168,9 +168,9 @@ class RemoteWorker(Worker):
     def hang_up(self) -> None:
         """End the connection, and so the process; forget both."""
         self.ready = False
-        line, self.line = self.line, None
-        if line is not None:
-            line.close()
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
         self.sent.clear()
         self.sizes.clear()
 

@@ -14,21 +14,21 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from prodpool.current import here
-from prodpool.dispatch import Dispatcher
-from prodpool.execution import Runner
-from prodpool.reentry import in_main_thread, start_thread
-from prodpool.task import Task
-from prodpool.telemetry.logs import PoolLog
-from prodpool.telemetry.trouble import Trouble
-from prodpool.vocabulary import Reason
+from prodpool.concurrency.interrupts import in_main_thread, start_thread
+from prodpool.execution.current_task import thread_state
+from prodpool.execution.runner import Runner
+from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.task.outcomes import Reason
+from prodpool.task.task import Task
+from prodpool.telemetry.log_events import PoolLog
+from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.workers.base import Joinable, shut_down
-from prodpool.workers.processes.calls import Calls
-from prodpool.workers.processes.losses import Losses
-from prodpool.workers.processes.recipes import Recipe
+from prodpool.workers.processes.call_sender import CallSender
+from prodpool.workers.processes.process_template import ProcessTemplate
 from prodpool.workers.processes.remote_worker import RemoteWorker, how_it_ended
-from prodpool.workers.processes.starts import Starts
-from prodpool.workers.processes.time_limits import TimeLimits
+from prodpool.workers.processes.timeouts import TimeoutEnforcer
+from prodpool.workers.processes.worker_losses import WorkerLosses
+from prodpool.workers.processes.worker_starter import WorkerStarter
 
 # Seconds after which something is tried again for which there was no memory.
 RETRY_AFTER = 0.05
@@ -42,13 +42,13 @@ class ProcessWorkers:
     Args:
         pool: The pool's name.
         backend: The wrapped executor, which is shut down with the pool.
-        recipe: What a worker process is made of.
+        template: What a worker process is made of.
         prefetch: Tasks that are sent ahead in all; None for as many as are done soon.
         context_vars: Names of the context variables that travel with each task.
         dispatcher: Who gives workers their tasks.
         runner: What settles a task.
         log: Where it is said that a process was replaced.
-        trouble: Told what goes wrong here.
+        telemetry_errors: Counts and reports what goes wrong here.
         now: The pool's clock.
         on_broken: Told that no process comes up any more, and why.
         start_loops: Starts so many more workers, or as many as there can be.
@@ -59,32 +59,32 @@ class ProcessWorkers:
         *,
         pool: str,
         backend: Any,
-        recipe: Recipe,
+        template: ProcessTemplate,
         prefetch: int | None,
         context_vars: Sequence[str],
         dispatcher: Dispatcher,
         runner: Runner,
         log: PoolLog,
-        trouble: Trouble,
+        telemetry_errors: TelemetryErrors,
         now: Callable[[], float],
         on_broken: Callable[[BaseException], None],
         start_loops: Callable[[int], None],
     ) -> None:
         self._pool = pool
         self._backend = backend
-        self._recipe = recipe
+        self._template = template
         self._dispatcher = dispatcher
         self._runner = runner
         self._log = log
-        self._trouble = trouble
+        self._telemetry_errors = telemetry_errors
         self._now = now
-        self._starts = Starts(
-            pool=pool, recipe=recipe, now=now, any_is_up=self._any_is_up, on_broken=on_broken
+        self._starts = WorkerStarter(
+            pool=pool, template=template, now=now, any_is_up=self._any_is_up, on_broken=on_broken
         )
-        self._limits = TimeLimits(pool)
-        self._calls = Calls(
+        self._limits = TimeoutEnforcer(pool)
+        self._calls = CallSender(
             pool=pool,
-            recipe=recipe,
+            template=template,
             prefetch=prefetch,
             context_vars=context_vars,
             dispatcher=dispatcher,
@@ -94,7 +94,7 @@ class ProcessWorkers:
             renew=self._starts.renew,
             start_loops=start_loops,
         )
-        self._losses = Losses(pool, dispatcher=dispatcher, runner=runner, limits=self._limits, now=now)
+        self._losses = WorkerLosses(pool, dispatcher=dispatcher, runner=runner, limits=self._limits, now=now)
         self._replaced = 0
         # Whichever have not ended: plain set operations only, each of them atomic.
         self._threads: set[threading.Thread] = set()
@@ -107,7 +107,7 @@ class ProcessWorkers:
         """
         worker = RemoteWorker(self._pool, self._now)
         try:
-            if not self._dispatcher.reserve(worker):
+            if not self._dispatcher.add_starting(worker):
                 return False
             name = f"prodpool-worker-{self._pool}"
             thread = threading.Thread(target=self._run, args=(worker,), name=name, daemon=True)
@@ -120,41 +120,41 @@ class ProcessWorkers:
         except BaseException:
             self._dispatcher.start_failed(worker)
             raise
-        if self._recipe.forks and in_main_thread():
+        if self._template.forks and in_main_thread():
             # A process that is forked must not find locks taken which the main thread takes after this.
             worker.forked.wait(FORKED_WITHIN)
         with suppress(RuntimeError):  # without a thread for it: the first task with a limit tries again
             self._limits.start()
         return True
 
-    def fit(self, workers: int) -> int:  # noqa: ARG002
+    def prepare_resize(self, workers: int) -> int:  # noqa: ARG002
         """Return 0: there can be as many as are wanted, and what is sent ahead can be taken back."""
         return 0
 
-    def resized(self) -> None:
+    def after_resize(self) -> None:
         """Nothing was held back."""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Nothing to look for: what each process runs is known."""
 
-    def repair(self, aside: Callable[[Callable[[], None]], object]) -> None:
+    def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Notice the processes whose end nobody was told of, and the calls that wait behind a callback."""
         for worker in self._workers():
             # Not in this thread: it may be the main one, in which signal handlers run.
             if worker.ahead and worker.answered == worker.looked_at:
-                aside(partial(self._calls.take_back, worker))
+                call_soon(partial(self._calls.take_back, worker))
             worker.looked_at = worker.answered
-            process, line = worker.process, worker.line
-            if process is None or line is None or not worker.begun or process.is_alive():
+            process, connection = worker.process, worker.connection
+            if process is None or connection is None or not worker.begun or process.is_alive():
                 continue
-            if self._dispatcher.leave(worker):
+            if self._dispatcher.retire_idle(worker):
                 worker.lost = worker.dismissed = True
                 worker.wake.release()
             elif worker.sent:
                 # A process that its task has started may hold the connection open. What was sent can be read.
-                aside(line.hang_up)
+                call_soon(connection.hang_up)
 
-    def holding(self) -> list[Joinable]:
+    def owned_threads_or_processes(self) -> list[Joinable]:
         """Return the processes and threads, which have ended when the pool has."""
         limits = self._limits.thread()
         # Threads first: each has seen its process end, which a join of that may not (see `RemoteWorker.end`).
@@ -171,7 +171,7 @@ class ProcessWorkers:
     def shutdown(self) -> None:
         """Start no more processes; those that are idle end."""
         self.close()
-        with self._trouble.guard("internal"):
+        with self._telemetry_errors.guard("internal"):
             shut_down(self._backend)
 
     def rebuilds(self) -> int:
@@ -184,7 +184,7 @@ class ProcessWorkers:
         self._limits.close()
 
     def _workers(self) -> list[RemoteWorker]:
-        return [each for each in list(self._dispatcher.roster.workers) if isinstance(each, RemoteWorker)]
+        return [each for each in list(self._dispatcher.worker_set.workers) if isinstance(each, RemoteWorker)]
 
     def _any_is_up(self) -> bool:
         """Tell whether there are other processes: then the system may just have no more to give."""
@@ -193,24 +193,24 @@ class ProcessWorkers:
     # The thread of one worker.
 
     def _run(self, worker: RemoteWorker | None) -> None:
-        here.settles = self._dispatcher.roster.workers
+        thread_state.settles_for = self._dispatcher.worker_set.workers
         try:
             while worker is not None:
-                worker = self._replacement(worker) if self._employ(worker) else None
+                worker = self._replacement(worker) if self._run_worker_process(worker) else None
         except BaseException as error:  # noqa: BLE001  # a fault of ours; the watchdog starts another
-            self._trouble.report("internal", error)
+            self._telemetry_errors.report("internal", error)
         finally:
             self._threads.discard(threading.current_thread())
 
-    def _employ(self, worker: RemoteWorker) -> bool:
+    def _run_worker_process(self, worker: RemoteWorker) -> bool:
         """Start a process and have it run tasks; True if it is to be replaced."""
         try:
-            if not self._starts.bring_up(worker):
-                worker.forked.open()
+            if not self._starts.start(worker):
+                worker.forked.set()
                 self._dispatcher.start_failed(worker)
                 return False
             # Not the task itself: this frame stays for as long as the process, and would keep it alive.
-            first: Callable[[], Task | None] = partial(self._dispatcher.begin, worker)
+            first: Callable[[], Task | None] = partial(self._dispatcher.mark_started, worker)
             while True:
                 try:
                     self._serve(worker, first)
@@ -220,11 +220,11 @@ class ProcessWorkers:
                     return worker.lost
         except BaseException as error:  # noqa: BLE001  # whatever it is, the process is not to be trusted
             if not isinstance(error, EOFError | OSError):
-                self._trouble.report("internal", error)
+                self._telemetry_errors.report("internal", error)
             self._settle_lost(worker)
             return True
         finally:
-            self._starts.let_go(worker)
+            self._starts.release(worker)
 
     def _after_failed_allocation(self, worker: RemoteWorker, error: MemoryError) -> Task | None:
         """Go on where it is certain what was sent."""
@@ -238,19 +238,19 @@ class ProcessWorkers:
                 self._losses.settle(worker)
             except MemoryError as error:
                 # Nobody else would settle its task, or put another in its place.
-                self._trouble.report("internal", error)
+                self._telemetry_errors.report("internal", error)
                 self._starts.closed.wait(RETRY_AFTER)
             else:
                 break
         if self._starts.broken is not None and not self._any_is_up():
             # What it had was put back after the queue was emptied, and there is nobody left to run it.
             for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
-                self._runner.lost(task, self._starts.broken)
+                self._runner.settlement.dropped(task, lost=self._starts.broken)
 
     def _replacement(self, lost: RemoteWorker) -> RemoteWorker | None:
         """Return the record of the process that takes the place of a lost one, if there is to be any."""
         worker = RemoteWorker(self._pool, self._now)
-        if self._starts.closed.is_set() or not self._dispatcher.reserve(worker):
+        if self._starts.closed.is_set() or not self._dispatcher.add_starting(worker):
             return None
         if not lost.timed_out:  # else the pool itself has killed it
             self._replaced += 1
@@ -270,9 +270,9 @@ class ProcessWorkers:
                 task = self._calls.advance(worker, task)
             if worker.dismissed:
                 return
-            linger = self._recipe.linger
+            linger = self._template.linger
             if not worker.wake.acquire(timeout=-1 if linger is None else linger):
-                if self._dispatcher.leave(worker):
+                if self._dispatcher.retire_idle(worker):
                     return
                 worker.wake.acquire()  # given a task at the very moment it gave up waiting
             task = worker.task

@@ -313,8 +313,8 @@ def main() -> None:
     sys.stdout.flush()
     over.wait()
     better.set()
-    for trouble in running:
-        trouble.join()
+    for telemetry_errors in running:
+        telemetry_errors.join()
     for pool in Trouble.made:
         pool.stop(DEADLINE)
     server.shutdown()

@@ -1,8 +1,9 @@
 """Interrupt many pools once each, at a random moment, by a real signal whose handler raises.
 
 By hand: ``python -m tests.faults.programs.moments 300 [--seed 1]``; with ``exit`` instead of the number it is
-README's recipe for SIGTERM: one pool, left to the exit that the handler asks for. The pools are used in
-turn for everything there is. A JSON line is printed for each that breaks, and one at the end.
+the recipe for SIGTERM of docs/guides/stopping.md: one pool, left to the exit that the handler asks for. The
+pools are used in turn for everything there is. A JSON line is printed for each that breaks, and one at
+the end.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def interrupt_many(pools: int, seed: int) -> int:
 
 
 def interrupt_and_exit(seed: int) -> None:
-    """Do as README says: the handler exits, and the pool is drained by that."""
+    """Do as docs/guides/stopping.md says: the handler exits, and the pool is drained by that."""
     case = prepare(("executor", "threads")[seed % 2], 2, 6)
     case.pool.submit(noop).add_done_callback(lambda _: say(finished=True))
     signal.signal(signal.SIGTERM, lambda _signum, _frame: sys.exit(0))

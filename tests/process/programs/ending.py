@@ -28,7 +28,8 @@ from opentelemetry.sdk.trace.export import (
 )
 
 import prodpool
-from prodpool import InstrumentedPool, exits
+from prodpool import InstrumentedPool
+from prodpool.shutdown import at_exit
 from prodpool.testing import flush_telemetry
 
 DEADLINE = 0.2
@@ -195,7 +196,7 @@ def interrupted(pool: InstrumentedPool) -> None:
 
 def holds_log(pool: InstrumentedPool) -> None:
     """A task hangs while it holds the lock that every log line, and logging's own atexit, wants."""
-    exits.LAST_RESORT_AFTER = 0.5
+    at_exit.FORCED_EXIT_AFTER = 0.5
     flush_telemetry(pool)  # or the line about its birth would be the one that waits for the lock
     (handler,) = logging.getLogger().handlers
 
@@ -411,7 +412,7 @@ def main() -> None:
     atexit.register(say, "ATEXIT")
     if way not in ENDED_HARD:
         # What ends by itself is judged by its end, however late a busy machine comes to it.
-        exits.GRACE = exits.LAST_RESORT_AFTER = 30.0
+        at_exit.GRACE = at_exit.FORCED_EXIT_AFTER = 30.0
     # Where nothing hangs the deadline is not what ends the drain.
     deadline = 30.0 if way in {"unused", "idle", "drains", "first_span", "closed_stream"} else DEADLINE
     WAYS[way](first_pool(backend, provider, keep=way != "unreferred", drain_deadline=deadline))

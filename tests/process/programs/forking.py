@@ -35,7 +35,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import prodpool
 from prodpool import BreakerOpenError, BreakerPolicy, InstrumentedPool, PoolClosedError, Reason, RejectedError
-from prodpool.telemetry.watchdog import watchdog
+from prodpool.concurrency.background_thread import background_thread
 
 # Forking a process with threads is what this is about; 3.12 and later warn of it.
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -303,7 +303,7 @@ def every_lock(backend: str) -> None:
     for breaker in (BreakerPolicy(failure_rate=0.5), None):
         held = Held(backend, breaker=breaker)
         for do in (use, ask_futures, stop, collect, build_anew):
-            locks = locks_of(held.pool, held.running, watchdog(), held.pool._engine.collector)
+            locks = locks_of(held.pool, held.running, background_thread(), held.pool._engine.collector)
             assert len(locks) >= 8
             with holding(locks):
                 pid = forked(partial(do, held))
@@ -427,7 +427,7 @@ def hammered() -> None:
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert pool.stop(PATIENCE).drained
-    law_holds(pool)
+    counts_add_up(pool)
 
 
 def chatty() -> Any:
@@ -524,10 +524,10 @@ def busy() -> None:
         assert not thread.is_alive()
     for pool in pools:
         assert pool.stop(PATIENCE).drained
-        law_holds(pool)
+        counts_add_up(pool)
 
 
-def law_holds(pool: InstrumentedPool) -> None:
+def counts_add_up(pool: InstrumentedPool) -> None:
     stats = pool.stats()
     dropped = stats.dropped[Reason.CANCELLED] + stats.dropped[Reason.SHUTDOWN]
     assert stats.submitted == sum(stats.completed.values()) + dropped, stats

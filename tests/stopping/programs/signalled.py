@@ -33,7 +33,7 @@ def build() -> InstrumentedPool:
     return InstrumentedPool(ThreadPoolExecutor(2), name="test", registry=CollectorRegistry())
 
 
-def law_holds(stats: PoolStats) -> bool:
+def counts_add_up(stats: PoolStats) -> bool:
     dropped = sum(stats.dropped[reason] for reason in (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN))
     return stats.submitted == sum(stats.completed.values()) + dropped + stats.queued + stats.running
 
@@ -79,7 +79,7 @@ def stopped_once_each(rounds: int) -> None:
         # Where the handler was in the way of the drain, the deadline may have passed before it began.
         assert report.drained == (stats.dropped[Reason.SHUTDOWN] == 0), (report, stats)
         assert report.abandoned == (), report
-        assert law_holds(stats), stats
+        assert counts_add_up(stats), stats
         assert admitted + 2 * warm == stats.submitted, (admitted, stats)
         assert stats.in_flight == 0, stats
     took.sort()
@@ -125,7 +125,7 @@ def stopped_again_and_again(times: int) -> None:
     exact = [report for report in reports if report == final]
     sys.stdout.write(f"{len(reports)} stops of one pool, {len(exact)} of them with the final report\n")
     assert len(exact) > len(reports) // 2
-    assert law_holds(pool.stats())
+    assert counts_add_up(pool.stats())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What a pool is told: its arguments, checked once."""

@@ -1,0 +1,231 @@
+"""The arguments of a pool, checked once: a bad one fails in the constructor and never later."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+from prodpool.config.context_variables import check_names
+
+Overload = Literal["reject", "block", "caller_runs"]
+OnHangExit = Literal["exit", "wait"]
+
+WORKER_POOL_SIZE = "WORKER_POOL_SIZE"
+DEFAULT_POOL_SIZE = 50
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+# Seconds. Every threshold of an alert must be one of these below the last.
+DEFAULT_BUCKETS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """The checked arguments. Times in seconds; ``math.inf`` stands for never or without limit."""
+
+    name: str
+    max_workers: int
+    queue_capacity: int
+    overload: Overload
+    slow_after: float
+    hung_after: float
+    drain_deadline: float
+    buckets: tuple[float, ...]
+    own_backend: bool
+    on_hang_exit: OnHangExit
+    prefetch: int | None
+    context_vars: tuple[str, ...]
+
+
+def check_name(name: object) -> str:
+    """Return ``name`` if it can be a metric label's value as the project writes them."""
+    if not isinstance(name, str):
+        raise TypeError(
+            f"name={name!r} is no string: name the pool after its work, such as 'webhook_delivery'"
+        )
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(
+            f"name={name!r} does not fit ^[a-z][a-z0-9_]*$: use lower-case letters, digits and "
+            "underscores, beginning with a letter, such as 'webhook_delivery'"
+        )
+    return name
+
+
+def check_count(argument: str, value: object, *, least: int) -> int:
+    """Return ``value`` if it is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument}={value!r} is no whole number: pass an int of {least} or more")
+    if value < least:
+        raise ValueError(f"{argument}={value!r} is too small: pass {least} or more")
+    return value
+
+
+def check_seconds(argument: str, value: object, *, positive: bool = False) -> float:
+    """Return ``value`` if it can be a duration; ``math.inf`` can."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument}={value!r} is no number: pass seconds, or math.inf for no limit")
+    try:
+        value = float(value)
+    except OverflowError:
+        raise ValueError(
+            f"{argument}={value!r} is too large: pass seconds, or math.inf for no limit"
+        ) from None
+    if math.isnan(value) or value < 0 or (positive and value == 0):
+        least = "more than 0" if positive else "0 or more"
+        raise ValueError(
+            f"{argument}={value!r} is no duration: pass {least} seconds, or math.inf for no limit"
+        )
+    return float(value)
+
+
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{argument}={value!r} is unknown: pass one of {', '.join(map(repr, choices))}")
+    return str(value)
+
+
+def check_flag(argument: str, value: object) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument}={value!r} is no flag: pass True or False")
+    return value
+
+
+def check_methods(argument: str, value: object, methods: tuple[str, ...], advice: str) -> None:
+    """Check that ``value`` has ``methods``, or is None."""
+    missing = [name for name in methods if not callable(getattr(value, name, None))]
+    if value is not None and (missing or isinstance(value, type)):
+        lacks = f"has no {missing[0]}()" if missing else "is a class"
+        raise TypeError(f"{argument}={value!r} {lacks}: pass {advice}")
+
+
+def check_collaborators(*, registry: object, tracer_provider: object, logger: object, clock: object) -> None:
+    """Check what the pool is handed to work with; None is its own default each time.
+
+    Raises:
+        TypeError: One lacks what the pool calls; the message names it and what would do.
+    """
+    methods = ("register", "collect")
+    check_methods("registry", registry, methods, "a prometheus_client.CollectorRegistry")
+    check_methods("tracer_provider", tracer_provider, ("get_tracer",), "an OpenTelemetry TracerProvider")
+    check_methods("logger", logger, ("info", "warning", "error"), "a structlog or stdlib logger")
+    check_methods("clock", clock, ("monotonic",), "an object with monotonic(), such as ManualClock()")
+
+
+def check_buckets(buckets: Sequence[float] | None) -> tuple[float, ...]:
+    """Return the upper bounds of the histograms' buckets, in seconds."""
+    if buckets is None:
+        return DEFAULT_BUCKETS
+    if not isinstance(buckets, Iterable) or isinstance(buckets, str):
+        raise TypeError(
+            f"buckets={buckets!r} is no ladder: pass numbers of seconds, such as (0.01, 0.1, 1, 10)"
+        )
+    bounds = tuple(check_seconds("buckets", bound, positive=True) for bound in buckets)
+    if bounds and math.isinf(bounds[-1]):
+        bounds = bounds[:-1]
+    rising = all(low < high for low, high in pairwise(bounds))
+    if not bounds or not rising or math.isinf(bounds[-1]):
+        raise ValueError(
+            f"buckets={tuple(buckets)!r} is no ladder: pass at least one finite number of seconds, each "
+            "larger than the one before, such as (0.01, 0.1, 1, 10)"
+        )
+    return bounds
+
+
+def check_settings(
+    *,
+    name: object,
+    max_workers: object,
+    backend_workers: int | None,
+    queue_capacity: object,
+    overload: object,
+    slow_after: object,
+    hung_after: object,
+    drain_deadline: object,
+    buckets: Sequence[float] | None,
+    own_backend: object,
+    on_hang_exit: object,
+    prefetch: object,
+    context_vars: Sequence[str],
+    leased: bool,
+) -> PoolSettings:
+    """Check every argument and fill in the defaults that follow from others.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
+    """
+    name = check_name(name)
+    workers = _workers(max_workers, backend_workers)
+    capacity = (
+        2 * workers if queue_capacity is None else check_count("queue_capacity", queue_capacity, least=0)
+    )
+    return PoolSettings(
+        name=name,
+        max_workers=workers,
+        queue_capacity=capacity,
+        overload=check_choice("overload", overload, get_args(Overload)),  # type: ignore[arg-type]
+        slow_after=check_seconds("slow_after", slow_after),
+        hung_after=check_seconds("hung_after", hung_after, positive=True),
+        drain_deadline=check_seconds("drain_deadline", drain_deadline),
+        buckets=check_buckets(buckets),
+        own_backend=check_flag("own_backend", own_backend),
+        on_hang_exit=check_choice("on_hang_exit", on_hang_exit, get_args(OnHangExit)),  # type: ignore[arg-type]
+        prefetch=_prefetch(prefetch, leased=leased),
+        context_vars=check_names(context_vars),
+    )
+
+
+def _prefetch(prefetch: object, *, leased: bool) -> int | None:
+    if prefetch is not None and leased:
+        raise ValueError(
+            f"prefetch={prefetch!r} is for backends that are handed one task at a time; threads take theirs "
+            "from the queue, so leave it out"
+        )
+    return None if prefetch is None else check_count("prefetch", prefetch, least=0)
+
+
+def _workers(max_workers: object, backend_workers: int | None) -> int:
+    if max_workers is None:
+        if backend_workers is None:
+            raise ValueError(
+                "max_workers=None and the backend does not say how many it has: pass max_workers"
+            )
+        return backend_workers
+    workers = check_count("max_workers", max_workers, least=1)
+    if backend_workers is not None and workers > backend_workers:
+        raise too_many_workers(workers, backend_workers)
+    return workers
+
+
+def too_many_workers(workers: int, most: int | None) -> ValueError:
+    """Return the error for more workers than a backend has."""
+    return ValueError(
+        f"max_workers={workers!r} is more than the {most} workers of the backend: pass at most {most}, or a "
+        "larger executor; prodpool.threads(...) grows, and so does a backend given as a factory"
+    )
+
+
+def pool_size_from(environment: Mapping[str, str] = os.environ) -> int:
+    """Return the pool size that the environment asks for, 50 if it does not.
+
+    Raises:
+        ValueError: The variable is set to something that is no whole number of at least 1.
+    """
+    text = environment.get(WORKER_POOL_SIZE)
+    if text is None:
+        return DEFAULT_POOL_SIZE
+    size = int(text) if re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else 0
+    if size < 1:
+        raise ValueError(
+            f"environment variable {WORKER_POOL_SIZE}={text!r} is no pool size: set it to a whole number "
+            f"of 1 or more, or unset it for the default of {DEFAULT_POOL_SIZE}"
+        )
+    return size

@@ -1,0 +1,1 @@
+"""Running a task, settling it, and watching it while it runs."""

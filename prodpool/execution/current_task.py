@@ -1,0 +1,113 @@
+"""What a running task may ask about itself, and how anyone knows which worker this thread is."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Collection
+
+from prodpool.scheduling.worker import Worker
+from prodpool.task.cancellation import CancelToken
+from prodpool.task.task import Task
+
+
+class CurrentTask:
+    """What a running task may know of itself. Obtained from `current_task`."""
+
+    __slots__ = ("_began_at", "_now", "_task", "pool")
+
+    def __init__(self, task: Task, pool: str, began_at: float, now: Callable[[], float]) -> None:
+        self._task = task
+        self._began_at = began_at
+        self._now = now
+        self.pool = pool
+
+    @property
+    def name(self) -> str:
+        """The task's name in logs and spans."""
+        return self._task.name
+
+    @property
+    def attempt(self) -> int:
+        """Which run of this task it is, from 1; more only for one submitted as idempotent."""
+        return self._task.attempt
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left of the task's deadline, never below 0; None without a deadline."""
+        expires_at = self._task.expires_at
+        return None if expires_at is None else max(0.0, expires_at - self._now())
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """An event that is set when this task should end.
+
+        That is when the pool's stop deadline has passed, or the task's own run-time limit.
+        """
+        task = self._task
+        if task.cancel_token is None:
+            task.cancel_token = CancelToken(self._left)
+        if task.cancel_requested:
+            task.cancel_token.set()
+        return task.cancel_token
+
+    def _left(self) -> float:
+        """Return the seconds until its run-time limit."""
+        timeout = self._task.options.timeout
+        return math.inf if timeout is None else self._began_at + timeout - self._now()
+
+
+class ThreadState(threading.local):
+    """The worker that the calling thread is, if it is one."""
+
+    worker: Worker | None = None
+    # The workers whose tasks this thread settles, which run elsewhere.
+    settles_for: Collection[Worker] | None = None
+    # Whether it is just submitting a loop to a backend, or handing a task over to one.
+    submitting: bool = False
+    handing_over: bool = False
+    # In a worker process: makes what its task may know of itself.
+    remote: Callable[[], CurrentTask] | None = None
+
+
+thread_state = ThreadState()
+
+
+def is_inside(workers: Collection[Worker]) -> bool:
+    """Tell whether the calling thread is one of ``workers`` or settles for them.
+
+    Whatever it runs on top of that: while it waits for one of them, they wait for it.
+    """
+    if thread_state.settles_for is workers:
+        return True
+    worker = thread_state.worker
+    while worker is not None:
+        if worker in workers:
+            return True
+        worker = worker.replaced
+    return False
+
+
+def _after_fork() -> None:
+    # Only the forking thread lives on, and whatever pool it worked for stayed in the parent.
+    thread_state.worker = thread_state.settles_for = None
+    thread_state.submitting = thread_state.handing_over = False
+    thread_state.remote = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def current_task() -> CurrentTask | None:
+    """Return the task that the calling thread runs, or None outside of any pool."""
+    worker = thread_state.worker
+    if worker is None:
+        return None if thread_state.remote is None else thread_state.remote()
+    tasks = worker.tasks()
+    if not tasks:
+        return None
+    task = tasks[-1]
+    began_at = worker.started if task.began_at is None else task.began_at
+    return CurrentTask(task, worker.pool, worker.now() if began_at is None else began_at, worker.now)

@@ -1,0 +1,80 @@
+"""Reads the numbers of one pool for its snapshots, and guesses from them when a slot is free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+from prodpool.config.settings import PoolSettings
+from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.version import __version__
+
+# Seconds that a task is taken to need while none has finished, and the least that `retry_after` says: a
+# caller that heeds it must not spin.
+DEFAULT_MEAN = 1.0
+MIN_RETRY_AFTER = 0.01
+
+
+class PoolReader:
+    """Reads one pool."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        dispatcher: Dispatcher,
+        *,
+        backend: str,
+        rebuilds: Callable[[], int],
+        now: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._backend = backend
+        self._rebuilds = rebuilds
+        self._now = now
+        self._busy_seconds = 0.0  # as read last; guarded by the dispatcher's lock
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of a snapshot that the counters do not know. The dispatcher's lock is held."""
+        settings, dispatcher = self._settings, self._dispatcher
+        now = self._now()
+        there = dispatcher.occupancy()
+        first = dispatcher.queue.first()
+        workers = list(dispatcher.worker_set.workers)
+        # A task may begin after ``now`` was read: it has run for no time then, not for less.
+        starts = [worker.started for worker in workers]
+        runs = [max(0.0, now - began) for began in starts if began is not None]
+        # And one may have ended before ``now``, and be counted with less than it was shown with. A
+        # counter that goes down is a restart to Prometheus, which would count the whole of it again.
+        self._busy_seconds = max(self._busy_seconds, dispatcher.counters.busy_seconds + sum(runs))
+        # What a worker is busy with, callbacks included, may hang.
+        since = [worker.busy_since() for worker in workers]
+        busy = [max(0.0, now - began) for began in since if began is not None]
+        return {
+            "pool": settings.name,
+            "backend": self._backend,
+            "version": __version__,
+            "state": dispatcher.state.value,
+            "workers": dispatcher.workers(),
+            "queue_capacity": dispatcher.queue_capacity,
+            "queued": there.queued,
+            "running": there.running,
+            "busy_seconds": self._busy_seconds,
+            "oldest_queued": 0.0 if first is None else max(0.0, now - first.admitted_at),
+            "longest_running": max(busy, default=0.0),
+            "hung": sum(run >= settings.hung_after for run in busy),
+            "backend_rebuilds": self._rebuilds(),
+        }
+
+    def retry_after(self, mean: float | None) -> float:
+        """Guess the seconds until a slot is free: the ``mean`` duration of a task, shared by all workers.
+
+        Tasks that run for longer than that already are taken to need as long again. ``mean`` is None while no
+        task has finished.
+        """
+        now = self._now()
+        starts = [worker.started for worker in list(self._dispatcher.worker_set.workers)]
+        runs = [now - began for began in starts if began is not None]
+        guess = max(DEFAULT_MEAN if mean is None else mean, fmean(runs or [0.0]))
+        return max(MIN_RETRY_AFTER, guess / self._dispatcher.workers())

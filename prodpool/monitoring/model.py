@@ -1,0 +1,141 @@
+"""What a rule is: a recording, or an alert with all that whoever is paged by it needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from textwrap import dedent
+from typing import Literal
+
+from prodpool.monitoring.formatting import SECONDS, decimal, humanize
+from prodpool.monitoring.thresholds import AlertThresholds
+
+Severity = Literal["critical", "warning", "info"]
+
+# Seconds ahead that the trend of a queue is followed.
+FILL_HORIZON = 1800.0
+# Share of the capacity below which a queue has no trend worth a word.
+FILL_FLOOR = 0.2
+# Changes of a breaker between closed and not, and rebuilds of a backend, that are too many in 15 minutes.
+FLAPS, REBUILDS = 6, 3
+_PLACE = re.compile(r"<([a-z_]+)>")
+_WINDOW = re.compile(r"(?:(?<=\[)|(?<=offset ))(\d+)([smhd])\b")
+
+
+@dataclass(frozen=True, slots=True)
+class PanelLink:
+    """Where to look at it: a dashboard's uid, a panel's id and title.
+
+    ``repeated`` panels are there once for each instance, under ids that Grafana makes up.
+    """
+
+    dashboard: str
+    id: int
+    title: str
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An expression that is evaluated once and stored under a name."""
+
+    name: str
+    expr: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """One alert.
+
+    Attributes:
+        expr: PromQL; its value is what ``description`` calls ``$value``.
+        wait: Seconds for which it has to hold, before scaling; or the setting that says so.
+        per_process: Whether each process has an alert of its own, with an ``instance`` label.
+    """
+
+    name: str
+    severity: Severity
+    expr: str
+    hold_for: float | Literal["drain"]
+    per_process: bool
+    summary: str
+    description: str
+    panel: PanelLink
+
+    def holds_for(self, settings: AlertThresholds) -> float:
+        """Return for how many seconds it has to hold."""
+        return (settings.drain if self.hold_for == "drain" else self.hold_for) * settings.window_scale
+
+    def labels(self) -> dict[str, str]:
+        """Return the labels that it adds."""
+        return {"component": "workerpool", "severity": self.severity}
+
+    def annotations(self, settings: AlertThresholds) -> dict[str, str]:
+        """Return what is told to whoever is paged."""
+        return {
+            "summary": render(self.summary, settings),
+            "description": render(self.description, settings),
+            "runbook_url": f"{settings.runbook_url}#{self.name.lower()}",
+            "dashboard_url": self._dashboard_url(settings),
+        }
+
+    def panel_url(self, settings: AlertThresholds, *chosen: str) -> str:
+        """Return the address of the panel, or of its dashboard where the panel has no address of its own."""
+        chosen += () if self.panel.repeated else (f"viewPanel={self.panel.id}",)
+        query = f"?{'&'.join(chosen)}" if chosen else ""
+        return f"{settings.dashboard_url.rstrip('/')}/d/{self.panel.dashboard}{query}"
+
+    def _dashboard_url(self, settings: AlertThresholds) -> str:
+        names = ["job", *(["instance"] if self.per_process else []), "pool"]
+        return self.panel_url(
+            settings, *(f"var-{name}={{{{ $labels.{name} | urlquery }}}}" for name in names)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rules that are evaluated one after the other; ``every`` so many seconds, None for Prometheus's own."""
+
+    name: str
+    rules: tuple[Record | Alert, ...]
+    every: float | None = None
+
+
+def render(text: str, settings: AlertThresholds, more: Mapping[str, str] | None = None) -> str:
+    """Return an expression or a sentence of the table with the settings put in.
+
+    ``<name>`` stands for a value of the settings or of ``more``, for PromQL is full of braces. Windows in
+    brackets and after ``offset`` are scaled.
+
+    Raises:
+        KeyError: There is no such value.
+    """
+    values = {**_values(settings), **(more or {})}
+    # Windows first: what is put in is scaled already.
+    text = _WINDOW.sub(lambda found: settings.window(int(found[1]) * SECONDS[found[2]]), dedent(text).strip())
+    return _PLACE.sub(lambda found: values[found[1]], text)
+
+
+def _values(settings: AlertThresholds) -> dict[str, str]:
+    numbers = ("dwell", "duration", "queue_depth", "queue_fill", "utilisation", "panic_rate", "drop_rate")
+    return {
+        **{name: decimal(getattr(settings, name)) for name in numbers},
+        "service": settings.service,
+        "process": settings.process,
+        "stall": settings.window(settings.stall),
+        "stall_spoken": humanize(settings.stall * settings.window_scale),
+        "dwell_le": repr(float(settings.dwell)),  # as the histogram's label has it
+        "dwell_spoken": humanize(settings.dwell),
+        "duration_spoken": humanize(settings.duration),
+        "fill_horizon": decimal(FILL_HORIZON * settings.window_scale),
+        "fill_floor": decimal(FILL_FLOOR),
+        "flaps": str(FLAPS),
+        "rebuilds": str(REBUILDS),
+        "drain_spoken": humanize(settings.drain * settings.window_scale),
+        "queue_fill_percent": f"{decimal(round(settings.queue_fill * 100, 6))} %",
+        "utilisation_percent": f"{decimal(round(settings.utilisation * 100, 6))} %",
+        "slo_percent": f"{decimal(round(settings.slo * 100, 6))} %",
+        "min_tasks": str(settings.slo_min_tasks),
+        "budget": decimal(settings.budget),
+    }

@@ -1,0 +1,168 @@
+"""The submitters that wait for a slot, and how each is notified that it got one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Protocol
+
+from prodpool.scheduling.fifo_queue import FifoQueue
+from prodpool.task.outcomes import Reason
+from prodpool.task.task import Task
+from prodpool.telemetry.counters import PoolCounters
+
+
+class Waiter(Protocol):
+    """A submitter that waits for a slot with its task in hand.
+
+    The pool itself enqueues the task the moment a slot is free and then tells the waiter. Nothing is
+    reserved in between, so a waiter that went away (timed out, cancelled, its event loop closed) has
+    nothing to give back.
+    """
+
+    task: Task
+    prev: Any
+    next: Any
+    # None while it waits; True once admitted; False when the pool closed instead.
+    admitted: bool | None
+
+    def notify(self) -> None:
+        """Wake the submitter. Called without any lock held; never raises; a second time is harmless."""
+
+
+class ThreadWaiter:
+    """A thread blocked in ``submit_wait``."""
+
+    __slots__ = ("admitted", "next", "prev", "task", "_lock")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.prev: Any = None
+        self.next: Any = None
+        self.admitted: bool | None = None
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def notify(self) -> None:
+        """Wake the thread."""
+        with suppress(RuntimeError):  # notified already
+            self._lock.release()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Block until notified; False after ``timeout`` seconds."""
+        if timeout is None:
+            return self._lock.acquire()
+        return self._lock.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+
+
+class AsyncWaiter:
+    """A coroutine suspended in ``await submit_async(...)``; it holds no thread."""
+
+    __slots__ = ("admitted", "future", "next", "prev", "task", "_loop")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.prev: Any = None
+        self.next: Any = None
+        self.admitted: bool | None = None
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self._loop.create_future()
+
+    def notify(self) -> None:
+        """Wake the coroutine, from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._set_notified)
+        except RuntimeError:
+            # The loop is closed, so nothing will ever ask for this task: do not run it for nothing,
+            # unless the recursion limit is too near to cancel it.
+            with suppress(RecursionError):
+                self.task.future.cancel()
+
+    def _set_notified(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class WaitQueue(FifoQueue[Waiter]):
+    """The submitters that wait for a place, first come first served.
+
+    The dispatcher's lock guards it; only `notify` is called without. A waiter that was admitted or rejected
+    is in ``to_notify`` until it has been notified.
+    """
+
+    __slots__ = ("to_notify", "_counters", "_lock", "_now", "_notifiers")
+
+    def __init__(
+        self, counters: PoolCounters, now: Callable[[], float], lock: AbstractContextManager[object]
+    ) -> None:
+        super().__init__()
+        self.to_notify: FifoQueue[Waiter] = FifoQueue()
+        self._lock = lock
+        self._counters = counters
+        self._now = now
+        # Idents of the threads that are telling right now.
+        self._notifiers: set[int] = set()
+
+    def admit(self, queue: FifoQueue[Task]) -> None:
+        """Move the task of the first one to the end of ``queue``."""
+        now, counters, to_notify = self._now(), self._counters, self.to_notify
+        waiter = self.next
+        if waiter is None:
+            return
+        task, waited_since = waiter.task, waiter.task.admitted_at
+        submitted, queued, telling = counters.submitted + 1, queue.length + 1, to_notify.length + 1
+        self.pop()
+        # No call from here to the end of the move, as within `FifoQueue.push`.
+        last = task.prev = queue.last
+        last.next = queue.last = task
+        queue.length = queued
+        counters.submitted = submitted
+        task.admitted_at = now
+        waiter.admitted = True
+        ahead = waiter.prev = to_notify.last
+        ahead.next = to_notify.last = waiter
+        to_notify.length = telling
+        counters.admission_wait.observe(now - waited_since)
+
+    def remove(self, waiter: Waiter) -> bool:
+        """Take one out that waits no longer; False if it has been notified, or is about to be."""
+        now = self._now()
+        if waiter.admitted is not None or not self.discard(waiter):
+            return False
+        self._counters.admission_wait.observe(now - waiter.task.admitted_at)
+        return True
+
+    def reject_all(self) -> None:
+        """Refuse all of them, since the pool is closed."""
+        # Up to 3.11 to name a member of an enum is a call, and wants memory: not between the stores.
+        dropped, to_notify, reason = self._counters.dropped, self.to_notify, Reason.CLOSED
+        while (waiter := self.next) is not None:
+            closed, telling = dropped[reason] + 1, to_notify.length + 1
+            self.pop()
+            # No call from here to the end of the move, likewise.
+            waiter.admitted = False
+            dropped[reason] = closed
+            ahead = waiter.prev = to_notify.last
+            ahead.next = to_notify.last = waiter
+            to_notify.length = telling
+
+    def notify(self) -> None:
+        """Notify the waiters in ``to_notify``; call it, with no lock held, whenever that is not empty.
+
+        To notify one may admit the next: one that cannot be notified cancels its task, which frees a place.
+        The round that is under way notifies that, too; a long queue would else become a deep recursion.
+        """
+        me = threading.get_ident()
+        if me in self._notifiers:
+            return
+        try:
+            self._notifiers.add(me)
+            # Notified before it is taken out: an interrupt in between means once more, not never.
+            while (waiter := self.to_notify.first()) is not None:
+                waiter.notify()
+                with self._lock:
+                    self.to_notify.discard(waiter)
+        finally:
+            self._notifiers.discard(me)

@@ -1,0 +1,1 @@
+"""Ending one pool, and ending the process."""

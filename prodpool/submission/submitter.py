@@ -1,0 +1,310 @@
+"""From a call to an admitted task and its future, or to a refusal that is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from prodpool.admission.permits import acquire_all, release_all
+from prodpool.concurrency.background_thread import background_thread
+from prodpool.errors import (
+    PoolBrokenError,
+    PoolClosedError,
+    PoolFullError,
+    RejectedError,
+    TaskExpiredError,
+)
+from prodpool.execution.current_task import is_inside
+from prodpool.execution.runner import check_stack_depth
+from prodpool.scheduling.dispatcher import Admission
+from prodpool.scheduling.wait_queue import AsyncWaiter, ThreadWaiter, Waiter
+from prodpool.task.future import PoolFuture
+from prodpool.task.outcomes import Reason, State
+from prodpool.task.task import Task, TaskOptions
+from prodpool.text import said, shown
+
+if TYPE_CHECKING:
+    from prodpool.engine import Engine
+
+_NESTED = (
+    "A task of this pool would wait here for a slot that only tasks of this pool can free: call the function "
+    "directly, or submit it to another pool"
+)
+
+
+class Submitter:
+    """Lets tasks into one pool."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._dispatcher = engine.dispatcher
+        self._runner = engine.runner
+        self._permit_sources = engine.permit_sources
+        self._now = engine.now
+        self._overload = engine.settings.overload
+        self._pool = engine.settings.name
+
+    def carries(self) -> bool:
+        """Tell whether calls are carried to another process, so that it pays to carry several at once."""
+        return not self._engine.abilities.leased
+
+    def submit(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> PoolFuture[Any]:
+        """Admit a call as the pool's overload policy says."""
+        task = self._create_task(options, fn, args, kwargs)
+        try:
+            offer = self._try_admit(task, None)
+            if offer is Admission.ADMITTED:
+                return task.future
+            self._refuse_if_closed(offer)
+            return self._by_policy(task)
+        except BaseException:
+            self._release_permits(task)
+            raise
+
+    def submit_wait(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> PoolFuture[Any]:
+        """Admit a call, waiting for a slot as long as its options allow."""
+        if _on_event_loop():
+            # Also when there is a slot: an error that shows up only under load would be found too late.
+            raise RuntimeError(_blocks_loop(self._pool))
+        task = self._create_task(options, fn, args, kwargs)
+        try:
+            offer = self._try_admit(task, None)
+            if offer is Admission.ADMITTED:
+                return task.future
+            self._refuse_if_closed(offer)
+            return self._wait_for_slot(task, math.inf if options.wait is None else options.wait)
+        except BaseException:
+            self._release_permits(task)
+            raise
+
+    def try_submit(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...]
+    ) -> PoolFuture[Any] | None:
+        """Admit a call if there is a slot; None, and nothing counted, if not."""
+        task = self._create_task(options, fn, args, {})
+        try:
+            offer = self._try_admit(task, None)
+            if offer is Admission.ADMITTED:
+                return task.future
+            self._refuse_if_closed(offer)
+        except BaseException:
+            self._release_permits(task)
+            raise
+        self._release_permits(task)
+        return None
+
+    def slot_count(self) -> int:
+        """Return how many tasks the pool can hold, running and waiting."""
+        return self._dispatcher.worker_set.max_workers + self._dispatcher.queue_capacity
+
+    async def submit_async(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> PoolFuture[Any]:
+        """Admit a call, suspending the coroutine while there is no slot."""
+        task = self._create_task(options, fn, args, kwargs)
+        try:
+            offer = self._try_admit(task, None)
+            if offer is Admission.ADMITTED:
+                return task.future
+            self._refuse_if_closed(offer)
+            self._refuse_nested()
+            return await self._suspend(AsyncWaiter(task), task, options.wait)
+        except GeneratorExit:
+            raise  # it may stand in line still, see `_suspend`
+        except BaseException:
+            self._release_permits(task)
+            raise
+
+    async def _suspend(self, waiter: AsyncWaiter, task: Task, wait: float | None) -> PoolFuture[Any]:
+        try:
+            offer = self._try_admit(task, waiter)
+            if offer is Admission.WAITING:
+                async with asyncio.timeout(self._wait_limit(task, wait)):
+                    await waiter.future
+        except TimeoutError:
+            if self._dispatcher.cancel_wait(waiter):
+                raise self._out_of_time(task, wait) from None
+            offer = Admission.WAITING
+        except GeneratorExit:
+            # Its event loop is garbage, and this may be the collector, at work in a thread of ours.
+            background_thread().call_soon(lambda: self._abandon_wait(task, waiter))
+            raise
+        except BaseException:
+            self._abandon_wait(task, waiter)
+            raise
+        return self._finish_wait(task, offer, waiter)
+
+    # Steps.
+
+    def _create_task(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Task:
+        """Make the task and take its permits. From here on it is either admitted or given back."""
+        if not callable(fn):
+            raise TypeError(f"fn={shown(fn)} cannot be called: pass the function and then its arguments")
+        task = Task(fn, args, kwargs, copy_context(), self._now(), options)
+        task.future = PoolFuture(self._runner, task)
+        if options.deadline is not None:
+            task.expires_at = task.admitted_at + options.deadline
+        if self._permit_sources:
+            if self._dispatcher.state is not State.OPEN:
+                self._release_permits(task)
+                raise self._closed()
+            try:
+                task.permits = acquire_all(self._permit_sources)
+            except RejectedError as error:
+                self._release_permits(task)
+                self._dispatcher.count_rejection(error.reason)
+                raise
+        return task
+
+    def _try_admit(self, task: Task, waiter: Waiter | None) -> Admission:
+        """Offer the task until there is an answer, starting loops as they are needed."""
+        while True:
+            offer = self._dispatcher.try_admit(task, waiter)
+            if offer is not Admission.NEEDS_WORKER:
+                return offer
+            # Its being short of stack must not be taken for the system's being short of threads.
+            check_stack_depth()
+            try:
+                self._engine.workers.start()
+            except RuntimeError as error:
+                # The system may be out of threads; loops that are there get to the task in their turn.
+                offer = self._dispatcher.try_admit(task, waiter, may_start=False)
+                if offer is Admission.NEEDS_WORKER:
+                    raise self._backend_unusable(error) from error
+                return offer
+
+    def _by_policy(self, task: Task) -> PoolFuture[Any]:
+        """Do with a task for which there is no slot what its options or the pool's policy say."""
+        if task.options.wait is not None:
+            return self._wait_for_slot(task, task.options.wait)
+        if self._overload == "block":
+            return self._wait_for_slot(task, math.inf)
+        if self._overload == "reject":
+            raise self._full()
+        if _on_event_loop():
+            raise self._would_block()
+        check_stack_depth()
+        self._runner.run_by_caller(task)
+        return task.future
+
+    def _wait_for_slot(self, task: Task, wait: float) -> PoolFuture[Any]:
+        self._refuse_nested()
+        if _on_event_loop():
+            raise self._would_block()
+        waiter = ThreadWaiter(task)
+        try:
+            offer = self._try_admit(task, waiter)
+            told = offer is not Admission.WAITING or waiter.wait(self._wait_limit(task, wait))
+        except BaseException:
+            self._abandon_wait(task, waiter)
+            raise
+        if not told:
+            if self._dispatcher.cancel_wait(waiter):
+                raise self._out_of_time(task, wait)
+            waiter.wait(None)  # it is being told this very moment
+        return self._finish_wait(task, offer, waiter)
+
+    def _finish_wait(self, task: Task, offer: Admission, waiter: Waiter) -> PoolFuture[Any]:
+        self._refuse_if_closed(offer)
+        if offer is Admission.WAITING and not waiter.admitted:
+            # The pool closed and has counted the refusal itself.
+            raise self._engine.closing.refusal()
+        return task.future
+
+    def _abandon_wait(self, task: Task, waiter: Waiter) -> None:
+        """Leave the line with nobody there to take the result, having been let in or not."""
+        if self._dispatcher.cancel_wait(waiter):
+            self._release_permits(task)
+            self._dispatcher.count_rejection(Reason.FULL)
+        else:
+            task.future.cancel()
+
+    def _wait_limit(self, task: Task, wait: float | None) -> float | None:
+        """Return the seconds to stand in line: no longer than the task itself may wait."""
+        bounds = [wait, task.options.deadline]
+        finite = [bound for bound in bounds if bound is not None and math.isfinite(bound)]
+        return min(finite, default=None)
+
+    def _release_permits(self, task: Task) -> None:
+        """Return the permits of a task that was not admitted; one that was has them until it is settled."""
+        admitted = task.prev is not None or task.future.running() or task.future.done()
+        if admitted:
+            return
+        # They refer to each other, and would keep the call's arguments until the garbage collector comes by.
+        task.future._task = None  # noqa: SLF001
+        release_all(task.permits)
+
+    # Refusals.
+
+    def _refuse_if_closed(self, offer: Admission) -> None:
+        if offer is Admission.CLOSED:
+            raise self._closed()
+
+    def _would_block(self) -> RuntimeError:
+        self._dispatcher.count_rejection(Reason.FULL)
+        return RuntimeError(_blocks_loop(self._pool))
+
+    def _refuse_nested(self) -> None:
+        """Refuse to wait inside a worker of a full pool: that is how a pool deadlocks itself."""
+        if is_inside(self._dispatcher.worker_set.workers):
+            raise self._full(_NESTED)
+
+    def _out_of_time(self, task: Task, wait: float | None) -> PoolFullError | TaskExpiredError:
+        """Return why a wait for a slot has ended: as long as it was to last, or with the task's deadline."""
+        deadline = task.options.deadline
+        if deadline is None or (wait is not None and wait < deadline):
+            return self._full()
+        self._dispatcher.count_expired_in_wait()
+        dwell = self._now() - task.admitted_at
+        return TaskExpiredError(pool=self._pool, task=task.name, deadline=deadline, dwell=dwell)
+
+    def _full(self, detail: str | None = None) -> PoolFullError:
+        self._dispatcher.count_rejection(Reason.FULL)
+        with self._dispatcher.lock:
+            queued = self._dispatcher.occupancy().queued
+        return PoolFullError(
+            pool=self._pool,
+            queued=queued,
+            queue_capacity=self._dispatcher.queue_capacity,
+            retry_after=self._engine.retry_after(),
+            detail=detail,
+        )
+
+    def _closed(self) -> PoolClosedError:
+        self._dispatcher.count_rejection(Reason.CLOSED)
+        return self._engine.closing.refusal()
+
+    def _backend_unusable(self, error: RuntimeError) -> PoolClosedError:
+        """Refuse because the backend takes no more loops, which somebody else has shut down or broken."""
+        self._dispatcher.count_rejection(Reason.CLOSED)
+        if isinstance(error, BrokenExecutor):
+            return PoolBrokenError(pool=self._pool, cause=error)
+        return self._engine.closing.refusal(
+            f"the wrapped executor takes no more work: {said(error)}; stop this pool and build a new one "
+            "around a new executor"
+        )
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _blocks_loop(pool: str) -> str:
+    return (
+        f"pool {pool!r} would block the event loop of this thread until there is a slot: "
+        "use 'await pool.submit_async(fn, ...)' there"
+    )

@@ -1,0 +1,46 @@
+"""The closed sets of words that code, metrics, logs, dashboards and runbook share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Reason", "Result", "State"]
+
+
+class State(StrEnum):
+    """Where in its life a pool is; it only ever goes forward."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Reason(StrEnum):
+    """Why a task never ran: the first five refuse admission, the last three come after it."""
+
+    FULL = "full"
+    CLOSED = "closed"
+    BREAKER_OPEN = "breaker_open"
+    TENANT_LIMIT = "tenant_limit"
+    RATE_LIMITED = "rate_limited"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    SHUTDOWN = "shutdown"
+
+    # The string's own, written in C. `Enum` has one in Python, and a count that is kept by reason would
+    # call it between two stores: there a signal handler could raise, with half of a step done.
+    __hash__ = str.__hash__
+
+
+class Result(StrEnum):
+    """How a task that ran came to its end."""
+
+    OK = "ok"
+    ERROR = "error"
+    """The task raised an `Exception`."""
+    PANIC = "panic"
+    """The task raised a bare `BaseException`, such as `SystemExit`, or took its worker down."""
+    TIMEOUT = "timeout"
+    """The task was killed for its run-time limit."""
+
+    __hash__ = str.__hash__  # as that of `Reason`

@@ -1,0 +1,1 @@
+"""The snapshots of all pools, for one monitoring system each."""

@@ -1,0 +1,212 @@
+"""The log events of one pool, written so that they never break, flood or betray a task.
+
+A line is made up where it is due and written by a thread of the log's own, so that a sink that hangs holds
+up nobody. Stacks are rendered at once, as text without local variables, and never handed on as ``exc_info``:
+structlog's own traceback renderers print locals by default, and locals hold task arguments.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+import structlog
+from opentelemetry import trace
+
+from prodpool.concurrency.call_queue import CallQueue
+from prodpool.task.ending import Ending, TaskObserver
+from prodpool.task.outcomes import Result
+from prodpool.task.task import Task
+from prodpool.telemetry.telemetry_errors import TelemetryErrors
+from prodpool.telemetry.tracebacks import render_error
+from prodpool.text import type_name
+
+# A task that fails is logged with its stack; a thousand that fail alike are logged ten a second.
+_BURST = 100.0
+_PER_SECOND = 10.0
+_LIMITED = frozenset({"task.error", "task.panic", "task.slow", "task.callback_error"})
+# Lines that may wait for a sink that is slow or hangs. One with a long stack takes some 10 kB.
+_CAPACITY = 1000
+# Microseconds are as fine as anybody reads a duration.
+_DIGITS = 6
+
+
+class TokenBucket:
+    """Lets ``burst`` events through at once and ``per_second`` after that, and counts the rest."""
+
+    __slots__ = ("_burst", "_last", "_lock", "_now", "_per_second", "_tokens", "suppressed")
+
+    def __init__(self, burst: float, per_second: float, now: Callable[[], float]) -> None:
+        # Reentrant: a signal handler may come upon an error while its thread is in here.
+        self._lock = threading.RLock()
+        self._burst = burst
+        self._per_second = per_second
+        self._now = now
+        self._tokens = burst
+        self._last = now()
+        self.suppressed = 0
+
+    def take(self) -> bool:
+        """Take one token; without one, count the event as suppressed."""
+        with self._lock:
+            now = self._now()
+            self._tokens = min(self._burst, self._tokens + (now - self._last) * self._per_second)
+            self._last = now
+            if self._tokens < 1.0:
+                self.suppressed += 1
+                return False
+            self._tokens -= 1.0
+            return True
+
+    def reset(self) -> int:
+        """Return how many events were suppressed since the last call."""
+        with self._lock:
+            suppressed, self.suppressed = self.suppressed, 0
+            return suppressed
+
+
+class PoolLog:
+    """Writes events with the pool's name in each. The logger is resolved when the first is written."""
+
+    def __init__(
+        self, pool: str, logger: Any, telemetry_errors: TelemetryErrors, now: Callable[[], float]
+    ) -> None:
+        self._pool = pool
+        self._resolve = LoggerResolver(logger)
+        self.thread = CallQueue(
+            f"prodpool-log-{pool}",
+            capacity=_CAPACITY,
+            failed=partial(telemetry_errors.report, "log"),
+            lost=partial(telemetry_errors.overflow, "log"),
+        )
+        self._buckets = {event: TokenBucket(_BURST, _PER_SECOND, now) for event in _LIMITED}
+
+    def info(self, event: str, **fields: object) -> None:
+        """Write a lifecycle event."""
+        self._write("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Write something that somebody should look at by day."""
+        self._write("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Write something that somebody should look at now."""
+        self._write("error", event, fields)
+
+    def task_failed(self, task: Task, result: Result, error: BaseException, **fields: object) -> None:
+        """Write ``task.error`` or ``task.panic`` with the task's own stack."""
+        panic = result is Result.PANIC
+        event = "task.panic" if panic else "task.error"
+        if self._buckets[event].take():
+            fields["error"] = type_name(error)
+            fields["stack"] = render_error(error)
+            self._write("error" if panic else "warning", event, {**task_fields(task), **fields})
+
+    def task_slow(self, task: Task, **fields: object) -> None:
+        """Write ``task.slow``."""
+        if self._buckets["task.slow"].take():
+            self._write("warning", "task.slow", {**task_fields(task), **fields})
+
+    def callback_failed(self, callback: str, error: BaseException) -> None:
+        """Write ``task.callback_error`` with the callback's own stack."""
+        if self._buckets["task.callback_error"].take():
+            fields = {"error": type_name(error), "stack": render_error(error)}
+            self._write("error", "task.callback_error", {"callback": callback, **fields})
+
+    def flush_suppressed(self) -> None:
+        """Say how many lines were held back where no later line has said so."""
+        for event, bucket in self._buckets.items():
+            if bucket.suppressed:
+                self._write("warning", event, {"suppressed": bucket.reset(), "summary": True})
+
+    def _write(self, method: str, event: str, fields: dict[str, object]) -> None:
+        bucket = self._buckets.get(event)
+        if bucket is not None and bucket.suppressed and "suppressed" not in fields:
+            fields["suppressed"] = bucket.reset()
+        fields = {
+            key: round(value, _DIGITS) if isinstance(value, float) else value for key, value in fields.items()
+        }
+        # In the context of here: what the application has bound to it (structlog.contextvars) is to be in the
+        # line.
+        self.thread.post(copy_context().run, self._hand_over, method, event, fields)
+
+    def _hand_over(self, method: str, event: str, fields: dict[str, object]) -> None:
+        getattr(self._resolve(), method)(event, pool=self._pool, **fields)
+
+
+class TaskLog(TaskObserver):
+    """Writes of the tasks that failed or were slow; the log itself thins out what comes too often."""
+
+    def __init__(self, log: PoolLog, slow_after: float) -> None:
+        self._log = log
+        self._slow_after = slow_after
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        """Write ``task.error``, ``task.panic`` or ``task.slow``, or nothing."""
+        kind, error, dwell, duration, _ = ending
+        if not isinstance(kind, Result):
+            return
+        if error is not None:
+            self._log.task_failed(task, kind, error, duration=duration)
+        if duration >= self._slow_after:
+            self._log.task_slow(task, dwell=dwell, duration=duration, result=kind.value)
+
+
+def task_fields(task: Task) -> dict[str, object]:
+    """Return the fields that say which task a line is about, and tie it to its trace if it has one."""
+    fields: dict[str, object] = {"task": task.name}
+    span = task.span
+    with suppress(Exception):  # the application's own kind of span
+        if span is not None and (context := span.get_span_context()).is_valid:
+            fields["trace_id"] = trace.format_trace_id(context.trace_id)
+            fields["span_id"] = trace.format_span_id(context.span_id)
+    return fields
+
+
+class LoggerResolver:
+    """Finds the logger: the one passed in, structlog's if the application configured it, else stdlib's.
+
+    Looked at anew for each line, since an application may well configure structlog after it has built
+    its pools. Unconfigured, ``structlog.get_logger()`` would print to standard output; a library must not.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self._given = _over_stdlib(given) if isinstance(given, logging.Logger) else given
+        self._stdlib: Any = None
+        self._structlog: Any = None
+
+    def __call__(self) -> Any:
+        """Return the logger to use now."""
+        if self._given is not None:
+            return self._given
+        if structlog.is_configured():
+            if self._structlog is None:
+                self._structlog = structlog.get_logger("prodpool")
+            return self._structlog
+        if self._stdlib is None:
+            logger = logging.getLogger("prodpool")
+            if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+                logger.addHandler(logging.NullHandler())
+            self._stdlib = _over_stdlib(logger)
+        return self._stdlib
+
+
+def _over_stdlib(logger: logging.Logger) -> Any:
+    return structlog.wrap_logger(
+        logger,
+        processors=[structlog.stdlib.filter_by_level, _as_message],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+
+def _as_message(_logger: Any, _method: str, fields: Any) -> tuple[tuple[str, str], dict[str, Any]]:
+    """Render ``event key=value ...`` and the stack below it, for a plain logging handler."""
+    event, stack = fields.pop("event"), fields.pop("stack", None)
+    line = " ".join([str(event), *(f"{key}={value}" for key, value in fields.items())])
+    # The message goes in as an argument: a "%" in a task's name must not be taken for a format.
+    return ("%s", line if stack is None else f"{line}\n{stack}"), {}

@@ -1,0 +1,43 @@
+"""A place in a backend: what one task that was handed over is to the dispatcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prodpool.scheduling.worker import Worker
+
+
+class BackendWorker(Worker):
+    """The record of one task that is handed over at a time.
+
+    Args:
+        pool: The pool's name.
+        now: The pool's clock.
+    """
+
+    __slots__ = ("away", "since")
+
+    def __init__(self, pool: str, now: Callable[[], float]) -> None:
+        super().__init__(pool, now)
+        # Whether its task is with the backend, and since when.
+        self.away = False
+        self.since = 0.0
+
+    def begin(self, now: float) -> None:
+        """Note that its task is handed over."""
+        self.since, self.away = now, True
+
+    def end(self) -> None:
+        """Note that its task is not with the backend (any more)."""
+        self.away = False
+
+    def notify_again(self) -> None:
+        """Do nothing: what it was given is on a list until it is handed over, and must not be on it twice."""
+
+    def stack(self) -> str:
+        """Return why it cannot be known where its task is."""
+        return "(no stack: only worker processes of the pool's own can be asked for one)"
+
+    def location(self) -> str:
+        """Name where its task runs, as far as that is known."""
+        return "its backend"

@@ -1,0 +1,110 @@
+"""How a task travels to a worker of another kind, and what its outcome says here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from prodpool.task.task import Task
+from prodpool.workers.base import Capabilities
+from prodpool.workers.handoff.backend_worker import BackendWorker
+from prodpool.workers.in_worker.call import CallHeader, CallResult, TaskInfo, this_host
+from prodpool.workers.serialization import CallSerializer, RemoteTraceback
+
+
+class TimedResult(NamedTuple):
+    """What came of a task; ``started`` and ``ended`` are seconds of the pool's clock."""
+
+    started: float
+    ended: float
+    value: Any
+    failure: BaseException | None
+
+
+class Transport:
+    """Sends the tasks of one pool, and reads what came of them.
+
+    Args:
+        pool: The pool's name.
+        abilities: What the backend can do.
+        context_vars: Names of the context variables that travel too.
+        carrier: Begins a task's span and returns what makes spans there its children.
+        now: The pool's clock.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        abilities: Capabilities,
+        *,
+        context_vars: Sequence[str],
+        carrier: Callable[[Task, float], Mapping[str, str] | None],
+        now: Callable[[], float],
+    ) -> None:
+        self._pool = pool
+        self.submit = abilities.submit
+        self._serializer = CallSerializer(abilities.dumps, context_vars, abilities.result_dumps)
+        self._carrier = carrier
+        self._now = now
+
+    def pack(self, task: Task) -> tuple[Any, ...]:
+        """Return the call as it travels.
+
+        Raises:
+            UnpicklableError: Something in it does not pickle; the message says what.
+            BaseException: What else a ``__reduce__`` raised.
+        """
+        return self._serializer.pack(self._pool, task)
+
+    def ticket(self, worker: BackendWorker, task: Task) -> CallHeader:
+        """Begin a hand-over: return what is to travel with the call."""
+        return CallHeader(
+            self._pool, task.name, self._carrier(task, worker.since), _terms(task, worker.since)
+        )
+
+    def send(self, backend: Any, task: Task, ticket: CallHeader, call: tuple[Any, ...]) -> Future[Any]:
+        """Hand a packed call over to ``backend`` and return the future of its `CallResult`.
+
+        Raises:
+            UnpicklableError: The backend cannot carry the call; the message says what in it.
+            BaseException: What else its ``submit`` raises.
+        """
+        try:
+            return self.submit(backend, self._serializer.caller, ticket, *call)
+        except Exception as error:
+            blamed = self._serializer.as_pickling_error(self._pool, task, error)
+            if blamed is None:
+                raise
+            raise blamed from error
+
+    def read(self, worker: BackendWorker, task: Task, outcome: CallResult) -> TimedResult:
+        """Unpack the result of the worker's task, with the times of its run by the pool's clock."""
+        started, ended = self._times(worker, outcome)
+        try:
+            value, failure = self._serializer.unpack(outcome)
+        except BaseException as error:  # noqa: BLE001  # a __setstate__ may raise anything
+            value, failure = None, self._serializer.unloadable(self._pool, task, error)
+        if failure is not None and outcome.stack is not None:
+            # Not by assignment: an exception may be a frozen dataclass.
+            BaseException.__setattr__(failure, "__cause__", RemoteTraceback(outcome.stack))
+        return TimedResult(started, ended, value, failure)
+
+    def _times(self, worker: BackendWorker, outcome: CallResult) -> tuple[float, float]:
+        now = self._now()
+        if outcome.host != this_host():
+            # Its clock is another: only the length that it tells can be used.
+            return max(worker.since, now - max(0.0, outcome.ended - outcome.started)), now
+        offset = now - time.monotonic()
+        started = min(max(worker.since, outcome.started + offset), now)
+        return started, min(max(started, outcome.ended + offset), now)
+
+
+def _terms(task: Task, now: float) -> TaskInfo | None:
+    """Return what the task may ask of itself beyond its name; None where that goes without saying."""
+    timeout, expires_at = task.options.timeout, task.expires_at
+    if timeout is None and expires_at is None and task.attempt == 1:
+        return None
+    left = None if expires_at is None else expires_at - now
+    return TaskInfo(task.attempt, timeout, left, time.monotonic(), this_host())

@@ -1,0 +1,122 @@
+"""What becomes of the tasks that a lost worker process had been sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+from prodpool.errors import TaskTimeoutError, WorkerLostError
+from prodpool.execution.runner import Runner
+from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.task.outcomes import Result, State
+from prodpool.task.task import Task
+from prodpool.workers.base import kill
+from prodpool.workers.processes.remote_worker import ROOM_AHEAD, RemoteWorker, how_it_ended
+from prodpool.workers.processes.timeouts import TimeoutEnforcer
+
+# How often a task that may be repeated is run at most.
+MOST_ATTEMPTS = 3
+
+
+@dataclass(slots=True)
+class WorkerLoss:
+    """What was found out about a process that has gone, which can be found out only once.
+
+    Attributes:
+        begun: What it had begun and not answered; more than one task only if it was killed for a fault, with
+            answers unread.
+        timed_out: Whether it was killed for the time limit of the first of them.
+        detail: How it ended.
+        again: Whether that is to be run again, once it is decided.
+    """
+
+    begun: list[Task]
+    timed_out: bool
+    detail: str
+    again: bool | None = None
+
+
+class WorkerLosses:
+    """Settles what a lost process had begun, and puts back into the queue what it had not."""
+
+    def __init__(
+        self,
+        pool: str,
+        *,
+        dispatcher: Dispatcher,
+        runner: Runner,
+        limits: TimeoutEnforcer,
+        now: Callable[[], float],
+    ) -> None:
+        self._pool = pool
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._limits = limits
+        self._now = now
+
+    def settle(self, worker: RemoteWorker) -> None:
+        """Do what is to be done; may be called again where it was broken off.
+
+        Raises:
+            MemoryError: It was.
+        """
+        self._limits.end(worker)
+        loss = worker.loss
+        if loss is None:
+            loss = worker.loss = self._judge(worker)
+        worker.hang_up()
+        while (task := worker.task) is not None and not self._is_left(worker, task, loss):
+            if task.counted or task.dropped is not None:
+                # Its settlement was broken off.
+                self._runner.settle_anyway(worker, task, EOFError(loss.detail))
+                continue
+            error, result = self._why(loss, task)
+            started = self._now() if worker.started is None else worker.started
+            self._runner.settle(worker, task, started, self._now(), None, error, result)
+        self._dispatcher.remove_lost(worker)
+        self._runner.settlement.drop_requeued()
+
+    def _judge(self, worker: RemoteWorker) -> WorkerLoss:
+        """Find out what a process that has gone, or is not to be trusted, had begun."""
+        detail = "its worker process did not start"
+        if worker.process is not None:
+            kill(worker.process)
+            detail = how_it_ended(worker.process.pid, worker.end())
+        if worker.connection is None or not worker.sent:
+            return WorkerLoss([], timed_out=False, detail=detail)
+        timed_out = worker.timed_out == worker.answered + 1
+        with worker.lock:
+            begun = len(worker.sent) - worker.connection.take_back(len(worker.sent))
+        if timed_out or worker.sizes[0] > ROOM_AHEAD:  # to read it may have been too much
+            begun = max(1, begun)
+        return WorkerLoss(list(worker.sent)[:begun], timed_out, detail)
+
+    def _is_left(self, worker: RemoteWorker, task: Task, loss: WorkerLoss) -> bool:
+        """Tell whether a worker's task goes back into the queue, and with it all that it has ahead."""
+        if task.counted or task.dropped is not None:
+            return False
+        return not worker.counts_as_running or task not in loss.begun or self._runs_again(loss, task)
+
+    def _runs_again(self, loss: WorkerLoss, task: Task) -> bool:
+        """Tell whether a task that has lost its process is to be run again, and count that."""
+        if loss.again is None:
+            again = (
+                len(loss.begun) == 1
+                and task.options.idempotent
+                and task.attempt < MOST_ATTEMPTS
+                and not loss.timed_out
+                and self._dispatcher.state is not State.STOPPED
+            )
+            task.attempt += again
+            task.packed = None
+            loss.again = again
+        return loss.again
+
+    def _why(self, loss: WorkerLoss, task: Task) -> tuple[BaseException, Result]:
+        if loss.timed_out and task is loss.begun[0]:
+            limit = task.options.timeout or 0.0
+            return TaskTimeoutError(pool=self._pool, task=task.name, timeout=limit), Result.TIMEOUT
+        error = WorkerLostError(pool=self._pool, task=task.name, detail=loss.detail)
+        error.__cause__ = BrokenProcessPool(loss.detail)
+        return error, Result.PANIC

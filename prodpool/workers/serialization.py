@@ -1,0 +1,106 @@
+"""How a call is put on its way to another process, and what comes back is unpacked."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from prodpool.errors import UnpicklableError
+from prodpool.task.task import Task
+from prodpool.text import short_name, type_name
+from prodpool.workers.in_worker.call import CallResult, Dumps, run_pickled, run_plain, standard_dumps
+from prodpool.workers.in_worker.context_vars import read_vars
+
+
+class CallSerializer:
+    """Packs by ``dumps``; without it a call goes as it is, for a backend that carries it as it sees fit.
+
+    Function and arguments travel as bytes of our own making: what does not pickle fails here, with a
+    clear error for the one task, where the backend would break as a whole or lose the task.
+    """
+
+    def __init__(
+        self, dumps: Dumps | None, context_vars: Sequence[str] = (), result_dumps: Dumps = standard_dumps
+    ) -> None:
+        self._dumps = dumps
+        self._context_vars = context_vars
+        # What the backend is to call.
+        self.caller: Callable[..., CallResult] = run_plain
+        if dumps is not None:
+            standard = result_dumps is standard_dumps
+            self.caller = run_pickled if standard else partial(run_pickled, dumps=result_dumps)
+
+    def pack(self, pool: str, task: Task) -> tuple[Any, ...]:
+        """Return what `caller` is called with after its ticket.
+
+        Raises:
+            UnpicklableError: Something in the call does not pickle; the message says what.
+        """
+        values = read_vars(self._context_vars, task.context) if self._context_vars else {}
+        if self._dumps is None:
+            return task.fn, task.args, task.kwargs, values
+        try:
+            return (self._dumps((task.fn, task.args, task.kwargs, values)),)
+        except Exception as error:
+            what = f"{self._unpicklable_part(task, values) or 'the call'} does not pickle"
+            raise UnpicklableError(pool=pool, task=task.name, what=what, error=error) from error
+
+    def as_pickling_error(self, pool: str, task: Task, error: BaseException) -> UnpicklableError | None:
+        """Return the task's error if ``error`` says that a backend could not carry its call; else None.
+
+        A backend that pickles by itself, in its ``submit``, says so by what its pickler raises: that must not
+        be taken for the end of the backend.
+        """
+        if self._dumps is not None or not isinstance(error, pickle.PickleError | TypeError | AttributeError):
+            return None
+        values = read_vars(self._context_vars, task.context) if self._context_vars else {}
+        culprit = self._unpicklable_part(task, values)
+        if culprit is None and not isinstance(error, pickle.PickleError):
+            return None
+        what = f"{culprit or 'the call'} does not pickle"
+        return UnpicklableError(pool=pool, task=task.name, what=what, error=error)
+
+    def unpack(self, outcome: CallResult) -> tuple[Any, BaseException | None]:
+        """Return the result, or the exception, that an outcome brought home."""
+        if outcome.error is not None:
+            return None, self._load(outcome, outcome.error)
+        return self._load(outcome, outcome.value), None
+
+    def unloadable(self, pool: str, task: Task, error: BaseException) -> UnpicklableError:
+        """Return the error for a result that does not load in this process."""
+        what = "its outcome does not load in the pool's process"
+        lost = UnpicklableError(pool=pool, task=task.name, what=what, error=error)
+        lost.__cause__ = error
+        return lost
+
+    def _load(self, outcome: CallResult, data: Any) -> Any:
+        return pickle.loads(data) if outcome.pickled else data  # noqa: S301  # from our own worker
+
+    def _unpicklable_part(self, task: Task, values: Mapping[str, Any]) -> str | None:
+        """Name what does not pickle, by its place and type and never by its value; None if each part does."""
+        parts = [("the function", task.fn)]
+        parts += [(f"argument {place}", value) for place, value in enumerate(task.args, start=1)]
+        parts += [(f"argument {short_name(name)!r}", value) for name, value in task.kwargs.items()]
+        parts += [(f"context variable {name!r}", value) for name, value in values.items()]
+        culprits = (f"{what} (a {type_name(value)})" for what, value in parts if self._fails(value))
+        return next(culprits, None)
+
+    def _fails(self, value: Any) -> bool:
+        try:
+            (self._dumps or standard_dumps)(value)
+        except Exception:  # noqa: BLE001
+            return True
+        return False
+
+
+class RemoteTraceback(Exception):  # noqa: N818  # it is no error but where one came from
+    """Never raised: the cause of an exception that came from a worker process, with its stack as text."""
+
+    def __init__(self, stack: str) -> None:
+        super().__init__(stack)
+        self.tb = stack  # as the standard library's own names it
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.tb}"""'

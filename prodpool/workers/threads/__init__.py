@@ -1,0 +1,1 @@
+"""Threads as workers: loops in the threads of a backend, and an executor of daemon threads."""

@@ -1,0 +1,222 @@
+"""Leased workers: long-lived loops in the backend's threads that take tasks from the pool's queue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from prodpool.concurrency.interrupts import Unmasked
+from prodpool.config.settings import too_many_workers
+from prodpool.execution.current_task import thread_state
+from prodpool.execution.runner import Runner
+from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.scheduling.worker import Worker
+from prodpool.task.task import Task
+from prodpool.workers.base import Backend
+
+# Seconds after which a busy loop on a shared backend lets whoever else uses it have a turn.
+MAX_LEASE = 0.05
+
+
+class LeasedWorkers:
+    """Starts loops on a thread backend, as many as the pool asks for."""
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        backend: Backend,
+        dispatcher: Dispatcher,
+        runner: Runner,
+        most: int | None,
+        linger: float,
+        shared: bool,
+        now: Callable[[], float],
+        on_lost: Callable[[Task | None, BaseException | None], None],
+    ) -> None:
+        self._pool = pool
+        self._backend = backend
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._most = most
+        # On a shared backend an idle loop gives way as soon as a busy one.
+        self._linger = min(linger, MAX_LEASE) if shared else linger
+        self._shared = shared
+        self._now = now
+        self._on_lost = on_lost
+
+    def start(self) -> bool:
+        """Start one more loop; False when there are enough.
+
+        Raises:
+            RuntimeError: The backend takes no more work; what it said itself.
+        """
+        worker = Worker(self._pool, self._now)
+        try:
+            if not self._dispatcher.add_starting(worker):
+                return False
+            # No callback is added: a signal handler that raises in the midst of that leaves the lock of the
+            # future held for ever, and the thread that ends the loop waits for it.
+            lease = self._submit(self._begin, worker)
+            with self._dispatcher.lock:
+                if worker.lease is None:  # else it has given its turn by now
+                    worker.lease = lease
+        except BaseException:
+            # Also what a signal handler raised, when the loop may be coming up after all: if it is there
+            # it stays, and if it comes later it finds itself struck out.
+            self._dispatcher.start_failed(worker)
+            raise
+        return True
+
+    def _submit(self, fn: Callable[..., None], *args: Any) -> Future[Any]:
+        """Submit a loop to the backend, unless that is what this thread is doing already.
+
+        A destructor or a signal handler that submits a task may run in the midst of the backend's own
+        ``submit``, which holds a lock that is not reentrant.
+
+        Raises:
+            RuntimeError: Likewise, or what the backend said itself.
+        """
+        if thread_state.submitting:
+            raise RuntimeError("this thread is just submitting to the backend")
+        try:
+            thread_state.submitting = True
+            with Unmasked():
+                lease: Future[Any] = self._backend.submit(fn, *args)
+            return lease
+        finally:
+            thread_state.submitting = False
+
+    def prepare_resize(self, workers: int) -> int:
+        """Return 0: nothing waits in the backend.
+
+        Raises:
+            ValueError: It has fewer threads.
+        """
+        if self._most is not None and workers > self._most:
+            raise too_many_workers(workers, self._most)
+        return 0
+
+    def after_resize(self) -> None:
+        """Nothing was held back."""
+
+    def refresh(self) -> None:
+        """Nothing to look for: these workers say themselves what they do."""
+
+    def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        """Notice the loops that the backend dropped before they began: nobody tells of them."""
+        for worker in list(self._dispatcher.worker_set.workers):
+            lease = worker.lease
+            if lease is None or not lease.done():
+                continue
+            error = None if lease.cancelled() else lease.exception()
+            if lease.cancelled() or error is not None:
+                call_soon(partial(self._lost, worker, error))
+
+    def owned_threads_or_processes(self) -> list[threading.Thread]:
+        """Return the threads that should have ended when the backend has; none of a shared one."""
+        if self._shared:
+            return []
+        idents = {worker.ident for worker in list(self._dispatcher.worker_set.workers)}
+        # A worker that is only just coming up has no ident, and no more has a thread of the application that
+        # is just being started: they are not the same, and that one cannot be joined.
+        idents.discard(None)
+        return [thread for thread in threading.enumerate() if thread.ident in idents]
+
+    def can_kill(self) -> bool:
+        """Return False: a thread cannot be killed."""
+        return False
+
+    def kill(self) -> None:
+        """Do nothing."""
+
+    def shutdown(self) -> None:
+        """Have the backend take no more work, unless it is shared, and do not wait for it."""
+        if not self._shared:
+            self._backend.shutdown(wait=False)
+
+    def rebuilds(self) -> int:
+        """Return 0: threads do not break."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is left to close when the last worker is back."""
+
+    def _begin(self, worker: Worker) -> None:
+        worker.ident = threading.get_ident()
+        self._loop(worker, partial(self._dispatcher.mark_started, worker))
+
+    def _resume(self, worker: Worker, turn: object) -> None:
+        # The stdlib may enqueue a call and then raise for want of a thread; the loop has gone on by
+        # itself then, and this ticket is void.
+        with self._dispatcher.lock:
+            if worker.requeue_ticket is not turn:
+                return
+            worker.requeue_ticket = None
+        worker.ident = threading.get_ident()
+        # Not the task itself: this frame stays for as long as the loop, and would keep it alive.
+        self._loop(worker, lambda: worker.task)
+
+    def _loop(self, worker: Worker, first: Callable[[], Task | None]) -> None:
+        """Run tasks until dismissed, idle for too long, or somebody else's turn has come."""
+        thread_state.worker = worker
+        try:
+            while True:
+                try:
+                    return self._serve(worker, first())
+                except MemoryError as error:
+                    first = partial(self._runner.recover, worker, error)
+        except BaseException as error:
+            self._lost(worker, error)
+            raise
+        finally:
+            thread_state.worker = None
+
+    def _serve(self, worker: Worker, task: Task | None) -> None:
+        run, wake = self._runner.run, worker.wake
+        turn_ends = self._now() + MAX_LEASE
+        while True:
+            while task is not None:
+                task = run(worker, task)
+                if self._shared and task is not None and self._now() >= turn_ends:
+                    if self._requeue(worker):
+                        return
+                    turn_ends = self._now() + MAX_LEASE
+            if worker.dismissed:
+                return
+            linger = self._linger
+            if self._shared:
+                linger = max(0.0, min(linger, turn_ends - self._now()))
+            if not wake.acquire(timeout=linger):
+                if self._dispatcher.retire_idle(worker):
+                    return
+                # Given a task, or dismissed, at the very moment it gave up waiting.
+                wake.acquire()
+            task = worker.task
+
+    def _requeue(self, worker: Worker) -> bool:
+        """Go to the end of the backend's own queue; False when the backend takes nothing any more."""
+        turn = worker.requeue_ticket = object()
+        try:
+            lease = self._submit(self._resume, worker, turn)
+        except BaseException as error:
+            with self._dispatcher.lock:
+                came_up = worker.requeue_ticket is not turn
+                worker.requeue_ticket = None
+            if not isinstance(error, RuntimeError | MemoryError):
+                raise
+            return came_up
+        with self._dispatcher.lock:
+            if worker.requeue_ticket is turn:
+                worker.lease = lease
+        return True
+
+    def _lost(self, worker: Worker, error: BaseException | None) -> None:
+        """Strike out a loop that broke down (``error``), or that the backend dropped."""
+        held, task = worker.task, self._dispatcher.worker_failed(worker)
+        if task is None and held is not None:
+            self._runner.settlement.resume(worker, held)
+        self._on_lost(task, error)

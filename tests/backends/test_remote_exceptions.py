@@ -1,0 +1,104 @@
+"""What a task raised in another process comes home as itself, or by name, and a breaker judges it alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from prodpool import BreakerOpenError, BreakerPolicy, RemoteTaskError, Result
+from tests.backends import work
+from tests.backends.conftest import PATIENCE, MakePool, over_processes
+from tests.helpers.accounting import check
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+elsewhere = pytest.mark.parametrize(
+    "kind", [*over_processes, "handed", pytest.param("dask", marks=pytest.mark.once)], indirect=True
+)
+FAILURES = 3
+
+
+@elsewhere
+@pytest.mark.parametrize(
+    ("task", "kind_of_error", "args", "attributes"),
+    [
+        (work.stubborn, work.StubbornError, ("1 and 2",), {}),
+        (work.keyworded, work.KeywordedError, ("no such row",), {"table": "users", "key": 7}),
+        (work.freeze, work.FrozenError, ("a",), {"key": "a"}),
+        (work.freeze_plainly, work.PlainFrozenError, ("a",), {"key": "a"}),
+        (
+            work.not_there,
+            work.NotThereError,
+            (2, "no such file"),
+            {"errno": 2, "filename": "f", "place": "there"},
+        ),
+        (work.ends, work.EndsError, ("bye",), {"code": 4}),
+    ],
+)
+def test_as_itself(
+    make_pool: MakePool,
+    task: Callable[[], object],
+    kind_of_error: type[BaseException],
+    args: tuple[Any, ...],
+    attributes: dict[str, Any],
+) -> None:
+    """Whatever its ``__init__`` takes, it is of its class, and has its arguments, attributes and stack."""
+    pool = make_pool(1)
+    error = pool.submit(task).exception(PATIENCE)
+    assert type(error) is kind_of_error
+    assert error.args == args
+    assert {name: getattr(error, name) for name in attributes} == attributes
+    assert f"in {task.__name__}" in str(error.__cause__)
+    assert check(pool.stats()).completed[Result.ERROR] == 1
+
+
+@elsewhere
+def test_by_its_name(make_pool: MakePool) -> None:
+    """One that does not pickle at all is replaced by an error that names it and all that it is."""
+    pool = make_pool(1)
+    error = pool.submit(work.lock_up).exception(PATIENCE)
+    assert isinstance(error, RemoteTaskError)
+    assert (error.task, error.error) == ("lock_up", "LockedError")
+    assert error.kinds == (
+        f"{work.__name__}.LockedError",
+        f"{work.__name__}.TaskError",
+        "builtins.Exception",
+        "builtins.BaseException",
+        "builtins.object",
+    )
+    assert "LockedError" in str(error)
+    assert "in lock_up" in str(error.__cause__)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+@elsewhere
+@pytest.mark.parametrize(
+    ("task", "excluded", "trips"),
+    [
+        (work.stubborn, work.StubbornError, False),
+        (work.keyworded, LookupError, False),
+        (work.freeze_plainly, work.PlainFrozenError, False),
+        (work.lock_up, work.LockedError, False),
+        (work.lock_up, work.TaskError, False),
+        (work.stubborn, work.TaskError, True),
+        (work.lock_up, work.StubbornError, True),
+    ],
+)
+def test_a_breaker_judges_it(
+    make_pool: MakePool, task: Callable[[], object], excluded: type[BaseException], *, trips: bool
+) -> None:
+    """What is excluded trips no breaker, in whatever shape it comes home; what is not does."""
+    policy = BreakerPolicy(consecutive_failures=FAILURES, exclude=(excluded,))
+    pool = make_pool(1, breaker=policy)
+    for _ in range(FAILURES):
+        assert pool.submit(task).exception(PATIENCE)
+    if trips:
+        with pytest.raises(BreakerOpenError):
+            pool.submit(abs, -1)
+    else:
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+    assert check(pool.stats()).completed[Result.ERROR] == FAILURES
