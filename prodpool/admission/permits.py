@@ -31,6 +31,7 @@ class PermitSource(Protocol):
 
     def success_may_hang(self, permit: Any) -> bool:
         """Tell whether `record` of a success may have to wait for the application."""
+        ...
 
 
 Permits: TypeAlias = tuple[tuple[PermitSource, Any], ...]
