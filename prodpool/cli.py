@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: With status 2 for arguments that do not fit, and 0 after ``--help`` and ``--version``.
     """
-    parser = argparse.ArgumentParser(prog="prodpool", description="Tools for whoever runs worker pools.")
+    parser = argparse.ArgumentParser(prog="prodpool", description="Tools for those who run worker pools.")
     parser.add_argument("--version", action="version", version=f"prodpool {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     export = commands.add_parser(

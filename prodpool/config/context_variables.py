@@ -24,7 +24,7 @@ def variable(name: str) -> ContextVar[Any]:
     module, _, attribute = name.partition(":")
     found = getattr(importlib.import_module(module), attribute, None)
     if not isinstance(found, ContextVar):
-        raise LookupError(f"{name!r} is no contextvars.ContextVar")  # noqa: TRY004  # it was not found
+        raise LookupError(f"{name!r} is not a contextvars.ContextVar")  # noqa: TRY004  # it was not found
     return found
 
 
@@ -35,7 +35,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
         TypeError, ValueError: One is not; the message names it.
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"context_vars={shown(names)} is no list of names: {_WAY_OUT}")
+        raise TypeError(f"context_vars={shown(names)} must be a list of names: {_WAY_OUT}")
     for name in names:
         try:
             variable(name)

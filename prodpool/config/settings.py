@@ -48,7 +48,7 @@ def check_name(name: object) -> str:
     """Return ``name`` if it can be a metric label's value as the project writes them."""
     if not isinstance(name, str):
         raise TypeError(
-            f"name={name!r} is no string: name the pool after its work, such as 'webhook_delivery'"
+            f"name={name!r} must be a string: name the pool after its work, such as 'webhook_delivery'"
         )
     if _NAME.fullmatch(name) is None:
         raise ValueError(
@@ -61,41 +61,39 @@ def check_name(name: object) -> str:
 def check_count(argument: str, value: object, *, least: int) -> int:
     """Return ``value`` if it is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument}={value!r} is no whole number: pass an int of {least} or more")
+        raise TypeError(f"{argument}={value!r} must be a whole number of {least} or more")
     if value < least:
-        raise ValueError(f"{argument}={value!r} is too small: pass {least} or more")
+        raise ValueError(f"{argument}={value!r} must be {least} or more")
     return value
 
 
 def check_seconds(argument: str, value: object, *, positive: bool = False) -> float:
     """Return ``value`` if it can be a duration; ``math.inf`` can."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{argument}={value!r} is no number: pass seconds, or math.inf for no limit")
+        raise TypeError(f"{argument}={value!r} must be a number of seconds; math.inf means no limit")
     try:
         value = float(value)
     except OverflowError:
         raise ValueError(
-            f"{argument}={value!r} is too large: pass seconds, or math.inf for no limit"
+            f"{argument}={value!r} must be a number of seconds that fits a float; math.inf means no limit"
         ) from None
     if math.isnan(value) or value < 0 or (positive and value == 0):
         least = "more than 0" if positive else "0 or more"
-        raise ValueError(
-            f"{argument}={value!r} is no duration: pass {least} seconds, or math.inf for no limit"
-        )
+        raise ValueError(f"{argument}={value!r} must be {least} seconds; math.inf means no limit")
     return float(value)
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:
     """Return ``value`` if it is one of ``choices``."""
     if value not in choices:
-        raise ValueError(f"{argument}={value!r} is unknown: pass one of {', '.join(map(repr, choices))}")
+        raise ValueError(f"{argument}={value!r} must be one of {', '.join(map(repr, choices))}")
     return str(value)
 
 
 def check_flag(argument: str, value: object) -> bool:
     """Return ``value`` if it is True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"{argument}={value!r} is no flag: pass True or False")
+        raise TypeError(f"{argument}={value!r} must be True or False")
     return value
 
 
@@ -126,7 +124,8 @@ def check_buckets(buckets: Sequence[float] | None) -> tuple[float, ...]:
         return DEFAULT_BUCKETS
     if not isinstance(buckets, Iterable) or isinstance(buckets, str):
         raise TypeError(
-            f"buckets={buckets!r} is no ladder: pass numbers of seconds, such as (0.01, 0.1, 1, 10)"
+            f"buckets={buckets!r} must be an increasing sequence of positive seconds, "
+            "such as (0.01, 0.1, 1, 10)"
         )
     bounds = tuple(check_seconds("buckets", bound, positive=True) for bound in buckets)
     if bounds and math.isinf(bounds[-1]):
@@ -134,8 +133,8 @@ def check_buckets(buckets: Sequence[float] | None) -> tuple[float, ...]:
     rising = all(low < high for low, high in pairwise(bounds))
     if not bounds or not rising or math.isinf(bounds[-1]):
         raise ValueError(
-            f"buckets={tuple(buckets)!r} is no ladder: pass at least one finite number of seconds, each "
-            "larger than the one before, such as (0.01, 0.1, 1, 10)"
+            f"buckets={tuple(buckets)!r} must be an increasing sequence of positive seconds, "
+            "such as (0.01, 0.1, 1, 10)"
         )
     return bounds
 
@@ -225,7 +224,7 @@ def pool_size_from(environment: Mapping[str, str] = os.environ) -> int:
     size = int(text) if re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else 0
     if size < 1:
         raise ValueError(
-            f"environment variable {WORKER_POOL_SIZE}={text!r} is no pool size: set it to a whole number "
-            f"of 1 or more, or unset it for the default of {DEFAULT_POOL_SIZE}"
+            f"environment variable {WORKER_POOL_SIZE}={text!r} must be a whole number of 1 or more; "
+            f"unset it for the default of {DEFAULT_POOL_SIZE}"
         )
     return size

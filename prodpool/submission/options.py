@@ -35,12 +35,11 @@ def check_options(
     """
     if task is not None:
         if not isinstance(task, str):
-            raise TypeError(f"task={shown(task)} is no name: pass a short string, such as 'resize'")
+            raise TypeError(f"task={shown(task)} must be a short string, such as 'resize'")
         # It goes into log lines as it is: a line break in it would forge one.
         if not task or len(task) > LONGEST_NAME or not task.isprintable():
             raise ValueError(
-                f"task={shown(task)} is no name: pass 1 to {LONGEST_NAME} printable characters, such as "
-                "'resize'"
+                f"task={shown(task)} must have 1 to {LONGEST_NAME} printable characters, such as 'resize'"
             )
         options = replace(options, task=task)
     if deadline is not None:

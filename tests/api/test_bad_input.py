@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -39,14 +40,15 @@ NO_SECONDS: list[Any] = [NAN, -1, -0.001, -INF, "1", True, None, [], HUGE, -HUGE
 NO_NAMES: list[Any] = [
     "", "Mail", "_mail", "9mail", "mail-out", "mail.out", "mail out", "mail\n", "mäil", None, 3, b"mail",
 ]  # fmt: skip
+NO_BUCKETS: list[Any] = [(), (1, 1), (2, 1), (INF,), (INF, INF), 5, True]
 COUNTS: Rows = [
-    *(("max_workers", value, ["an int of 1 or more"]) for value in NO_COUNTS),
-    *(("queue_capacity", value, ["an int of 0 or more"]) for value in NO_COUNTS),
-    *(("max_workers", value, ["pass 1 or more"]) for value in (0, -1)),
-    ("queue_capacity", -1, ["pass 0 or more"]),
+    *(("max_workers", value, ["a whole number of 1 or more"]) for value in NO_COUNTS),
+    *(("queue_capacity", value, ["a whole number of 0 or more"]) for value in NO_COUNTS),
+    *(("max_workers", value, ["must be 1 or more"]) for value in (0, -1)),
+    ("queue_capacity", -1, ["must be 0 or more"]),
 ]
 SECONDS: Rows = [
-    (argument, value, ["seconds", "math.inf for no limit"])
+    (argument, value, ["seconds", "math.inf means no limit"])
     for argument in ("slow_after", "hung_after", "drain_deadline")
     for value in NO_SECONDS
 ]
@@ -59,7 +61,10 @@ OTHERS: Rows = [
     ),
     *(("on_hang_exit", value, ["'exit'", "'wait'"]) for value in ("kill", None, True)),
     *(("name", value, ["such as 'webhook_delivery'"]) for value in NO_NAMES),
-    *(("buckets", value, ["pass", "seconds"]) for value in ((), (1, 1), (2, 1), (INF,), (INF, INF), 5, True)),
+    *(
+        ("buckets", value, ["must be", "seconds"])
+        for value in ((), (1, 1), (2, 1), (INF,), (INF, INF), 5, True)
+    ),
     *(("breaker", value, ["BreakerPolicy", "pybreaker.CircuitBreaker"]) for value in (3, "on", True, dict)),
     *(("logger", value, ["logger"]) for value in (42, "prodpool", print)),
     *(("registry", value, ["CollectorRegistry"]) for value in ("default", 42, CollectorRegistry)),
@@ -111,7 +116,7 @@ def test_constructor(
 @pytest.mark.parametrize("bound", [0, -1, NAN, "1", True, None, HUGE], ids=identify)
 def test_bucket_bound(backend: ThreadPoolExecutor, registry: CollectorRegistry, bound: Any) -> None:
     """A bad bound among good ones is named, the one that is bad."""
-    with pytest.raises((TypeError, ValueError), match=f"buckets={shown(bound)}.*pass"):
+    with pytest.raises((TypeError, ValueError), match=f"buckets={shown(bound)}.*(pass|must)"):
         InstrumentedPool(backend, name="test", registry=registry, buckets=(0.1, 1, bound))
 
 
@@ -190,7 +195,7 @@ def test_options(make_pool: MakePool, option: str, value: object) -> None:
             (TypeError, ValueError), match=f"{option}={shown(value)}".replace("(", r"\(")
         ) as caught:
             executor.options(**{option: value})  # type: ignore[arg-type]
-        assert "pass" in str(caught.value)
+        assert re.search("pass|must", str(caught.value))
 
 
 @pytest.mark.parametrize("name", ["mail\nERROR forged", "\x1b[31mred", "x" * 201, "\u2028"], ids=identify)
@@ -224,7 +229,7 @@ def test_map(make_pool: MakePool, argument: str, value: object) -> None:
         with pytest.raises((TypeError, ValueError)) as caught:
             executor.map(str, items, **{argument: value})  # type: ignore[arg-type]
         assert f"{argument}={value!r}" in str(caught.value)
-        assert "pass" in str(caught.value)
+        assert re.search("pass|must", str(caught.value))
     assert next(items) == "a"
     assert pool.stats().offered == 0
 
@@ -233,7 +238,7 @@ def test_map(make_pool: MakePool, argument: str, value: object) -> None:
 def test_resize(make_pool: MakePool, value: Any) -> None:
     """resize() refuses what is no count, or more than the backend has; the pool keeps its size."""
     pool = make_pool(2)
-    with pytest.raises((TypeError, ValueError), match=f"max_workers={value!r}.*pass"):
+    with pytest.raises((TypeError, ValueError), match=f"max_workers={value!r}.*(pass|must)"):
         pool.resize(value)
     assert pool.stats().workers == 2
 
@@ -242,7 +247,7 @@ def test_resize(make_pool: MakePool, value: Any) -> None:
 def test_stop(make_pool: MakePool, value: Any) -> None:
     """stop() refuses what is no duration, and the pool stays open."""
     pool = make_pool(1)
-    with pytest.raises((TypeError, ValueError), match=f"deadline={shown(value)}.*pass"):
+    with pytest.raises((TypeError, ValueError), match=f"deadline={shown(value)}.*(pass|must)"):
         pool.stop(value)
     assert pool.stats().state == "open"
 

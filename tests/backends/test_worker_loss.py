@@ -38,7 +38,7 @@ each = pytest.mark.parametrize("kind", over_processes, indirect=True)
         ((work.exit_with, 7), r"ended with exit code 7, as one does that calls os\._exit"),
         ((work.kill_itself, signal.SIGKILL), "was killed by SIGKILL, which the system sends when memory"),
         ((work.kill_itself, signal.SIGSEGV), "was killed by SIGSEGV: a fault in an extension module"),
-        ((work.kill_itself, signal.SIGTERM), "was killed by SIGTERM, by somebody who asked it to end"),
+        ((work.kill_itself, signal.SIGTERM), "was killed by SIGTERM, which asks a process to end"),
     ],
 )
 def test_how_it_ended(make_pool: MakePool, call: tuple[Any, ...], how: str) -> None:

@@ -218,5 +218,5 @@ _CAUSES = {
     "SIGSEGV": ": a fault in an extension module, or a recursion that is too deep",
     "SIGBUS": ": a mapped file was cut short, or its disk is full",
     "SIGABRT": ": an extension module or the interpreter has given up",
-    "SIGTERM": ", by somebody who asked it to end",
+    "SIGTERM": ", which asks a process to end",
 }
