@@ -65,7 +65,7 @@ def test_by_its_name(make_pool: MakePool) -> None:
     assert (error.task, error.error) == ("lock_up", "LockedError")
     assert error.kinds == (
         f"{work.__name__}.LockedError",
-        f"{work.__name__}.TaskError",
+        f"{work.TaskError.__module__}.TaskError",
         "builtins.Exception",
         "builtins.BaseException",
         "builtins.object",
