@@ -38,7 +38,7 @@ class _PoolError(RuntimeError):
     pool: str
     """Name of the pool."""
     retry_after: float | None
-    """Seconds after which a retry is likely to succeed; None where nobody can know."""
+    """Seconds after which a retry is likely to succeed; None where that cannot be known."""
 
     def __init__(self, message: str, *, pool: str, retry_after: float | None) -> None:
         super().__init__(message)

@@ -111,7 +111,7 @@ class InstrumentedPool(OptionsExecutor):
             if is_factory(backend, max_workers):
                 factory = backend
                 backend = factory(check_count("max_workers", max_workers, least=1))
-                # A pool that is refused leaves nothing behind that nobody else knows.
+                # If the constructor fails, the backend that the factory made is shut down.
                 undo.callback(shut_down, backend)
             abilities = detect_backend(backend, own=own_backend is True)
             settings = check_settings(

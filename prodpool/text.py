@@ -1,8 +1,8 @@
 """Text from outside, made fit for a log line, a span, an error message or a terminal.
 
 The name of a callable, and the type, text and stack of an exception, are the application's, or come from
-whoever sends it data. A line break in one would forge a log line, an escape code would reach a terminal, and
-each may be megabytes long. Everything of that kind which the pool writes goes through here.
+the senders of its data. A line break in one would forge a log line, an escape code would reach a terminal,
+and each may be megabytes long. Everything of that kind which the pool writes goes through here.
 """
 
 from __future__ import annotations

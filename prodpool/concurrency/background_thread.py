@@ -119,7 +119,7 @@ class BackgroundThread:
             return False
 
     def _make_next_call(self) -> None:
-        """Make the call that comes next, if one comes before somebody is due."""
+        """Make the next call, if one comes before a tick is due."""
         with self._lock:
             now = time.monotonic()
             wait = max(0.0, min(self._due.values(), default=now) - now)

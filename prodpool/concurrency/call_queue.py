@@ -1,4 +1,4 @@
-"""Calls to observers (log sinks, span processors), made by daemon threads that nobody waits for.
+"""Calls to observers (log sinks, span processors), made by daemon threads that no task waits for.
 
 A log handler or a span exporter belongs to the application and may hang: a full pipe, a network that does
 not answer. A worker, a submitter, the watchdog and a stop therefore only leave a note here. Each sink of

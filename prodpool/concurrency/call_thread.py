@@ -1,4 +1,4 @@
-"""Done-callbacks of tasks that were dropped or given up, called by threads that nobody waits for.
+"""Done-callbacks of tasks that were dropped or abandoned, called by threads that no task waits for.
 
 A callback is the application's own and may hang, or may want a lock that is held by the very frame on top of
 which a signal handler called `stop`. The drain, its deadline and the watchdog must not wait for it.

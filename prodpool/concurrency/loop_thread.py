@@ -167,7 +167,7 @@ class WakeupSocket:
     def __init__(self) -> None:
         self._ends: tuple[socket.socket, ...] = ()
         self._heard = False
-        # Nobody rings while the sockets are closed: their numbers may be other files' then. One that its
+        # No thread writes while the sockets are closed: their numbers may be other files' then. One that its
         # own thread may take again, since a signal may come, or garbage be collected, in the midst of `ring`.
         self._lock = threading.RLock()
 

@@ -28,8 +28,8 @@ class SignalSafeEvent:
         """Let everybody through, now and later."""
         self._open = True
         while self._waiting:
-            # Released before it is taken off: whoever is interrupted in between, or opens as well, does both
-            # once more, and nobody is left waiting.
+            # Released before it is taken off: a call that is interrupted in between does both once more,
+            # and no thread is left waiting.
             with suppress(IndexError, RuntimeError):
                 self._waiting[-1].release()
             with suppress(IndexError):

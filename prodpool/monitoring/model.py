@@ -1,4 +1,4 @@
-"""What a rule is: a recording, or an alert with all that whoever is paged by it needs."""
+"""What a rule is: a recording, or an alert with all that the person needs who is paged by it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Alert:
         return {"component": "workerpool", "severity": self.severity}
 
     def annotations(self, settings: AlertThresholds) -> dict[str, str]:
-        """Return what is told to whoever is paged."""
+        """Return the text that the person who is paged reads."""
         return {
             "summary": render(self.summary, settings),
             "description": render(self.description, settings),

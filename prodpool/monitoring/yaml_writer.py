@@ -1,7 +1,7 @@
 """Writes maps, lists, words and numbers as YAML: the one shape that rule files have.
 
-PyYAML is no core dependency, and its writer folds expressions into lines that nobody can read. The tests read
-everything written here back with it.
+PyYAML is no core dependency, and its writer folds expressions into lines that are hard to read. The tests
+read everything written here back with it.
 """
 
 from __future__ import annotations

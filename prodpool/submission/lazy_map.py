@@ -120,7 +120,7 @@ class LazyMap:
         timeout: float | None,
         ahead: int,
     ) -> None:
-        # Keeps the pool alive while there are calls left: one that nobody refers to is drained and
+        # Keeps the pool alive while there are calls left: one without a reference is drained and
         # takes nothing more.
         self._owner: object | None = owner
         self._submitter = submitter
@@ -136,7 +136,7 @@ class LazyMap:
         self._refusal: RejectedError | None = None
         self.over = False
         try:
-            # At once, as the stdlib does: a map whose results nobody reads still does its work.
+            # At once, as the stdlib does: a map whose results are not read still does its work.
             self._submit_what_fits()
         except BaseException:
             self.cancel()
@@ -168,7 +168,7 @@ class LazyMap:
         try:
             return future.result(self._left())
         finally:
-            # Of no effect once it is done; after a timeout it must not run for nobody. And no
+            # Of no effect once it is done; after a timeout it must not run for nothing. And no
             # reference to it may stay behind in a traceback.
             future.cancel()
             del future

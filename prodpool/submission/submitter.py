@@ -222,7 +222,7 @@ class Submitter:
         return task.future
 
     def _abandon_wait(self, task: Task, waiter: Waiter) -> None:
-        """Leave the line with nobody there to take the result, having been let in or not."""
+        """Stop waiting for a slot when the caller is gone, whether the task was admitted or not."""
         if self._dispatcher.cancel_wait(waiter):
             self._release_permits(task)
             self._dispatcher.count_rejection(Reason.FULL)
@@ -285,7 +285,7 @@ class Submitter:
         return self._engine.closing.refusal()
 
     def _backend_unusable(self, error: RuntimeError) -> PoolClosedError:
-        """Refuse because the backend takes no more loops, which somebody else has shut down or broken."""
+        """Refuse because the backend takes no more loops: it was shut down or broken from outside."""
         self._dispatcher.count_rejection(Reason.CLOSED)
         if isinstance(error, BrokenExecutor):
             return PoolBrokenError(pool=self._pool, cause=error)

@@ -18,7 +18,7 @@ def _never() -> bool:
 class CancelToken(threading.Event):
     """An event that is also set from the moment the task's run-time limit is over.
 
-    The limit is looked at when the task asks, so it is exact and needs nobody's watch.
+    The limit is looked at when the task asks, so it is exact and needs no timer.
 
     Args:
         left: Returns the seconds until the limit; not called again once it has returned 0 or less.

@@ -1,7 +1,7 @@
 """The log events of one pool, written so that they never break, flood or betray a task.
 
 A line is made up where it is due and written by a thread of the log's own, so that a sink that hangs holds
-up nobody. Stacks are rendered at once, as text without local variables, and never handed on as ``exc_info``:
+up no task. Stacks are rendered at once, as text without local variables, and never handed on as ``exc_info``:
 structlog's own traceback renderers print locals by default, and locals hold task arguments.
 """
 
@@ -91,11 +91,11 @@ class PoolLog:
         self._write("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        """Write something that somebody should look at by day."""
+        """Write an event that a person should look at by day."""
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Write something that somebody should look at now."""
+        """Write an event that a person should look at now."""
         self._write("error", event, fields)
 
     def task_failed(self, task: Task, result: Result, error: BaseException, **fields: object) -> None:

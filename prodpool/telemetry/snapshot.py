@@ -54,7 +54,7 @@ def tally(counters: PoolCounters) -> dict[str, Any]:
 
 
 class Remains:
-    """What is left of a stopped pool for whoever scrapes: its numbers, and nothing of its machinery.
+    """What is left of a stopped pool for scrapes: its numbers, and nothing of its machinery.
 
     Refused submits and errors of sinks go on to be counted in them. There are no tasks any more, so it needs
     no lock.

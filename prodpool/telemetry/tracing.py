@@ -61,7 +61,7 @@ class Tracing(TaskObserver):
         )
 
     def open(self) -> None:
-        """Have the thread there from the start if there is somebody to trace for."""
+        """Start the thread with the pool if the pool was given a provider."""
         if self._given is not None:
             self.thread.open()
 
@@ -139,7 +139,7 @@ class Tracing(TaskObserver):
         if error is None:
             self.thread.post(_end, span, ended, result)
         else:
-            # Rendered at once, in the thread of the task: nobody else may look at what it raised.
+            # Rendered at once, in the thread of the task: no other thread may look at what it raised.
             self.thread.post(_end_failed, span, ended, result, type_name(error), self._describe(error))
 
     def _dropped(self, task: Task, reason: Reason, dwell: float) -> None:

@@ -12,7 +12,7 @@ from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
 
 # Long, since it has a case for every kind.
 def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
-    """Look at ``backend``; ``own``: nobody else uses it.
+    """Look at ``backend``; ``own``: the pool alone uses it.
 
     Nothing is imported to tell: an object of an optional package can only be there if that is.
 

@@ -28,7 +28,7 @@ def of_process_pool(backend: ProcessPoolExecutor, *, own: bool) -> Capabilities:
 
     Args:
         backend: The executor.
-        own: Whether nobody else uses it.
+        own: Whether the pool alone uses it.
 
     Raises:
         ValueError: It has ``max_tasks_per_child`` and is used by others, on a Python where that deadlocks.
@@ -48,7 +48,7 @@ def of_process_pool(backend: ProcessPoolExecutor, *, own: bool) -> Capabilities:
 
 
 def of_loky(backend: Any, *, own: bool) -> Capabilities:
-    """Return what a ``loky.ProcessPoolExecutor``, reusable or not, can do; ``own``: nobody else uses it."""
+    """Return what a ``loky.ProcessPoolExecutor`` can do, reusable or not; see `of_process_pool`."""
     theirs = importlib.import_module("loky.process_executor").ProcessPoolExecutor
     reusable = importlib.import_module("loky.reusable_executor")._ReusablePoolExecutor  # noqa: SLF001
     own = own and process_template.POSSIBLE and _is_plain(backend.submit, theirs.submit, reusable.submit)

@@ -3,7 +3,7 @@
 pybreaker keeps the state; no task runs inside it, because `CircuitBreaker.call` holds its lock while the
 function runs. Every change of state starts a new generation, so that an answer from before the change is
 known for what it is. Half-open is a matter of permits: each probe holds one until it answers, is returned
-unused, or has been out for ``hung_after`` when somebody else needs it.
+unused, or has been out for ``hung_after`` when another task needs it.
 
 Locks, outer to inner: pybreaker's own (every change of its state, and what listeners do), then
 `Breaker._lock` (the pool's view of that state). `on_change` is called after both are released.
@@ -73,14 +73,14 @@ class Breaker:
         self._on_change = on_change
         self._on_error = on_error
         self._circuit = self._circuit_for(spec)
-        # Whether somebody else may hold pybreaker's lock, or listens, for as long as it pleases.
+        # Whether the application may hold pybreaker's lock, or run a listener, for any time.
         self.shared = self._circuit.shared
         # Private, but the only way to check the generation and feed pybreaker in one step. A lock of our own
         # around its lock would deadlock with a listener that submits to this pool.
         own: AbstractContextManager[object] = threading.RLock()
         lock = getattr(self._circuit.breaker, "_lock", own)
         self._circuit_lock = cast("AbstractContextManager[object]", lock)
-        self._cause: str | None = None  # guarded by _circuit_lock; None while nobody here drives
+        self._cause: str | None = None  # guarded by _circuit_lock; None outside of `_change_state`
 
         self._lock = threading.RLock()  # reentrant: a signal handler may submit while its thread is in here
         # Guarded by _lock:
@@ -206,7 +206,7 @@ class Breaker:
                     return probe
                 refusal = self._refusal(now)
         except BaseException:
-            # What a signal handler raised, say: nobody would ever return this one.
+            # What a signal handler raised, say: this one would never be returned.
             self.release(probe)
             raise
         try:
@@ -288,7 +288,7 @@ class Breaker:
             self._cause = outer
 
     def _on_state_change(self, name: str) -> None:
-        """Follow pybreaker into the state ``name``; its lock is held, by whoever changes it."""
+        """Follow pybreaker into the state ``name``; its lock is held by the thread that changes it."""
         new = STATES[name]
         why = self._cause or _OUTSIDE
         with self._lock:
@@ -306,7 +306,7 @@ class Breaker:
 
     def _announce_changes(self) -> None:
         """Announce what has changed, then open the way past the locks where there is one."""
-        # Whoever drives holds pybreaker's lock, and comes by here after letting go of it.
+        # A thread that changes the state holds pybreaker's lock, and comes by here after its release.
         free = True
         while free and self._changes and self._cause is None:
             try:
@@ -320,7 +320,7 @@ class Breaker:
                 except RuntimeError:  # another thread has it
                     pass
         with self._lock:
-            # A change nobody has announced yet keeps the way shut, so that the next acquire comes by here.
+            # A change that is not announced yet closes the fast way, so that the next acquire comes by here.
             self._closed_generation = (
                 self._generation if self._state == "closed" and not self._changes else None
             )

@@ -175,7 +175,7 @@ class Circuit:
 
 
 class PolicyCircuit(Circuit):
-    """A breaker made from a `BreakerPolicy`, with a memory of its own; nobody else holds it."""
+    """A breaker made from a `BreakerPolicy`, with a memory of its own; only the pool holds it."""
 
     skips_success = True
 
@@ -218,7 +218,7 @@ def stands_for(exception: BaseException, classes: Iterable[type]) -> bool:
 
 
 class ExternalCircuit(Circuit):
-    """A `CircuitBreaker` the user made, shared with whoever else holds it."""
+    """A `CircuitBreaker` the user made, shared with its other users."""
 
     shared = True
 

@@ -22,7 +22,7 @@ from prodpool.telemetry.counters import HistogramSnapshot
 from prodpool.telemetry.snapshot import BREAKER_STATES, PoolSnapshot
 
 # Dropped pools of different names whose numbers are kept for a scrape; of more than that the oldest are not,
-# for nobody may ever scrape.
+# for there may never be a scrape.
 UNSCRAPED = 1000
 
 Sample = tuple[tuple[str, ...], float]
@@ -149,7 +149,7 @@ class Export:
 
     Attributes:
         source: Where its numbers come from. Once the pool has stopped, something that holds nothing else.
-        last: Whether it is forgotten after one more scrape, because nobody refers to the pool any more.
+        last: Whether it is forgotten after one more scrape, because the pool was garbage-collected.
     """
 
     __slots__ = ("last", "source")
@@ -193,7 +193,7 @@ class PoolCollector(Collector):
                 del self._exports[pool]
 
     def withdraw(self, pool: str, source: Source) -> None:
-        """Export a source no more that somebody added who was kept from hearing of it."""
+        """Remove a source whose `add` was interrupted before it returned."""
         with self._lock:
             export = self._exports.get(pool)
             if export is not None and export.source is source:

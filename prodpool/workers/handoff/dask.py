@@ -103,7 +103,7 @@ class BatchSubmitter:
     """Hands calls over as the executor's own ``submit`` does, but several at a time, as tasks of one graph.
 
     Each graph costs the scheduler's loop time of its own. And what cascades the outcome in the executor lets
-    one exception of its own go astray: a worker that dies with a result nobody has fetched yet ends the task
+    one exception of its own go astray: a worker that dies with a result that is not fetched yet ends the task
     in the midst of the fetching, and the future waits for ever (D16).
     """
 
@@ -196,7 +196,7 @@ async def _bring_home(future: Any, lease: Future[Any]) -> None:
             lease.set_exception(CancelledThereError())
         else:
             lease.set_exception(BrokenExecutor(f"its dask client is {future.client.status}: {_WHY}"))
-    except BaseException as error:  # noqa: BLE001  # it belongs to whoever handed the call over
+    except BaseException as error:  # noqa: BLE001  # it belongs to the future of the call
         lease.set_exception(error)
     else:
         lease.set_result(value)

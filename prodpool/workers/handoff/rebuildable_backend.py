@@ -39,7 +39,7 @@ class RebuildableBackend:
     Args:
         backend: The first backend.
         factory: Builds the next one of so many workers; None where there is to be none.
-        size: How many workers the first one has; None where nobody can know.
+        size: How many workers the first one has; None where that cannot be known.
         now: The pool's clock.
         processes: Returns the worker processes of a backend.
     """
@@ -54,7 +54,7 @@ class RebuildableBackend:
     ) -> None:
         # Its number and itself, which are read and exchanged as one.
         self.current: tuple[int, Any] = 1, backend
-        # How many workers it has; None where nobody can know.
+        # How many workers it has; None where that cannot be known.
         self.size = size
         self.rebuilds = 0
         self._factory = factory

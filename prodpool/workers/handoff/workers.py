@@ -140,7 +140,7 @@ class HandoffWorkers:
             kill(process)
 
     def shutdown(self) -> None:
-        """Have the backend take no more work, unless somebody else keeps it, and do not wait for it."""
+        """Have the backend take no more work, unless it is shared, and do not wait for it."""
         if self._own_backend:
             # It may be gone already, and say so by raising.
             with self._telemetry_errors.guard("internal"):
@@ -195,8 +195,8 @@ class HandoffWorkers:
 
         In the main thread a signal handler may raise between any two steps. A destructor that submits may run
         on top of a frame which holds the pool's lock, or one of those that a hand-over takes. The watchdog
-        must not be held up by the application's own pickling; and whoever has hardly any stack left would
-        leave a task that nobody hands over.
+        must not be held up by the application's own pickling; and a thread with hardly any stack left would
+        leave a task unsent.
         """
         if (
             thread_state.handing_over

@@ -181,7 +181,7 @@ class CallLoop:
         """Tell whether the pool wants the call to end that is being made."""
         if self._asked < number and self._reading.acquire(blocking=False):
             try:
-                # Whoever makes the calls hears of it as well.
+                # The thread that makes the calls sees it as well.
                 with suppress(BlockingIOError, EOFError, ConnectionError):
                     self._read(socket.MSG_DONTWAIT)
             finally:

@@ -30,7 +30,7 @@ def offer_stacks(stacks: socket.socket) -> bool:
 
     False where that cannot be: the signal would end the process.
     """
-    # A dump that nobody reads must not hold up the task.
+    # A dump that is not read must not hold up the task.
     stacks.settimeout(0.0)
     with suppress(OSError, ValueError, AttributeError):
         if STACKS_SIGNAL is not None and not is_taken():

@@ -135,7 +135,7 @@ class CallSender:
         """Note that calls of so many bytes are sent now; False if others have to be thrown away first."""
         connection = worker.connection
         assert connection is not None  # noqa: S101
-        # Under the lock, so that whoever takes calls back sees either none of this or all.
+        # Under the lock, so that a thread that takes calls back sees either none of this or all.
         with worker.lock:
             if connection.skips:
                 return False

@@ -159,7 +159,7 @@ class WorkerConnection:
                 self._sending.release()
 
     def hang_up(self) -> None:
-        """Have whoever waits for a message see that the worker has gone; from any thread."""
+        """Wake the thread that waits for a message, as if the worker had ended; from any thread."""
         with suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)
 

@@ -36,8 +36,8 @@ class RemoteWorker(Worker):
 
     ``task`` and those ``ahead`` are in the order in which the process runs them. What was sent and is not
     answered is in ``sent``, in the same order.
-    ``sent``, ``sizes`` and ``calls`` grow, and are taken back from, under ``lock``; whoever takes back holds
-    the dispatcher's lock already. That one would not do: calls are permitted under it, a system call.
+    ``lock`` guards ``sent``, ``sizes`` and ``calls``; a thread that takes calls back holds the dispatcher's
+    lock already. That one would not do: a call is permitted under this one, by a system call.
     """
 
     __slots__ = (
@@ -185,7 +185,7 @@ class RemoteWorker(Worker):
 
 
 def _has_ended(process: Any) -> bool:
-    """Wait for a process to end; False if it does not, or if there is nobody to ask."""
+    """Wait for a process to end; False if it does not, or if it cannot be asked."""
     until = time.monotonic() + ENDS_WITHIN
     while process.is_alive():
         # In steps: it waits for a pipe to end, which a process may hold open that was forked by a task.

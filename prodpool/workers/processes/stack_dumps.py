@@ -23,7 +23,7 @@ _QUIET = 0.005
 _CHUNK = 1 << 16
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$', re.MULTILINE)
 _CALLER = str(Path(call.__file__))
-# One question at a time, whoever asks: the answers of one process would mingle.
+# One question at a time, from all threads: the answers of one process would mingle.
 _asking = threading.Lock()
 
 

@@ -138,7 +138,7 @@ class ProcessWorkers:
         """Nothing to look for: what each process runs is known."""
 
     def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        """Notice the processes whose end nobody was told of, and the calls that wait behind a callback."""
+        """Notice the processes that ended unseen, and the calls that wait behind a callback."""
         for worker in self._workers():
             # Not in this thread: it may be the main one, in which signal handlers run.
             if worker.ahead and worker.answered == worker.looked_at:
@@ -237,13 +237,13 @@ class ProcessWorkers:
             try:
                 self._losses.settle(worker)
             except MemoryError as error:
-                # Nobody else would settle its task, or put another in its place.
+                # No other thread would settle its task, or start another in its place.
                 self._telemetry_errors.report("internal", error)
                 self._starts.closed.wait(RETRY_AFTER)
             else:
                 break
         if self._starts.broken is not None and not self._any_is_up():
-            # What it had was put back after the queue was emptied, and there is nobody left to run it.
+            # What it had was put back after the queue was emptied, and no worker is left to run it.
             for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
                 self._runner.settlement.dropped(task, lost=self._starts.broken)
 

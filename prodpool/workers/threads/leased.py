@@ -17,7 +17,7 @@ from prodpool.scheduling.worker import Worker
 from prodpool.task.task import Task
 from prodpool.workers.base import Backend
 
-# Seconds after which a busy loop on a shared backend lets whoever else uses it have a turn.
+# Seconds after which a busy loop on a shared backend lets its other users have a turn.
 MAX_LEASE = 0.05
 
 
@@ -107,7 +107,7 @@ class LeasedWorkers:
         """Nothing to look for: these workers say themselves what they do."""
 
     def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        """Notice the loops that the backend dropped before they began: nobody tells of them."""
+        """Notice the loops that the backend dropped before they began, of which there is no event."""
         for worker in list(self._dispatcher.worker_set.workers):
             lease = worker.lease
             if lease is None or not lease.done():
@@ -161,7 +161,7 @@ class LeasedWorkers:
         self._loop(worker, lambda: worker.task)
 
     def _loop(self, worker: Worker, first: Callable[[], Task | None]) -> None:
-        """Run tasks until dismissed, idle for too long, or somebody else's turn has come."""
+        """Run tasks until dismissed, idle for too long, or another user's turn has come."""
         thread_state.worker = worker
         try:
             while True:
