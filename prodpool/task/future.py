@@ -195,7 +195,9 @@ class PoolFuture(Future[T]):
         state = {CANCELLED: "cancelled", PENDING: "queued"}.get(self._state, self._state.lower())
         if self._exception is not None:
             state += f" raised {type_name(self._exception)}"
-        return f"<{type(self).__name__} at {id(self):#x} {state}>"
+        task = self._task  # None once it has ended
+        of = "" if task is None else f" of task {task.name!r}"
+        return f"<{type(self).__name__}{of} in pool {self._owner.pool!r}: {state}>"
 
     # What the pool calls.
 

@@ -13,6 +13,9 @@ CallbackRunner = Callable[[Callable[[], None]], object]
 class FutureOwner(Protocol):
     """What a future needs of the pool it came from. The task is the pool's affair; here it is opaque."""
 
+    pool: str
+    """The pool's name."""
+
     @property
     def lock(self) -> AbstractContextManager[object, bool | None]:
         """What guards the state of its futures; reentrant."""

@@ -44,21 +44,20 @@ def test_life_of_a_future(make_pool: MakePool, gate: BlockingTask) -> None:
     assert isinstance(first, Future)
 
 
-def test_repr_tells_the_state_and_no_value(make_pool: MakePool, gate: BlockingTask) -> None:
-    """The repr of a future says how far it is and never what it carries."""
-    pool = make_pool(1)
+def test_repr_names_pool_task_and_state(make_pool: MakePool, gate: BlockingTask) -> None:
+    """The repr of a future says whose it is and how far it is, and never what it carries."""
+    pool = make_pool(1, name="mail")
     running, failing, cancelled = pool.submit(gate, "secret"), pool.submit(boom), pool.submit(boom)
     gate.wait_started()
-    assert "running" in repr(running)
-    assert "queued" in repr(failing)
+    assert repr(running) == "<PoolFuture of task 'BlockingTask' in pool 'mail': running>"
+    assert repr(failing) == "<PoolFuture of task 'boom' in pool 'mail': queued>"
     cancelled.cancel()
-    assert "cancelled" in repr(cancelled)
+    assert repr(cancelled) == "<PoolFuture in pool 'mail': cancelled>"
     gate.release()
     running.result(PATIENCE)
     failing.exception(PATIENCE)
-    assert "finished" in repr(running)
-    assert "secret" not in repr(running)
-    assert "raised TaskError" in repr(failing)
+    assert repr(running) == "<PoolFuture in pool 'mail': finished>"
+    assert repr(failing) == "<PoolFuture in pool 'mail': finished raised TaskError>"
 
 
 def test_failure(make_pool: MakePool) -> None:

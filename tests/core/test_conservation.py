@@ -35,6 +35,8 @@ from tests.support import MakePool
 class FutureOwner:
     """A home for futures that are never waited for."""
 
+    pool = "test"
+
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.lock = dispatcher.lock
 
