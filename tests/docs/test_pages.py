@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
 import shlex
 import shutil
@@ -84,7 +85,29 @@ def test_a_block_is_executed_or_only_read() -> None:
     assert left == []
 
 
-@pytest.mark.parametrize("block", [one for one in blocks() if one.language == "python"], ids=str)
+EXAMPLES = [block for block in blocks() if block.language == "python"]
+
+
+@pytest.mark.parametrize("block", [one for one in EXAMPLES if one.page == "CONTRIBUTING.md"], ids=str)
+def test_an_example_of_a_test_passes(block: Block, tmp_path: Path) -> None:
+    """The example passes beside the tests: ``tests/conftest.py`` is all it needs."""
+    program = tmp_path / "test_example.py"
+    program.write_text(block.text)
+    options = ["-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "--rootdir", str(tmp_path), str(program)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize("block", [one for one in EXAMPLES if one.page != "CONTRIBUTING.md"], ids=str)
 def test_a_program_runs_as_it_stands(block: Block, tmp_path: Path) -> None:
     """A reader who pastes the program gets the output shown (where one is), no warning, and status 0."""
     program = tmp_path / "program.py"
