@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import re
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from prodpool import InstrumentedPool
 
 ROOT = Path(__file__).resolve().parent.parent
+# The package under test: the source tree's, or that of the wheel where the tests run beside it.
+PACKAGE = Path(str(getattr(importlib.util.find_spec("prodpool"), "origin", ""))).parent
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 # Threads that may outlive a test. One watchdog serves all pools of the process, for as long as it lives. dask

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import PACKAGE, ROOT
 
-PACKAGE = ROOT / "prodpool"
 PAGE = ROOT / "docs" / "explanation" / "architecture.md"
 
 # Each room and module at the top may import those before it.
@@ -51,7 +50,7 @@ def parts(module: str) -> tuple[str, ...]:
 
 
 def name_of(path: Path) -> str:
-    inner = path.relative_to(ROOT).with_suffix("").parts
+    inner = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(inner[:-1] if inner[-1] == "__init__" and len(inner) > 2 else inner)
 
 
@@ -75,7 +74,7 @@ def imports(body: list[ast.stmt]) -> Iterator[str]:
                 module = str(node.module)
                 for alias in node.names:
                     inner = f"{module}.{alias.name}"
-                    is_module = ROOT.joinpath(*inner.split(".")).with_suffix(".py").exists()
+                    is_module = PACKAGE.parent.joinpath(*inner.split(".")).with_suffix(".py").exists()
                     yield inner if is_module else module
             elif isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "prodpool")

@@ -11,6 +11,7 @@ import pytest
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, Held, MakePool, over_processes
 from tests.helpers.waiting import until
+from tests.support import PACKAGE
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -47,7 +48,7 @@ def test_dump(make_pool: MakePool, tmp_path: Path) -> None:
             f'  File "{work.__file__}", line {_line_of("time.sleep(60.0)")}, in hang',
             "    time.sleep(60.0)",
         ]
-        assert "prodpool/workers" not in part
+        assert str(PACKAGE) not in part
     assert SECRET not in text
     waits.cancel()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.children import LEEWAY, TOO_LONG, Ended, end, finish, start
+from tests.support import PACKAGE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -83,7 +84,7 @@ def test_only_the_applications_own_traceback(ended: dict[tuple[str, str], Ended]
     err = ended["raises", backend].err
     assert err.count("Traceback") == 1
     assert err.splitlines()[-1] == "LookupError: the application's own error"
-    assert "prodpool" not in err
+    assert str(PACKAGE) not in err
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
