@@ -13,6 +13,7 @@ WHEEL := build/wheel.stamp
 WEB := build/web
 PYTEST_ARGS ?=
 PYTHONS ?=
+LONG ?=
 
 .PHONY: help demo docs test test-lowest lint format bench coverage dashboards alerts tables incidents images constraints web web-lock clean FORCE
 
@@ -23,8 +24,8 @@ demo: $(VENV)/.demo ## Run the webhook service through its incidents (about a mi
 	@tools/system_packages.sh --demo
 	@$(BIN)/python -m examples.webhook_service $(ARGS)
 
-test: lint docs system web $(WHEEL) ## Lint, build the site, then test the built wheel (PYTHONS=all: on every CPython found).
-	@$(BIN)/python tools/run_tests.py $(if $(filter all,$(PYTHONS)),--all) $(PYTEST_ARGS)
+test: lint docs system web $(WHEEL) ## Lint, build the site, then test the built wheel (PYTHONS=all: on every CPython, LONG=1: all).
+	@$(BIN)/python tools/run_tests.py $(if $(filter all,$(PYTHONS)),--all) $(if $(LONG),--long) $(PYTEST_ARGS)
 
 test-lowest: system $(WHEEL) ## Test the built wheel with the oldest dependencies it allows.
 	@$(BIN)/python tools/run_tests.py --lowest $(PYTEST_ARGS)

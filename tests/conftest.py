@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.support import Logs, MakePool, child_processes, missing, still_there
+from tests.support import LEAVES_LONG_OUT, Logs, MakePool, child_processes, missing, still_there
 
 if TYPE_CHECKING:
     from prodpool import InstrumentedPool
@@ -24,6 +24,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # A task that a test has left hanging is not waited for any longer.
 STOP_DEADLINE = 1.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the longest tests out where `make test` says so. Named on pytest's own command line, they run."""
+    if LEAVES_LONG_OUT:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="long: CI runs it, and so does `make test LONG=1`"))
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The package under test: the source tree's, or that of the wheel where the tests run beside it.
 PACKAGE = Path(str(getattr(importlib.util.find_spec("prodpool"), "origin", ""))).parent
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+LEAVES_LONG_OUT = os.environ.get("PRODPOOL_TESTS") == "short" and not IN_CI
 
 # Threads that may outlive a test. One watchdog serves all pools of the process, for as long as it lives. dask
 # has one for what takes long in its loops, and a client that lost its scheduler may leave its loop behind.

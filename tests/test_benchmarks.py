@@ -40,6 +40,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.once
 def test_every_experiment_has_its_figures(quick: dict[str, Any]) -> None:
@@ -54,6 +55,7 @@ def test_every_experiment_has_its_figures(quick: dict[str, Any]) -> None:
     assert all(len(names) >= 2 for names in compared)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.once
 def test_each_kind_of_process_backend_has_its_figures(quick: dict[str, Any]) -> None:
@@ -67,6 +69,7 @@ def test_each_kind_of_process_backend_has_its_figures(quick: dict[str, Any]) -> 
         assert ("error of dwell", wrapped) in found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.once
 def test_targets_are_those_promised(quick: dict[str, Any]) -> None:
@@ -98,6 +101,7 @@ def test_targets_are_those_promised(quick: dict[str, Any]) -> None:
     assert all(row["met"] in {True, False} for row in quick["rows"] if row["target"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.once
 def test_machine_is_described(quick: dict[str, Any]) -> None:

@@ -208,8 +208,11 @@ def main() -> int:
     """Test on this interpreter in full, and on the others what may depend on them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="on every CPython found")
+    parser.add_argument("--long", action="store_true", help="the longest tests, too, which CI always runs")
     parser.add_argument("--lowest", action="store_true", help="with the oldest dependencies allowed")
     options, pytest_options = parser.parse_known_args()
+    if not options.long:
+        os.environ.setdefault("PRODPOOL_TESTS", "short")
     first = describe(sys.executable)
     if first is None:
         raise SystemExit(f"{sys.executable} is no CPython of {OLDEST} or newer")

@@ -89,6 +89,7 @@ def story(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             }
 
 
+@pytest.mark.long
 def test_every_alert_is_told_and_resolved(story: dict[str, Any]) -> None:
     """Somebody was told of every alert, at once or never later than that it was over."""
     assert {name for _, name in WANTED} | TOO_LONG == {alert.name for alert in ALERTS}
@@ -96,17 +97,20 @@ def test_every_alert_is_told_and_resolved(story: dict[str, Any]) -> None:
     assert set(story["receiver"].told("resolved")) >= WANTED
 
 
+@pytest.mark.long
 def test_the_healthy_pool_is_never_mentioned(story: dict[str, Any]) -> None:
     """Of a pool that is well nobody is told anything, in the midst of all that."""
     assert not any(pool == "healthy" for pool, _ in story["receiver"].told("firing"))
 
 
+@pytest.mark.long
 def test_a_critical_alert_holds_the_others_of_its_pool_back(story: dict[str, Any]) -> None:
     """Of the warning beside a critical alert of the same pool nobody was told while that fired."""
     assert HELD_BACK not in story["firing"]
     assert ("stalled", "PoolStalled") in story["firing"]
 
 
+@pytest.mark.long
 def test_what_is_told_is_whole(story: dict[str, Any]) -> None:
     """Sentences and addresses are filled in, quoted where they must be, and lead to the alert's page."""
     page = (ROOT / "runbook.md").read_text()
@@ -125,6 +129,7 @@ def test_what_is_told_is_whole(story: dict[str, Any]) -> None:
             assert f"var-instance={story['target'].replace(':', '%3A')}" in address
 
 
+@pytest.mark.long
 def test_no_rule_fails(story: dict[str, Any]) -> None:
     """Every rule was evaluated, and none had an error."""
     for rule in story["prometheus"].rules():

@@ -151,6 +151,7 @@ def _after(incident: dict[str, Any], alert: str) -> float:
 WITH_LUCK = {("PoolQueueSaturated", pool) for pool in ("transform", "enrich", "parse")}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_short_replay_agrees(capsys: pytest.CaptureFixture[str]) -> None:

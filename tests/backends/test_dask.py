@@ -73,6 +73,7 @@ def kill_a_worker(cluster: Any) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_storm(cluster: LocalCluster, pool: InstrumentedPool) -> None:

@@ -99,6 +99,7 @@ def test_make_demo_passes_options_on() -> None:
     assert "python -m examples.webhook_service --keep DIR\n" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.timeout(180)

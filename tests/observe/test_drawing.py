@@ -18,6 +18,7 @@ from tools.draw import WIDTH, DrawingError, Drawn, bundle, page, picture
 pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
 
 
+@pytest.mark.long
 def test_a_dashboard_is_drawn(prometheus: Prometheus, tmp_path: Path) -> None:
     """Every panel of a dashboard has data and something painted; one that cannot be drawn is an error."""
     installed()
