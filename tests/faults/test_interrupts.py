@@ -40,8 +40,18 @@ def test_threads() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT)
 def test_processes() -> None:
-    """The same over worker processes that the pool has started."""
-    interrupted(PROCESSES, *children.sample(2))
+    """The same over worker processes that the pool has started: some points of each scenario."""
+    interrupted(PROCESSES, "--points", "12" if children.ALL else "2")
+
+
+# 7 to 12 minutes by itself, since each point starts processes: tried on one CPython only.
+@pytest.mark.slow
+@pytest.mark.once
+@pytest.mark.timeout(2 * LIMIT)
+@pytest.mark.skipif(not children.ALL, reason="CI tries all points, and so does PRODPOOL_FAULTS=all")
+def test_every_point_over_processes() -> None:
+    """The same at every point."""
+    interrupted(PROCESSES)
 
 
 @pytest.mark.slow
