@@ -19,9 +19,13 @@ from prodpool.concurrency.signal_safe_event import SignalSafeEvent
 
 Call = Callable[..., object]
 QueuedCalls: TypeAlias = "queue.SimpleQueue[tuple[Call, tuple[Any, ...]]]"
-# Seconds after which a call is taken to hang, and for which a worker gives way to one that does not.
+# Seconds after which a call is taken to hang.
 _HANGS_AFTER = 1.0
-_WAY = 0.001
+# Seconds for which a worker gives way first and at most at a time: each time twice as long as before.
+_SHORTEST_WAY = 0.001
+_LONGEST_WAY = 0.032
+# Calls per second that a thread must make to be given way again: a slower one waits for its sink.
+_GETS_ON = 1000
 # Those that are making a call. Plain set operations only, each of them atomic.
 _at_work: set[CallQueue] = set()
 
@@ -64,6 +68,7 @@ class CallQueue:
         self._stays = self._finished = False
         # When the call began that is being made now, in seconds of time.monotonic.
         self._since: float | None = None
+        self._made = 0  # calls; counted by the thread alone
         # Guards starting the thread. Reentrant, because a finalizer may post in the middle of a start.
         self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -92,12 +97,21 @@ class CallQueue:
             self._lost()
 
     def give_way(self) -> None:
-        """Sleep for a millisecond if half of what may wait does, unless the sink hangs.
+        """Sleep for a millisecond if more than half of what may wait does; longer while that helps.
 
-        For workers that post: busy ones leave this thread too little of the interpreter to keep up with them.
+        For workers that post: busy ones leave this thread too little of the interpreter to keep up with them,
+        the more so the more there are. A worker sleeps for 63 ms at most, and not again where the sink itself
+        is slow, nor at all where it hangs.
         """
-        if self._calls.qsize() > self._capacity // 2 and self.busy_for() < _HANGS_AFTER:
-            time.sleep(_WAY)
+        way = _SHORTEST_WAY
+        while way <= _LONGEST_WAY and self._calls.qsize() > self._capacity // 2:
+            if self.busy_for() >= _HANGS_AFTER:
+                return
+            made = self._made
+            time.sleep(way)
+            if self._made - made < way * _GETS_ON:
+                return
+            way *= 2
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was posted so far is done; False after ``timeout`` seconds."""
@@ -137,6 +151,15 @@ class CallQueue:
         """Return the seconds for which the present call has lasted; 0 while none is being made."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
+
+    def call_ends(self, ends: float) -> bool:
+        """Wait until the present call has ended; False once it is ``ends`` (seconds of time.monotonic)."""
+        made = self._made
+        while self in _at_work and self._made == made:
+            if time.monotonic() >= ends:
+                return False
+            time.sleep(_SHORTEST_WAY)
+        return True
 
     def _start(self) -> None:
         with self._starting:
@@ -189,6 +212,7 @@ class CallQueue:
             del call, args
             _at_work.discard(self)
             self._since = None
+            self._made += 1
         return True
 
 
@@ -203,9 +227,13 @@ def exit_begins() -> None:
     _Exit.has_begun = True
 
 
-def any_hangs() -> bool:
-    """Tell whether a call is being made; asked at exit, after all were given their time."""
-    return bool(_at_work)
+def any_hangs(patience: float) -> bool:
+    """Tell whether a call is being made that does not end within ``patience`` seconds; asked at exit.
+
+    A thread that is behind makes calls all the time, and each of them ends.
+    """
+    ends = time.monotonic() + patience
+    return not all(each.call_ends(ends) for each in list(_at_work))
 
 
 def forget_after_fork() -> None:

@@ -31,6 +31,8 @@ from prodpool.telemetry.exporters.prometheus import forget_after_fork
 # and the most that it may take in all; then the process is ended hard.
 GRACE = 1.0
 FORCED_EXIT_AFTER = 5.0
+# Seconds within which a call to an observer must end that is being made at exit.
+CALL_GRACE = 0.25
 
 
 class Stoppable(Protocol):
@@ -130,8 +132,9 @@ class ExitRegistry:
 
         That is a task, or a log sink, an exporter or a callback in a thread of ours.
         """
-        if any_hangs() or any(list(pool.hung_threads()) for pool in self._left_behind):
-            left = min(FORCED_EXIT_AFTER, max(0.0, ends - time.monotonic()) + GRACE)
+        began = time.monotonic()
+        if any(list(pool.hung_threads()) for pool in self._left_behind) or any_hangs(CALL_GRACE):
+            left = min(FORCED_EXIT_AFTER, max(0.0, ends - began) + GRACE) - (time.monotonic() - began)
             # A timer in C, since no Python thread can be counted on by now. It also says who hangs.
             with contextlib.suppress(Exception):
                 faulthandler.dump_traceback_later(left, exit=True, file=_stream())

@@ -38,6 +38,7 @@ OTHERS = (
     "hung_log",
     "hung_log_stopped",
     "hung_exporter",
+    "busy_exporter",
     "hung_callback",
 )
 ORDER = ["pool.created", "pool.draining", "pool.drain_deadline", "task.abandoned", "pool.stopped"]
@@ -199,6 +200,12 @@ def test_hung_sink(ended: dict[tuple[str, str], Ended], way: str) -> None:
         # logging's own atexit callback waits for that lock; stderr says who has it.
         assert child.status == 1, child
         assert "in emit" in child.err
+
+
+def test_busy_exporter(ended: dict[tuple[str, str], Ended]) -> None:
+    """An exporter that is behind at the exit hangs in none of its calls: the process ends as it will."""
+    child = ended["busy_exporter", "executor"]
+    assert (child.status, child.err, child.out[-2:]) == (0, "", ["LAST", "ATEXIT"]), child
 
 
 def test_hung_callback(ended: dict[tuple[str, str], Ended]) -> None:

@@ -170,27 +170,68 @@ def test_posts_from_finalizers_and_many_threads() -> None:
     assert sink.made.count("finalizer") == 2000
 
 
+class Sleeps:
+    """Stands in for ``time.sleep``: notes how long a worker gives way, while the thread gets on."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self.seconds: list[float] = []
+        self._meanwhile = meanwhile
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self._meanwhile()
+
+
 def test_giving_way(gate: BlockingTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker gives way to a sink that is behind, for a moment, and not to one that hangs."""
-    slept: list[float] = []
     sink = Sink(capacity=10)
+    sleeps = Sleeps(lambda: None)
     sink.thread.post(gate)
     gate.wait_started()
     with monkeypatch.context() as patch:
-        patch.setattr("prodpool.concurrency.call_queue.time.sleep", slept.append)
+        patch.setattr("prodpool.concurrency.call_queue.time.sleep", sleeps)
         patch.setattr("prodpool.concurrency.call_queue._HANGS_AFTER", PATIENCE)
         for _ in range(5):
             sink.thread.post(sink.made.append, "waits")
             sink.thread.give_way()
-        assert slept == []
+        assert sleeps.seconds == []
         sink.thread.post(sink.made.append, "waits")
         sink.thread.give_way()
-        assert slept == [0.001]
+        assert sleeps.seconds == [0.001]  # and not again: the call that is being made takes its time
         patch.setattr("prodpool.concurrency.call_queue._HANGS_AFTER", 0.0)
         sink.thread.give_way()
-        assert slept == [0.001]
+        assert sleeps.seconds == [0.001]
     gate.release()
     sink.thread.close(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("calls_made", "seconds"),
+    [(2, [0.001, 0.002]), (9, [0.001]), (0, [0.001]), (100, [0.001, 0.002, 0.004, 0.008, 0.016, 0.032])],
+)
+def test_giving_way_for_longer(
+    calls_made: int, seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker gives way for as long as the thread gets on and is behind, twice as long each time."""
+    sink = Sink(capacity=10)
+
+    def get_on() -> None:
+        """Make calls as the thread would; a hundred stand for one that other workers keep behind."""
+        for _ in range(calls_made):
+            sink.thread._make(block=False)
+            if calls_made == 100:
+                sink.thread._calls.put((sink.made.append, ("posted by others",)))
+
+    sleeps = Sleeps(get_on)
+    with monkeypatch.context() as patch:
+        patch.setattr(sink.thread, "_start", lambda: None)
+        patch.setattr("prodpool.concurrency.call_queue.time.sleep", sleeps)
+        for number in range(9):
+            sink.thread.post(sink.made.append, number)
+        sink.thread.give_way()
+    assert sleeps.seconds == seconds
+    assert sink.thread.close(PATIENCE)
+    assert len([made for made in sink.made if made != "posted by others"]) == 9
 
 
 def test_how_long_it_hangs(gate: BlockingTask) -> None:

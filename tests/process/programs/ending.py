@@ -342,6 +342,24 @@ def hung_exporter(pool: InstrumentedPool) -> None:
     ending()
 
 
+def busy_exporter(pool: InstrumentedPool) -> None:
+    """An exporter is behind at the exit, and the application takes its time there."""
+    at_exit.FORCED_EXIT_AFTER, at_exit.CALL_GRACE = 0.1, 30.0
+
+    class Slow(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
+            time.sleep(0.01)
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(Slow()))
+    traced = build("executor", "traced", tracer_provider=provider, queue_capacity=2_000)
+    for future in [traced.submit(int) for _ in range(2_000)]:
+        future.result(30)
+    atexit.register(say_later, 0.5, "LAST")
+    ending()
+
+
 def hung_callback(pool: InstrumentedPool) -> None:
     """A done-callback of a task that the exit drops hangs, and holds the lock of the log."""
     another = build("executor", "another", workers=1, queue_capacity=1)
@@ -394,6 +412,7 @@ WAYS: dict[str, Callable[[InstrumentedPool], None]] = {
         hung_log,
         hung_log_stopped,
         hung_exporter,
+        busy_exporter,
         hung_callback,
     )
 }
