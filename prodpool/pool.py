@@ -15,12 +15,15 @@ from prometheus_client.registry import CollectorRegistry
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.clock import Clock, SystemClock
 from prodpool.config.settings import (
+    DEFAULT_BUCKETS,
     OnHangExit,
     Overload,
+    PoolSettings,
     check_collaborators,
     check_count,
+    check_prefetch_fits,
     check_seconds,
-    check_settings,
+    resolve_workers,
 )
 from prodpool.engine import Engine
 from prodpool.execution.current_task import is_inside
@@ -114,21 +117,21 @@ class InstrumentedPool(OptionsExecutor):
                 # If the constructor fails, the backend that the factory made is shut down.
                 undo.callback(shut_down, backend)
             abilities = detect_backend(backend, own=own_backend is True)
-            settings = check_settings(
+            workers = resolve_workers(max_workers, abilities.max_workers)
+            check_prefetch_fits(prefetch, leased=abilities.leased)
+            settings = PoolSettings(
                 name=name,
-                max_workers=max_workers,
-                backend_workers=abilities.max_workers,
-                queue_capacity=queue_capacity,
+                max_workers=workers,
+                queue_capacity=2 * workers if queue_capacity is None else queue_capacity,
                 overload=overload,
                 slow_after=slow_after,
                 hung_after=hung_after,
                 drain_deadline=drain_deadline,
-                buckets=buckets,
+                buckets=DEFAULT_BUCKETS if buckets is None else buckets,
                 own_backend=own_backend,
                 on_hang_exit=on_hang_exit,
                 prefetch=prefetch,
                 context_vars=context_vars,
-                leased=abilities.leased,
             )
             check_collaborators(
                 registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock

@@ -28,20 +28,44 @@ DEFAULT_BUCKETS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
-    """The checked arguments. Times in seconds; ``math.inf`` stands for never or without limit."""
+    """What a pool is told, checked. Times in seconds; ``math.inf`` stands for never or without limit.
+
+    `InstrumentedPool` says what each field means.
+
+    Raises:
+        TypeError, ValueError: A field is wrong; the message names it, its value and what would do.
+    """
 
     name: str
     max_workers: int
     queue_capacity: int
-    overload: Overload
-    slow_after: float
-    hung_after: float
-    drain_deadline: float
-    buckets: tuple[float, ...]
-    own_backend: bool
-    on_hang_exit: OnHangExit
-    prefetch: int | None
-    context_vars: tuple[str, ...]
+    overload: Overload = "reject"
+    slow_after: float = 0.5
+    hung_after: float = 60.0
+    drain_deadline: float = 25.0
+    buckets: Sequence[float] = DEFAULT_BUCKETS
+    own_backend: bool = True
+    on_hang_exit: OnHangExit = "exit"
+    prefetch: int | None = None
+    context_vars: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_count("max_workers", self.max_workers, least=1)
+        check_count("queue_capacity", self.queue_capacity, least=0)
+        check_choice("overload", self.overload, get_args(Overload))
+        self._set("slow_after", check_seconds("slow_after", self.slow_after))
+        self._set("hung_after", check_seconds("hung_after", self.hung_after, positive=True))
+        self._set("drain_deadline", check_seconds("drain_deadline", self.drain_deadline))
+        self._set("buckets", check_buckets(self.buckets))
+        check_flag("own_backend", self.own_backend)
+        check_choice("on_hang_exit", self.on_hang_exit, get_args(OnHangExit))
+        if self.prefetch is not None:
+            check_count("prefetch", self.prefetch, least=0)
+        self._set("context_vars", check_names(self.context_vars))
+
+    def _set(self, field: str, value: object) -> None:
+        object.__setattr__(self, field, value)  # the dataclass is frozen for all others
 
 
 def check_name(name: object) -> str:
@@ -118,10 +142,8 @@ def check_collaborators(*, registry: object, tracer_provider: object, logger: ob
     check_methods("clock", clock, ("monotonic",), "an object with monotonic(), such as ManualClock()")
 
 
-def check_buckets(buckets: Sequence[float] | None) -> tuple[float, ...]:
+def check_buckets(buckets: object) -> tuple[float, ...]:
     """Return the upper bounds of the histograms' buckets, in seconds."""
-    if buckets is None:
-        return DEFAULT_BUCKETS
     if not isinstance(buckets, Iterable) or isinstance(buckets, str):
         raise TypeError(
             f"buckets={buckets!r} must be an increasing sequence of positive seconds, "
@@ -139,59 +161,21 @@ def check_buckets(buckets: Sequence[float] | None) -> tuple[float, ...]:
     return bounds
 
 
-def check_settings(
-    *,
-    name: object,
-    max_workers: object,
-    backend_workers: int | None,
-    queue_capacity: object,
-    overload: object,
-    slow_after: object,
-    hung_after: object,
-    drain_deadline: object,
-    buckets: Sequence[float] | None,
-    own_backend: object,
-    on_hang_exit: object,
-    prefetch: object,
-    context_vars: Sequence[str],
-    leased: bool,
-) -> PoolSettings:
-    """Check every argument and fill in the defaults that follow from others.
-
-    Raises:
-        TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
-    """
-    name = check_name(name)
-    workers = _workers(max_workers, backend_workers)
-    capacity = (
-        2 * workers if queue_capacity is None else check_count("queue_capacity", queue_capacity, least=0)
-    )
-    return PoolSettings(
-        name=name,
-        max_workers=workers,
-        queue_capacity=capacity,
-        overload=check_choice("overload", overload, get_args(Overload)),  # type: ignore[arg-type]
-        slow_after=check_seconds("slow_after", slow_after),
-        hung_after=check_seconds("hung_after", hung_after, positive=True),
-        drain_deadline=check_seconds("drain_deadline", drain_deadline),
-        buckets=check_buckets(buckets),
-        own_backend=check_flag("own_backend", own_backend),
-        on_hang_exit=check_choice("on_hang_exit", on_hang_exit, get_args(OnHangExit)),  # type: ignore[arg-type]
-        prefetch=_prefetch(prefetch, leased=leased),
-        context_vars=check_names(context_vars),
-    )
-
-
-def _prefetch(prefetch: object, *, leased: bool) -> int | None:
+def check_prefetch_fits(prefetch: object, *, leased: bool) -> None:
+    """Check that ``prefetch`` is left out for a backend whose threads take their tasks from the queue."""
     if prefetch is not None and leased:
         raise ValueError(
             f"prefetch={prefetch!r} is for backends that are handed one task at a time; threads take theirs "
             "from the queue, so leave it out"
         )
-    return None if prefetch is None else check_count("prefetch", prefetch, least=0)
 
 
-def _workers(max_workers: object, backend_workers: int | None) -> int:
+def resolve_workers(max_workers: object, backend_workers: int | None) -> int:
+    """Return how many tasks may run at once: what was asked for, or what the backend has.
+
+    Raises:
+        TypeError, ValueError: It must be a count that the backend has workers for.
+    """
     if max_workers is None:
         if backend_workers is None:
             raise ValueError(

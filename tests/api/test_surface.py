@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import inspect
 import types
@@ -15,6 +16,7 @@ import pytest
 import prodpool
 import prodpool.testing
 from prodpool import InstrumentedPool, PoolFuture, PoolView
+from prodpool.config.settings import DEFAULT_BUCKETS, PoolSettings
 
 
 def own_members(thing: type) -> dict[str, typing.Any]:
@@ -153,6 +155,24 @@ def test_the_options_are_those_of_a_pool() -> None:
     for options in (prodpool.PoolOptions, prodpool.HandoffOptions):
         hints = typing.get_type_hints(options)
         assert hints == {name: constructor[name] for name in hints}
+
+
+def test_the_settings_are_the_options_of_a_pool() -> None:
+    """Every option but the objects that a pool is handed is a field of `PoolSettings`, with its default."""
+    objects = {"self", "backend", "breaker", "registry", "tracer_provider", "logger", "clock"}
+    options = {
+        name: parameter.default
+        for name, parameter in inspect.signature(InstrumentedPool.__init__).parameters.items()
+        if name not in objects
+    }
+    fields = {field.name: field.default for field in dataclasses.fields(PoolSettings)}
+    assert fields.keys() == options.keys()
+    # None stands for what follows from the backend, or for a default too long for a signature.
+    follow = {"name", "max_workers", "queue_capacity"}
+    assert [options[name] for name in sorted(follow)] == [None, inspect.Parameter.empty, None]
+    assert (options["buckets"], fields["buckets"]) == (None, DEFAULT_BUCKETS)
+    others = fields.keys() - follow - {"buckets"}
+    assert {name: fields[name] for name in others} == {name: options[name] for name in others}
 
 
 def test_pool_and_view_are_pool_like() -> None:
