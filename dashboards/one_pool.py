@@ -101,7 +101,7 @@ def _traffic() -> list[Panel]:
                 31,
                 "Offered, admitted, finished",
                 "Tasks per second on their way through all instances. Offered above admitted is what is "
-                "refused at the door; admitted above finished is what the queue takes up.",
+                "refused by submit; admitted above finished is what the queue takes up.",
             ),
             [
                 Query(promql.offered(), "offered"),

@@ -7,6 +7,8 @@ Their label sets differ (one has ``result``, another ``reason``), so ``or`` lose
 
 from __future__ import annotations
 
+from prodpool.task.outcomes import AFTER_ADMISSION, Reason
+
 PROCESS = 'job=~"$job", instance=~"$instance"'
 POOL = f'{PROCESS}, pool=~"$pool"'
 # An alert that is about all instances of a pool has no label of that name.
@@ -19,7 +21,7 @@ RATE_INTERVAL = "$__rate_interval"
 RANGE = "$__range"
 
 OPEN = 'state="open"'
-AT_THE_DOOR = 'reason=~"full|closed|breaker_open|tenant_limit|rate_limited"'
+REFUSED = 'reason=~"' + "|".join(reason for reason in Reason if reason not in AFTER_ADMISSION) + '"'
 # A task that its own caller cancelled, or offered to a pool that was told to stop, is no failure of the pool.
 LOST = 'reason!~"closed|cancelled"'
 
@@ -57,7 +59,7 @@ def ratio(numerator: str, denominator: str) -> str:
 
 def offered(window: str = RATE_INTERVAL, by: str = "") -> str:
     """Return the tasks that were offered to a pool, admitted or not."""
-    return summed(_growth(window, "submitted_total"), _growth(window, "dropped_total", AT_THE_DOOR), by=by)
+    return summed(_growth(window, "submitted_total"), _growth(window, "dropped_total", REFUSED), by=by)
 
 
 def finished(window: str = RATE_INTERVAL, by: str = "") -> str:

@@ -162,7 +162,7 @@ class Engine:
         self.collector = collector_of(registry)
 
     def open(self) -> None:
-        """Take the pool's place in the world: with the watchdog, the collector, the exit and the log.
+        """Register the pool with the watchdog, the collector, the exit and the fork hook, and log its start.
 
         Raises:
             RuntimeError: No thread can be started.

@@ -147,7 +147,7 @@ def check_end(last: Snapshot, seen: Tally, acknowledged: int, exit_code: int | N
     """
     ok, unsure = last.completed.get("ok", 0), last.completed.get("error", 0) + last.workers_busy
     refused = sum(seen.refused.values())
-    at_door = last.offered - last.submitted
+    pool_refused = last.offered - last.submitted
     unknown = f", {seen.cut} answers lost" if seen.cut else ""
     return [
         Check(
@@ -157,8 +157,8 @@ def check_end(last: Snapshot, seen: Tally, acknowledged: int, exit_code: int | N
         ),
         Check(
             "429 and 503 answers that the senders counted = tasks that the pool counted as refused",
-            refused <= at_door <= refused + seen.cut,
-            f"senders {refused}, pool {at_door}{unknown}",
+            refused <= pool_refused <= refused + seen.cut,
+            f"senders {refused}, pool {pool_refused}{unknown}",
         ),
         Check(
             "answers that the senders counted = tasks that the pool counted as offered",

@@ -13,8 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 ACCEPT = "application/openmetrics-text; version=1.0.0"
-# Refused before they were in; the other reasons drop what was already submitted.
-AT_THE_DOOR = ("full", "closed", "breaker_open", "tenant_limit", "rate_limited")
+# These reasons drop what was already submitted; all others refuse it.
 AFTER_ADMISSION = ("expired", "cancelled", "shutdown")
 
 
@@ -72,8 +71,8 @@ class Snapshot:
 
     @property
     def offered(self) -> int:
-        """Tasks that were submitted or refused at the door."""
-        return self.submitted + sum(self.dropped.get(reason, 0) for reason in AT_THE_DOOR)
+        """Tasks that were submitted or refused by submit."""
+        return self.submitted + sum(n for reason, n in self.dropped.items() if reason not in AFTER_ADMISSION)
 
 
 class _Series:

@@ -132,10 +132,10 @@ class Service:
         self._log.info("service.started", port=self.intake.server_port, metrics_port=self.ops.port)
 
     def stop(self) -> None:
-        """Close the door, empty the house, read the meter, leave.
+        """Close the intake, drain the pool, wait for a last scrape, end.
 
-        A drain that is begun with the door still open never ends; numbers that are taken down with the door
-        are never read.
+        A drain never ends while the intake is still open, and nobody reads numbers that are gone before the
+        last scrape.
         """
         began = time.monotonic()
         answered = self.intake.stop(INTAKE_GRACE)

@@ -39,7 +39,7 @@ class BackgroundThread:
         # Guarded by _lock: who is watched and when it is due (seconds of time.monotonic).
         self._due: dict[Periodic, float] = {}
         self._thread: threading.Thread | None = None
-        # SimpleQueue is reentrant: `soon` may be called from a finalizer or a signal handler.
+        # SimpleQueue is reentrant: `call_soon` may be called from a finalizer or a signal handler.
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
     def add_periodic(self, watched: Periodic) -> None:
@@ -106,12 +106,12 @@ class BackgroundThread:
             return True
 
     def _is_over(self) -> bool:
-        """Tell whether there is nothing left to do; `watch` starts another thread then."""
+        """Tell whether there is nothing left to do; `add_periodic` starts another thread then."""
         with self._lock:
             if self._due or not self._calls.empty():
                 return False
             thread, self._thread = self._thread, None
-            # `soon` puts a call and then looks for the thread; here it is the other way round, so
+            # `call_soon` puts a call and then looks for the thread; here it is the other way round, so
             # that one of the two sees the other.
             if self._calls.empty():
                 return True

@@ -1,5 +1,5 @@
 """What is shipped beside the code for those who run it: alert rules, runbook, dashboards.
 
-``alerts.py`` and ``budget.py`` are the one table of alerts, ``settings.py`` holds its thresholds; rules,
-mixin and runbook are all written from these. Nothing here is imported by a running pool.
+``alerts.py`` and ``slo_alerts.py`` are the one table of alerts, ``thresholds.py`` holds its thresholds.
+Rules, mixin and runbook are all written from these. Nothing here is imported by a running pool.
 """

@@ -215,7 +215,7 @@ class Dispatcher(PoolControl):
             worker_set.retire(worker)
         else:
             free = worker_set.parked.length + 1
-            # No call from here on, as in `FifoQueue.push`.
+            # No call from here on, as in `LinkedQueue.push`.
             last = worker.prev = worker_set.parked.last
             last.next = worker_set.parked.last = worker
             worker_set.parked.length = free
@@ -224,17 +224,14 @@ class Dispatcher(PoolControl):
         return None
 
     def assign_ahead(self, worker: Worker, most: int) -> int:
-        """Give ``worker`` up to ``most`` tasks to run after its own; returns how many.
-
-        None with a run-time limit, since its worker may have to be killed: what waits behind is moved.
-        """
+        """Give ``worker`` up to ``most`` tasks to run after its own; returns how many."""
         count = 0
         with self.lock:
             worker_set, queue = self.worker_set, self.queue
             if self.paused or worker_set.surplus() or self.state is State.STOPPED:
                 return 0
-            while count < most and (task := queue.first()) is not None and task.options.timeout is None:
-                count += worker_set.assign_ahead(worker, queue, task)
+            while count < most and worker_set.assign_ahead(worker, queue):
+                count += 1
         return count
 
     def requeue_ahead(self, worker: Worker, *, sent: bool = True) -> int:

@@ -1,4 +1,7 @@
-"""In which order tasks run. A queue is a plain structure: the dispatcher's lock guards it."""
+"""A linked list for tasks, waiters and parked workers.
+
+It is a plain structure: the dispatcher's lock guards it. `WorkerSet` says which of the tasks is next.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 
 class Queueable(Protocol):
-    """What may stand in a queue. Both are the queue's own marks; ``queued`` is None outside of any."""
+    """What may stand in a queue. Both are the queue's own links; ``prev`` is None outside of any queue."""
 
     prev: Any
     next: Any
@@ -16,8 +19,8 @@ class Queueable(Protocol):
 T = TypeVar("T", bound=Queueable)
 
 
-class FifoQueue(Generic[T]):
-    """First in, first out; every operation O(1) but for `snapshot`.
+class LinkedQueue(Generic[T]):
+    """A queue whose items can be removed from anywhere; every operation is O(1) but for `snapshot`.
 
     The items are linked to each other: ``prev`` is the one before (the queue itself, for the first),
     ``next`` the one after. So a discarded item leaves nothing behind that could keep it alive or be

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prodpool.scheduling.fifo_queue import FifoQueue
+from prodpool.scheduling.linked_queue import LinkedQueue
 from prodpool.scheduling.wait_queue import WaitQueue
 from prodpool.scheduling.worker import Worker
 from prodpool.scheduling.worker_set import WorkerSet
@@ -49,11 +49,11 @@ class PoolState:
         self.prefetch = min(prefetch, queue_capacity)
         # As many may wait there now: more than that, for a while, after it was made less.
         self._ahead = self.prefetch
-        self.queue: FifoQueue[Task] = FifoQueue()
+        self.queue: LinkedQueue[Task] = LinkedQueue()
         self.waiters = WaitQueue(counters, now, self.lock)
         self.worker_set = WorkerSet(workers + self.prefetch)
         # Tasks that are counted as dropped, until their futures are settled.
-        self.unsettled: FifoQueue[Task] = FifoQueue()
+        self.unsettled: LinkedQueue[Task] = LinkedQueue()
         self.state = State.OPEN
         self.paused = False
         # No queued task expires before this second.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
-from prodpool.scheduling.fifo_queue import FifoQueue
+from prodpool.scheduling.linked_queue import LinkedQueue
 from prodpool.task.outcomes import Reason
 from prodpool.task.task import Task
 from prodpool.telemetry.counters import PoolCounters
@@ -85,7 +85,7 @@ class AsyncWaiter:
             self.future.set_result(None)
 
 
-class WaitQueue(FifoQueue[Waiter]):
+class WaitQueue(LinkedQueue[Waiter]):
     """The submitters that wait for a place, first come first served.
 
     The dispatcher's lock guards it; only `notify` is called without. A waiter that was admitted or rejected
@@ -98,14 +98,14 @@ class WaitQueue(FifoQueue[Waiter]):
         self, counters: PoolCounters, now: Callable[[], float], lock: AbstractContextManager[object]
     ) -> None:
         super().__init__()
-        self.to_notify: FifoQueue[Waiter] = FifoQueue()
+        self.to_notify: LinkedQueue[Waiter] = LinkedQueue()
         self._lock = lock
         self._counters = counters
         self._now = now
         # Idents of the threads that are telling right now.
         self._notifiers: set[int] = set()
 
-    def admit(self, queue: FifoQueue[Task]) -> None:
+    def admit(self, queue: LinkedQueue[Task]) -> None:
         """Move the task of the first one to the end of ``queue``."""
         now, counters, to_notify = self._now(), self._counters, self.to_notify
         waiter = self.next
@@ -114,7 +114,7 @@ class WaitQueue(FifoQueue[Waiter]):
         task, waited_since = waiter.task, waiter.task.admitted_at
         submitted, queued, telling = counters.submitted + 1, queue.length + 1, to_notify.length + 1
         self.pop()
-        # No call from here to the end of the move, as within `FifoQueue.push`.
+        # No call from here to the end of the move, as within `LinkedQueue.push`.
         last = task.prev = queue.last
         last.next = queue.last = task
         queue.length = queued

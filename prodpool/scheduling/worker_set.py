@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prodpool.scheduling.fifo_queue import FifoQueue
+from prodpool.scheduling.linked_queue import LinkedQueue
 from prodpool.scheduling.worker import Worker
 from prodpool.task.future import PENDING, RUNNING
 from prodpool.task.task import Task
@@ -17,14 +17,14 @@ class WorkerSet:
     numbers follow from the marks of the workers (``reserved``, ``begun``, ``counts_as_running``,
     ``ahead``), see `recount`.
 
-    Each step is a run of stores without a call in between, as those of `FifoQueue` are.
+    Each step is a run of stores without a call in between, as those of `LinkedQueue` are.
     """
 
     def __init__(self, max_workers: int) -> None:
         self.max_workers = max_workers
         self.workers: set[Worker] = set()
         # Newest last and woken first, so that the oldest can expire.
-        self.parked: FifoQueue[Worker] = FifoQueue()
+        self.parked: LinkedQueue[Worker] = LinkedQueue()
         self.starting = 0
         self.running = 0
         self.ahead = 0
@@ -58,7 +58,7 @@ class WorkerSet:
             self.starting = starting
         return True
 
-    def assign(self, worker: Worker, queue: FifoQueue[Task]) -> Task:
+    def assign(self, worker: Worker, queue: LinkedQueue[Task]) -> Task:
         """Give the first task of ``queue`` to ``worker`` and return it."""
         task: Task = queue.next
         running, length = self.running + 1, queue.length - 1
@@ -76,12 +76,15 @@ class WorkerSet:
         task.future._state = RUNNING  # noqa: SLF001  # `begin` would be a call
         return task
 
-    def assign_ahead(self, worker: Worker, queue: FifoQueue[Task], task: Task) -> bool:
+    def assign_ahead(self, worker: Worker, queue: LinkedQueue[Task]) -> bool:
         """Give ``worker`` the first task of ``queue``, to run it after those that it has.
 
-        False if that is not ``task`` any more.
+        False if there is none, or it has a run-time limit: its worker may have to be killed, and what waits
+        behind it would be moved.
         """
-        given = worker.ahead
+        given, task = worker.ahead, queue.next
+        if task is None or task.options.timeout is not None:
+            return False
         assert given is not None  # noqa: S101  # else it is given one at a time
         given.append(task)
         # That was a call, which may have let a finalizer in, and memory may be short: look again.
@@ -92,8 +95,8 @@ class WorkerSet:
             raise
         if queue.next is not task:
             given.pop()
-            return False
-        # No call from here on, as in `FifoQueue.pop`.
+            return self.assign_ahead(worker, queue)
+        # No call from here on, as in `LinkedQueue.pop`.
         after = queue.next = task.next
         if after is None:
             queue.last = queue
@@ -131,13 +134,13 @@ class WorkerSet:
         worker.counts_as_running = False
         self.ahead = ahead
 
-    def requeue(self, worker: Worker, queue: FifoQueue[Task]) -> Task:
+    def requeue(self, worker: Worker, queue: LinkedQueue[Task]) -> Task:
         """Put the last task that a worker was given ahead back at the head of ``queue``; return that."""
         given = worker.ahead
         assert given is not None  # noqa: S101  # likewise
         running, ahead, length = self.running - 1, self.ahead - 1, queue.length + 1
         task, after = given[-1], queue.next
-        # No call from here on, as in `FifoQueue.push`.
+        # No call from here on, as in `LinkedQueue.push`.
         task.next = after
         task.prev = queue
         if after is None:
@@ -152,7 +155,7 @@ class WorkerSet:
         given.pop()  # the one call, and the last
         return task
 
-    def assign_parked(self, queue: FifoQueue[Task]) -> None:
+    def assign_parked(self, queue: LinkedQueue[Task]) -> None:
         """Give the first task of ``queue`` to the worker that parked last, and set that going."""
         parked, worker = self.parked, self.parked.last
         free = parked.length - 1

@@ -1,10 +1,13 @@
-"""The closed sets of words that code, metrics, logs, dashboards and runbook share."""
+"""The words for states, drop reasons and results.
+
+Each is a closed set that code, metrics, logs, dashboards and runbook share.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["Reason", "Result", "State"]
+__all__ = ["AFTER_ADMISSION", "Reason", "Result", "State"]
 
 
 class State(StrEnum):
@@ -16,7 +19,7 @@ class State(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a task never ran: the first five refuse admission, the last three come after it."""
+    """Why a task never ran: it was refused, or dropped `AFTER_ADMISSION`."""
 
     FULL = "full"
     CLOSED = "closed"
@@ -30,6 +33,10 @@ class Reason(StrEnum):
     # The string's own, written in C. `Enum` has one in Python, and a count that is kept by reason would
     # call it between two stores: there a signal handler could raise, with half of a step done.
     __hash__ = str.__hash__
+
+
+# Why an admitted task never ran; all others refuse admission.
+AFTER_ADMISSION = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
 
 
 class Result(StrEnum):

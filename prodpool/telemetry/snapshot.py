@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from prodpool.task.outcomes import Reason, Result
 from prodpool.telemetry.counters import HistogramSnapshot, PoolCounters
@@ -38,6 +38,14 @@ class PoolSnapshot:
     backend_rebuilds: int
     telemetry_errors: Mapping[str, int]
     breaker: str | None
+
+
+class Source(Protocol):
+    """Where an exporter gets the numbers of one pool: the pool's engine, or what a stopped pool leaves."""
+
+    def snapshot(self) -> PoolSnapshot:
+        """Read the pool now; safe from any thread that does not hold the pool's lock."""
+        ...
 
 
 def tally(counters: PoolCounters) -> dict[str, Any]:

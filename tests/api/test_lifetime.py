@@ -15,18 +15,10 @@ import prodpool
 from prodpool import InstrumentedPool, PoolFullError, PoolStats, Reason, Result
 from prodpool.concurrency.background_thread import THREAD_NAME, background_thread
 from prodpool.testing import ManualClock
+from tests.helpers.accounting import counts_add_up
 from tests.helpers.tasks import BlockingTask
 from tests.helpers.waiting import PATIENCE, until_collected
 from tests.support import Logs, MakePool
-
-AFTER_ADMISSION = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
-
-
-def adds_up(stats: PoolStats) -> bool:
-    """Promise 1, for one snapshot."""
-    dropped = sum(stats.dropped[reason] for reason in AFTER_ADMISSION)
-    return stats.submitted == sum(stats.completed.values()) + dropped + stats.queued + stats.running
-
 
 # Names
 
@@ -138,7 +130,7 @@ def test_stats_tell_everything_once(make_pool: MakePool) -> None:
     cancelled.cancel()
     clock.advance(8.0)
     stats = pool.stats()
-    assert adds_up(stats)
+    assert counts_add_up(stats)
     assert stats == PoolStats(
         name="test",
         state="open",
@@ -159,7 +151,7 @@ def test_stats_tell_everything_once(make_pool: MakePool) -> None:
     expiring.exception(PATIENCE)
     pool.stop()
     stats = pool.stats()
-    assert adds_up(stats)
+    assert counts_add_up(stats)
     assert (stats.state, stats.in_flight, stats.dropped[Reason.EXPIRED]) == ("stopped", 0, 1)
     assert (stats.oldest_queued, stats.longest_running, stats.hung) == (0.0, 0.0, 0)
 
@@ -196,12 +188,12 @@ def test_stats_add_up_at_any_moment(make_pool: MakePool) -> None:
     snapshots = 0
     while any(thread.is_alive() for thread in threads) or snapshots < 50:
         stats = pool.stats()
-        assert adds_up(stats), stats
+        assert counts_add_up(stats), stats
         assert (stats.queued <= 5, stats.running <= 3) == (True, True)
         snapshots += 1
     pool.stop()
     stats = pool.stats()
-    assert adds_up(stats)
+    assert counts_add_up(stats)
     assert (stats.offered, stats.in_flight) == (900, 0)
 
 

@@ -21,11 +21,11 @@ from prodpool.scheduling.dispatcher import Admission, Dispatcher
 from prodpool.scheduling.wait_queue import ThreadWaiter
 from prodpool.scheduling.worker import Worker
 from prodpool.task.future import FINISHED, PoolFuture
-from prodpool.task.outcomes import State
+from prodpool.task.outcomes import AFTER_ADMISSION, State
 from prodpool.task.task import Task, TaskOptions
 from prodpool.telemetry.counters import PoolCounters
 from prodpool.testing import ManualClock
-from tests.helpers.accounting import AFTER_ADMISSION, check, check_counters, check_scrape, scrape
+from tests.helpers.accounting import check, check_counters, check_scrape, scrape
 from tests.helpers.inside import AheadWorker
 from tests.helpers.tasks import BlockingTask, TaskError, fill, occupy
 from tests.helpers.waiting import PATIENCE, until

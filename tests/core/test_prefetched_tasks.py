@@ -14,7 +14,7 @@ import pytest
 
 from prodpool import Reason
 from prodpool.scheduling.dispatcher import Admission, Dispatcher
-from prodpool.scheduling.fifo_queue import FifoQueue
+from prodpool.scheduling.linked_queue import LinkedQueue
 from prodpool.scheduling.wait_queue import ThreadWaiter
 from prodpool.scheduling.worker_set import WorkerSet
 from prodpool.task.future import PoolFuture
@@ -31,7 +31,7 @@ class Stage:
             workers=workers, queue_capacity=10, counters=PoolCounters((1.0,)), now=lambda: 0.0
         )
         self.worker_set: WorkerSet = self.dispatcher.worker_set
-        self.queue: FifoQueue[Task] = self.dispatcher.queue
+        self.queue: LinkedQueue[Task] = self.dispatcher.queue
         self.workers = [self.worker() for _ in range(workers)]
         self.first = self.workers[0]
         self.tasks = [self.submit() for _ in range(queued)]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from prodpool.scheduling.fifo_queue import FifoQueue
+from prodpool.scheduling.linked_queue import LinkedQueue
 
 
 class Item:
@@ -26,11 +26,11 @@ class Item:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Drives a `FifoQueue` beside a plain list that does the same by brute force."""
+    """Drives a `LinkedQueue` beside a plain list that does the same by brute force."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue: FifoQueue[Item] = FifoQueue()
+        self.queue: LinkedQueue[Item] = LinkedQueue()
         self.model: list[Item] = []
         self.gone: list[Item] = []
 
@@ -100,8 +100,8 @@ QueueMachine.TestCase.settings = settings(UNTIMED, max_examples=60, stateful_ste
 TestQueueAgainstModel = QueueMachine.TestCase
 
 
-def queue_of(count: int) -> tuple[FifoQueue[Item], list[Item]]:
-    queue: FifoQueue[Item] = FifoQueue()
+def queue_of(count: int) -> tuple[LinkedQueue[Item], list[Item]]:
+    queue: LinkedQueue[Item] = LinkedQueue()
     items = [Item(number) for number in range(count)]
     for item in items:
         queue.push(item)
@@ -110,7 +110,7 @@ def queue_of(count: int) -> tuple[FifoQueue[Item], list[Item]]:
 
 def test_empty() -> None:
     """An empty queue has no first item and gives nothing out."""
-    queue: FifoQueue[Item] = FifoQueue()
+    queue: LinkedQueue[Item] = LinkedQueue()
     assert (queue.pop(), queue.first(), queue.snapshot(), len(queue)) == (
         None,
         None,

@@ -73,7 +73,7 @@ def test_the_law_is_broken_by_any_number_that_is_one_off(off: dict[str, int]) ->
 
 @pytest.mark.parametrize("reason", ["full", "closed", "breaker_open", "tenant_limit", "rate_limited"])
 def test_the_law_is_about_what_was_let_in(reason: str) -> None:
-    """A task refused at the door was never submitted: it is offered, and nowhere else."""
+    """A task refused by submit was never submitted: it is offered, and nowhere else."""
     refused = snapshot(**{reason: 50})
     assert broken_law(refused) is None
     assert refused.offered == 150 if reason == "full" else 157

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from prodpool import PoolStats, Reason
-
-AFTER_ADMISSION = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
+from prodpool import PoolStats
+from prodpool.task.outcomes import AFTER_ADMISSION
 
 
 def unaccounted(stats: PoolStats) -> int:

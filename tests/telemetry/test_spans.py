@@ -231,7 +231,7 @@ def test_a_dropped_task(
 
 
 def test_a_refused_task_leaves_no_trace(make_pool: MakePool, gate: BlockingTask) -> None:
-    """A task that was refused at the door has no span."""
+    """A task that was refused by submit has no span."""
     spans = Spans()
     pool = make_pool(1, queue_capacity=0, clock=ManualClock(), tracer_provider=spans.provider)
     pool.submit(gate)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -19,7 +19,7 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from prodpool.telemetry.counters import HistogramSnapshot
-from prodpool.telemetry.snapshot import BREAKER_STATES, PoolSnapshot
+from prodpool.telemetry.snapshot import BREAKER_STATES, PoolSnapshot, Source
 
 # Dropped pools of different names whose numbers are kept for a scrape; of more than that the oldest are not,
 # for there may never be a scrape.
@@ -134,14 +134,6 @@ HISTOGRAMS: tuple[tuple[str, str, Callable[[PoolSnapshot], HistogramSnapshot]], 
         lambda r: r.admission_wait,
     ),
 )
-
-
-class Source(Protocol):
-    """Where the numbers of one pool come from."""
-
-    def snapshot(self) -> PoolSnapshot:
-        """Read the pool now."""
-        ...
 
 
 class Export:

@@ -22,6 +22,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, PoolStats, Reason, StopReport
+from prodpool.task.outcomes import AFTER_ADMISSION
 
 DEADLINE = 1.0
 # A handler may be on top of a frame that holds the pool's lock or the executor's: then it cannot have an
@@ -34,7 +35,7 @@ def build() -> InstrumentedPool:
 
 
 def counts_add_up(stats: PoolStats) -> bool:
-    dropped = sum(stats.dropped[reason] for reason in (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN))
+    dropped = sum(stats.dropped[reason] for reason in AFTER_ADMISSION)
     return stats.submitted == sum(stats.completed.values()) + dropped + stats.queued + stats.running
 
 
