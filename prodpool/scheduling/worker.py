@@ -59,7 +59,7 @@ class Worker:
         "calling_back",
         "dismissed",
         "ident",
-        "lease",
+        "loop_future",
         "next_warning",
         "notify",
         "now",
@@ -104,7 +104,7 @@ class Worker:
         # Since when, and in which thread, the done-callbacks of its last task are being made.
         self.calling_back: tuple[float, int] | None = None
         self.ident: int | None = None
-        self.lease: Future[Any] | None = None
+        self.loop_future: Future[Any] | None = None
         # The ticket of a loop that waits for its turn in a shared backend; see `LeasedWorkers`.
         self.requeue_ticket: object = None
         # A raw lock, not an Event: parking and waking cost one operation each.

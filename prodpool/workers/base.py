@@ -109,8 +109,8 @@ class NotTakenError(Exception):
 
 def default_submit(backend: SupportsSubmit, fn: Callable[..., Any], *args: Any) -> Future[Any]:
     """Hand a call over as any executor takes it."""
-    lease: Future[Any] = backend.submit(fn, *args)
-    return lease
+    future: Future[Any] = backend.submit(fn, *args)
+    return future
 
 
 def shut_down(backend: Any) -> None:

@@ -1,8 +1,9 @@
-"""How a call is put on its way to another process, and what comes back is unpacked."""
+"""How a call is packed for another process, and how its result is unpacked."""
 
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,15 @@ from typing import Any
 from prodpool.errors import UnpicklableError
 from prodpool.task.task import Task
 from prodpool.text import short_name, type_name
-from prodpool.workers.in_worker.call import CallResult, Dumps, run_pickled, run_plain, standard_dumps
+from prodpool.workers.in_worker.call import (
+    CallResult,
+    Dumps,
+    TaskInfo,
+    run_pickled,
+    run_plain,
+    standard_dumps,
+    this_host,
+)
 from prodpool.workers.in_worker.context_vars import read_vars
 
 
@@ -33,7 +42,7 @@ class CallSerializer:
             self.caller = run_pickled if standard else partial(run_pickled, dumps=result_dumps)
 
     def pack(self, pool: str, task: Task) -> tuple[Any, ...]:
-        """Return what `caller` is called with after its ticket.
+        """Return what `caller` is called with after its header.
 
         Raises:
             UnpicklableError: Something in the call does not pickle; the message says what.
@@ -93,6 +102,15 @@ class CallSerializer:
         except Exception:  # noqa: BLE001
             return True
         return False
+
+
+def task_info(task: Task, now: float) -> TaskInfo | None:
+    """Return what a task may ask of itself; None for a first attempt without limits."""
+    timeout, expires_at = task.options.timeout, task.expires_at
+    if timeout is None and expires_at is None and task.attempt == 1:
+        return None
+    left = None if expires_at is None else expires_at - now
+    return TaskInfo(task.attempt, timeout, left, time.monotonic(), this_host())
 
 
 class RemoteTraceback(Exception):  # noqa: N818  # it is no error but where one came from

@@ -132,10 +132,10 @@ def test_killed_when_it_has_just_ended(make_pool: MakePool, monkeypatch: pytest.
     pid = pool.submit(work.pid).result(PATIENCE)
     receive = WorkerConnection.receive
 
-    def receive_late(line: WorkerConnection, *, hurry: bool = False) -> Frame | None:
+    def receive_late(line: WorkerConnection, *, briefly: bool = False) -> Frame | None:
         if next(calls) == 0:
             until(lambda: not runs(pid))
-        return receive(line, hurry=hurry)
+        return receive(line, briefly=briefly)
 
     calls = itertools.count()
     monkeypatch.setattr(WorkerConnection, "receive", receive_late)

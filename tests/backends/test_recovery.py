@@ -234,7 +234,7 @@ def test_stop_while_no_worker_comes_up(make_pool: MakePool, monkeypatch: pytest.
     pool = make_pool(1, queue_capacity=5, factory_of=_failing_in(work.boom))
     stranded = [pool.submit(int) for _ in range(3)]
     workers: Any = pool._engine.workers
-    until(lambda: workers._starts._health.delay() > 0.0)
+    until(lambda: workers._starter._backoff.delay() > 0.0)
     report = pool.stop(0.2)
     assert (report.drained, report.abandoned) == (False, ())
     assert not wait(stranded, PATIENCE).not_done

@@ -15,21 +15,21 @@ class BackendWorker(Worker):
         now: The pool's clock.
     """
 
-    __slots__ = ("away", "since")
+    __slots__ = ("at_backend", "sent_at")
 
     def __init__(self, pool: str, now: Callable[[], float]) -> None:
         super().__init__(pool, now)
         # Whether its task is with the backend, and since when.
-        self.away = False
-        self.since = 0.0
+        self.at_backend = False
+        self.sent_at = 0.0
 
-    def begin(self, now: float) -> None:
+    def mark_sent(self, now: float) -> None:
         """Note that its task is handed over."""
-        self.since, self.away = now, True
+        self.sent_at, self.at_backend = now, True
 
-    def end(self) -> None:
+    def mark_returned(self) -> None:
         """Note that its task is not with the backend (any more)."""
-        self.away = False
+        self.at_backend = False
 
     def notify_again(self) -> None:
         """Do nothing: what it was given is on a list until it is handed over, and must not be on it twice."""

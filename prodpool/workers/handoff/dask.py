@@ -25,8 +25,8 @@ from prodpool.workers.base import Capabilities, NotTakenError
 KEY = "prodpool-"
 # Seconds that calls are collected while others are under way, and bytes from which on they are not. dask
 # waits as long before it sends them, and complains about graphs of 10 MB.
-_TOGETHER = 0.002
-_LARGEST = 1 << 20
+_BATCH_WINDOW = 0.002
+_MAX_BATCH_BYTES = 1 << 20
 
 
 def of_dask(backend: Any) -> Capabilities:
@@ -86,14 +86,14 @@ def connect(target: Any) -> OwnedExecutor:
     return OwnedExecutor(OwnedClient(target))  # type: ignore[no-untyped-call]
 
 
-_WHY = "the scheduler has gone, or the client was closed"
+_WHY_NOT_RUNNING = "the scheduler has gone, or the client was closed"
 
 
 class _Call(NamedTuple):
     backend: Any
     fn: Callable[..., Any]
     args: tuple[Any, ...]
-    lease: Future[Any]
+    future: Future[Any]
 
     def size(self) -> int:
         return sum(len(arg) for arg in self.args if isinstance(arg, bytes))
@@ -123,7 +123,7 @@ class BatchSubmitter:
         self._calls.append(call)
         # For each of them, so that none is forgotten when an interrupt comes between these two.
         backend._client.loop.add_callback(self._collect, backend)  # noqa: SLF001  # these: D15, guarded by
-        return call.lease  # tests/backends/test_private_names.py
+        return call.future  # tests/backends/test_private_names.py
 
     # In the loop of the client.
 
@@ -136,9 +136,9 @@ class BatchSubmitter:
         self._collecting = backend
         try:
             if backend._futures:  # noqa: SLF001  # its workers have something to do meanwhile
-                await asyncio.sleep(_TOGETHER)
+                await asyncio.sleep(_BATCH_WINDOW)
         except BaseException:  # GeneratorExit: the loop has ended
-            _give_up(self._take_all(), RuntimeError("the client's loop has ended"))
+            _fail_all(self._take_all(), RuntimeError("the client's loop has ended"))
             raise
         finally:
             self._collecting = None
@@ -146,10 +146,15 @@ class BatchSubmitter:
         while calls:
             first, size = calls[0], 0
             batch: list[_Call] = []
-            while calls and calls[0].backend is first.backend and calls[0].fn is first.fn and size < _LARGEST:
+            while (
+                calls
+                and calls[0].backend is first.backend
+                and calls[0].fn is first.fn
+                and size < _MAX_BATCH_BYTES
+            ):
                 size += calls[0].size()
                 batch.append(calls.popleft())
-            _hand_over(first.backend, batch)
+            _submit_batch(first.backend, batch)
 
     def _take_all(self) -> deque[_Call]:
         calls: deque[_Call] = deque()
@@ -164,7 +169,7 @@ def _check_open(executor: Any) -> None:
         raise RuntimeError("cannot schedule new futures after shutdown")
 
 
-def _hand_over(executor: Any, calls: Sequence[_Call]) -> None:
+def _submit_batch(executor: Any, calls: Sequence[_Call]) -> None:
     """Hand calls of one function over."""
     # Keys of their own: equal calls are one to dask otherwise.
     named = {**executor._kwargs, "key": [f"{KEY}{uuid.uuid4().hex}" for _ in calls]}  # noqa: SLF001
@@ -173,43 +178,45 @@ def _hand_over(executor: Any, calls: Sequence[_Call]) -> None:
         client = executor._client  # noqa: SLF001
         futures = client.map(calls[0].fn, *zip(*(call.args for call in calls), strict=True), **named)
     except Exception as error:  # noqa: BLE001  # closed meanwhile
-        _give_up(calls, error)
+        _fail_all(calls, error)
         return
     executor._futures.update(futures)  # noqa: SLF001  # what a shutdown gives up
-    for future, call in zip(futures, calls, strict=True):
-        future.client.loop.add_callback(_bring_home, future, call.lease)
+    for dask_future, call in zip(futures, calls, strict=True):
+        dask_future.client.loop.add_callback(_fetch_result, dask_future, call.future)
 
 
-def _give_up(calls: Iterable[_Call], error: BaseException) -> None:
+def _fail_all(calls: Iterable[_Call], error: BaseException) -> None:
     for call in calls:
-        call.lease.set_exception(NotTakenError(error))
+        call.future.set_exception(NotTakenError(error))
 
 
-async def _bring_home(future: Any, lease: Future[Any]) -> None:
+async def _fetch_result(dask_future: Any, future: Future[Any]) -> None:
     try:
-        value = await future.client.gather(future, asynchronous=True)
+        value = await dask_future.client.gather(dask_future, asynchronous=True)
     except GeneratorExit:  # its loop has ended
-        _cancel(lease)
+        _cancel(future)
         raise
     except (CancelledError, asyncio.CancelledError):
-        if future.client.status == "running":
-            lease.set_exception(CancelledThereError())
+        if dask_future.client.status == "running":
+            future.set_exception(CancelledThereError())
         else:
-            lease.set_exception(BrokenExecutor(f"its dask client is {future.client.status}: {_WHY}"))
+            future.set_exception(
+                BrokenExecutor(f"its dask client is {dask_future.client.status}: {_WHY_NOT_RUNNING}")
+            )
     except BaseException as error:  # noqa: BLE001  # it belongs to the future of the call
-        lease.set_exception(error)
+        future.set_exception(error)
     else:
-        lease.set_result(value)
+        future.set_result(value)
 
 
-def _cancel(lease: Future[Any]) -> None:
-    lease.cancel()
-    lease.set_running_or_notify_cancel()
+def _cancel(future: Future[Any]) -> None:
+    future.cancel()
+    future.set_running_or_notify_cancel()
 
 
 def _plugin(key: str) -> SchedulerPlugin:
     # A class made here travels by value, so that the scheduler need not have prodpool installed.
-    class OneDeathEnds(SchedulerPlugin):
+    class NoRerunPlugin(SchedulerPlugin):
         """Has the death of a worker end the tasks of ours that it had, rather than run them elsewhere."""
 
         idempotent = True
@@ -222,4 +229,4 @@ def _plugin(key: str) -> SchedulerPlugin:
                 if str(each).startswith(key):
                     scheduler.tasks[each].suspicious = scheduler.allowed_failures
 
-    return OneDeathEnds()
+    return NoRerunPlugin()

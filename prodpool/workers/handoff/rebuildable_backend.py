@@ -12,7 +12,7 @@ from prodpool.workers.base import SupportsSubmit, shut_down
 
 # Seconds before a broken backend is built anew: doubled each time until a task has succeeded on one.
 FIRST_DELAY = 0.1
-LONGEST_DELAY = 30.0
+MAX_DELAY = 30.0
 # So many rebuilds within so many seconds without one success, and nothing more is tried.
 MAX_REBUILDS = 5
 REBUILD_PERIOD = 60.0
@@ -67,7 +67,7 @@ class RebuildableBackend:
         self._retired: list[Any] = []
         self._lock = threading.Lock()  # guards the exchange of one backend for another
         # When backends were built since the last success.
-        self._tried: deque[float] = deque(maxlen=MAX_REBUILDS)
+        self._rebuilt_at: deque[float] = deque(maxlen=MAX_REBUILDS)
 
     @property
     def backend(self) -> Any:
@@ -88,29 +88,29 @@ class RebuildableBackend:
         """Return the seconds until the next one is to be built; None while this one works."""
         return None if self._due_at is None else max(0.0, self._due_at - self._now())
 
-    def mark_broken(self, generation: int, *, blameless: bool = False) -> bool:
+    def mark_broken(self, generation: int, *, known_cause: bool = False) -> bool:
         """Note that the backend of ``generation`` broke; False when nothing can be done about it.
 
-        ``blameless``: it is known which task broke it, so that it does not count as one that never worked.
+        ``known_cause``: it is known which task broke it, so that it does not count as one that never worked.
         """
         if generation != self.generation or self.is_down:
             return True
         if self._factory is None:
             return False
-        if blameless and self._tried:
-            self._tried.pop()
+        if known_cause and self._rebuilt_at:
+            self._rebuilt_at.pop()
         now = self._now()
-        if len(self._tried) == MAX_REBUILDS and now - self._tried[0] < REBUILD_PERIOD:
+        if len(self._rebuilt_at) == MAX_REBUILDS and now - self._rebuilt_at[0] < REBUILD_PERIOD:
             return False
         self._due_at = now + self._delay
-        if not blameless:
-            self._delay = min(2 * self._delay, LONGEST_DELAY)
+        if not known_cause:
+            self._delay = min(2 * self._delay, MAX_DELAY)
         return True
 
     def succeeded(self, generation: int) -> None:
         """Note that a task came back from the backend of ``generation``."""
-        if generation == self.generation and self._tried:
-            self._tried.clear()
+        if generation == self.generation and self._rebuilt_at:
+            self._rebuilt_at.clear()
             self._delay = FIRST_DELAY
 
     def shutdown(self) -> None:
@@ -148,19 +148,19 @@ class RebuildableBackend:
         """Build the next backend.
 
         Raises:
-            Exception: The factory's own; `broke` says whether to try again.
+            Exception: The factory's own; `mark_broken` says whether to try again.
         """
         factory = self._factory
-        assert factory is not None  # noqa: S101  # `broke` said so
+        assert factory is not None  # noqa: S101  # `mark_broken` said so
         with contextlib.suppress(Exception):
             self.shutdown()
-        self._tried.append(self._now())
+        self._rebuilt_at.append(self._now())
         try:
             with self._lock:
                 self.current = self.generation + 1, factory(workers)
                 self.size = None if self.size is None else workers
         except BaseException:
-            self._due_at = None  # `broke` sets another
+            self._due_at = None  # `mark_broken` sets another
             raise
         # Not before: until the next backend is there, nothing may be handed to the broken one.
         self._due_at = None

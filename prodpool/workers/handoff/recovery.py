@@ -18,7 +18,7 @@ from prodpool.workers.handoff.backend_worker import BackendWorker
 from prodpool.workers.handoff.rebuildable_backend import RebuildableBackend
 
 # How often a task that may be repeated is run at most.
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 
 
 def may_run_again(task: Task) -> bool:
@@ -26,7 +26,7 @@ def may_run_again(task: Task) -> bool:
 
     One of which it is not known that it has never begun has begun.
     """
-    again = task.options.idempotent and task.attempt < MOST_ATTEMPTS
+    again = task.options.idempotent and task.attempt < MAX_ATTEMPTS
     task.attempt += again
     return again
 
@@ -51,7 +51,7 @@ class Recovery:
         log: Where a new backend is announced.
         workers: How many workers it is to have.
         stopped: Whether the pool is, so that there is to be no other.
-        work: Sends a worker's task.
+        send: Sends a worker's task.
         fail: Settles a task that never began.
         on_broken: Told that nothing can be done about the backend any more.
     """
@@ -63,7 +63,7 @@ class Recovery:
         log: PoolLog,
         workers: Callable[[], int],
         stopped: Callable[[], bool],
-        work: Callable[[BackendWorker, Task], None],
+        send: Callable[[BackendWorker, Task], None],
         fail: Callable[[BackendWorker, Task, BaseException | None], None],
         on_broken: Callable[[BaseException], None],
     ) -> None:
@@ -71,49 +71,51 @@ class Recovery:
         self._log = log
         self._workers = workers
         self._stopped = stopped
-        self._work = work
+        self._send = send
         self._fail = fail
         self._on_broken = on_broken
-        self._stranded: deque[tuple[BackendWorker, Task]] = deque()
+        self._waiting: deque[tuple[BackendWorker, Task]] = deque()
         # Each of them, or none, has broken the backend: they are tried one at a time.
-        self._suspects: deque[tuple[BackendWorker, Task]] = deque()
-        self._on_trial: Task | None = None
+        self._to_isolate: deque[tuple[BackendWorker, Task]] = deque()
+        self._isolated: Task | None = None
 
     def must_wait(self, task: Task) -> bool:
         """Tell whether ``task`` has to wait for the next backend, or for an isolated task to end."""
-        on_trial = self._on_trial
-        return self._backends.is_down or (on_trial is not None and on_trial is not task)
+        isolated = self._isolated
+        return self._backends.is_down or (isolated is not None and isolated is not task)
 
     def requeue(self, worker: BackendWorker, task: Task) -> None:
         """Keep a task that never began for when there is a backend for it."""
         worker.started = None
-        self._stranded.append((worker, task))
+        self._waiting.append((worker, task))
         self.resume()
 
-    def refused(self, worker: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
+    def on_refused(self, worker: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
         """Keep a task that the backend of ``generation`` did not take, or give it back."""
-        tried = self.is_isolated(task)
-        if tried:
-            self._on_trial = None
+        was_isolated = self.is_isolated(task)
+        if was_isolated:
+            self._isolated = None
         if not self._backends.mark_broken(generation):
             self._on_broken(error)
             self._fail(worker, task, error)
-            self.give_up(error)
-        elif tried:
-            self._suspects.appendleft((worker, task))
+            self.fail_waiting(error)
+        elif was_isolated:
+            self._to_isolate.appendleft((worker, task))
             self.resume()
         else:
             self.requeue(worker, task)
 
-    def broken(self, worker: BackendWorker, task: Task, generation: int, error: BaseException) -> bool:
+    def on_backend_broken(
+        self, worker: BackendWorker, task: Task, generation: int, error: BaseException
+    ) -> bool:
         """Decide about a task whose backend broke under it; False when it is lost."""
         # One that was alone there is what broke it.
-        hope = self._backends.mark_broken(generation, blameless=self.is_isolated(task))
-        if not hope:
+        can_rebuild = self._backends.mark_broken(generation, known_cause=self.is_isolated(task))
+        if not can_rebuild:
             self._on_broken(error)
-        kept = hope and not self._stopped() and self.isolate(worker, task)
-        if not hope:
-            self.give_up(error)
+        kept = can_rebuild and not self._stopped() and self.isolate(worker, task)
+        if not can_rebuild:
+            self.fail_waiting(error)
         return kept
 
     def isolate(self, worker: BackendWorker, task: Task) -> bool:
@@ -121,38 +123,38 @@ class Recovery:
         if self._stopped() or not may_run_again(task):
             return False
         worker.started = None
-        self._suspects.append((worker, task))
+        self._to_isolate.append((worker, task))
         return True
 
     def is_isolated(self, task: Task) -> bool:
         """Tell whether a task is being tried alone; from any thread."""
-        return self._on_trial is task
+        return self._isolated is task
 
     def on_settled(self, task: Task) -> None:
         """Note the end of a task's run, however it came, once what becomes of it is decided; and go on."""
         if self.is_isolated(task):
-            self._on_trial = None
+            self._isolated = None
         self.resume()
 
     def resume(self) -> None:
         """Hand over what waits, if it can be: one suspect alone, or everything else."""
-        if self._backends.is_down or self._on_trial is not None:
+        if self._backends.is_down or self._isolated is not None:
             return
         if self._stopped():
-            self.give_up(None)
+            self.fail_waiting(None)
             return
-        if self._suspects:
-            worker, self._on_trial = self._suspects.popleft()
-            self._work(worker, self._on_trial)
+        if self._to_isolate:
+            worker, self._isolated = self._to_isolate.popleft()
+            self._send(worker, self._isolated)
             return
-        stranded, self._stranded = self._stranded, deque()
-        for worker, task in stranded:
-            self._work(worker, task)
+        waiting, self._waiting = self._waiting, deque()
+        for worker, task in waiting:
+            self._send(worker, task)
 
     def rebuild(self) -> None:
         """Build the next backend, which is due."""
         if self._stopped():
-            self.give_up_if_stopped()
+            self.fail_waiting_if_stopped()
             return
         for process in self._backends.processes():
             kill(process)
@@ -161,23 +163,23 @@ class Recovery:
         except Exception as error:  # noqa: BLE001  # the application's factory
             if not self._backends.mark_broken(self._backends.generation):
                 self._on_broken(error)
-                self.give_up(error)
+                self.fail_waiting(error)
             return
         if self._stopped():  # meanwhile
             self._backends.shutdown()
         self._log.warning("pool.backend_rebuilt", rebuilds=self._backends.rebuilds)
         self.resume()
 
-    def give_up_if_stopped(self) -> None:
+    def fail_waiting_if_stopped(self) -> None:
         """Wait for no other backend when the pool is stopped."""
         if self._backends.is_down and self._stopped():
             self._backends.cancel_rebuild()
-            self.give_up(None)
+            self.fail_waiting(None)
 
-    def give_up(self, error: BaseException | None) -> None:
+    def fail_waiting(self, error: BaseException | None) -> None:
         """Give back everything that waits for a backend which will not come."""
-        waiting = [*self._suspects, *self._stranded]
-        self._suspects.clear()
-        self._stranded.clear()
+        waiting = [*self._to_isolate, *self._waiting]
+        self._to_isolate.clear()
+        self._waiting.clear()
         for worker, task in waiting:
             self._fail(worker, task, error)

@@ -76,7 +76,7 @@ class Transfers:
         self._backends = backends
         self._abilities = abilities
         self._transport = Transport(
-            pool, abilities, context_vars=context_vars, carrier=runner.trace_context, now=now
+            pool, abilities, context_vars=context_vars, trace_context=runner.trace_context, now=now
         )
         self._dispatcher = dispatcher
         self._runner = runner
@@ -95,7 +95,7 @@ class Transfers:
             log=log,
             workers=dispatcher.workers,
             stopped=lambda: dispatcher.state is State.STOPPED,
-            work=self._send_all,
+            send=self._send_all,
             fail=self._fail,
             on_broken=on_broken,
         )
@@ -129,7 +129,7 @@ class Transfers:
 
     def shutdown(self) -> None:
         """Give up what was not handed over."""
-        self._loop_thread.call_soon(self._recovery.give_up_if_stopped)
+        self._loop_thread.call_soon(self._recovery.fail_waiting_if_stopped)
 
     # Sending, in the thread that gave the worker its task.
 
@@ -148,7 +148,7 @@ class Transfers:
         if self._recovery.must_wait(task):
             self._loop_thread.call_soon(partial(self._recovery.requeue, worker, task))
             return None
-        worker.since = self._now()
+        worker.sent_at = self._now()
         generation, backend = self._backends.current
         try:
             call = self._transport.pack(task)
@@ -170,17 +170,17 @@ class Transfers:
             NoFutureError: Its ``submit`` returns no future.
             BaseException: What else its ``submit`` raises.
         """
-        worker.begin(self._now())
-        lease = self._transport.send(backend, task, self._transport.ticket(worker, task), call)
+        worker.mark_sent(self._now())
+        future = self._transport.send(backend, task, self._transport.header(worker, task), call)
         self._on_sent()
         try:
-            lease.add_done_callback(
-                lambda lease: self._loop_thread.call_soon(
-                    partial(self._on_returned, worker, task, generation, lease)
+            future.add_done_callback(
+                lambda future: self._loop_thread.call_soon(
+                    partial(self._on_returned, worker, task, generation, future)
                 )
             )
         except AttributeError:
-            raise NoFutureError(backend, lease) from None
+            raise NoFutureError(backend, future) from None
 
     def _on_send_error(
         self, worker: BackendWorker, task: Task, generation: int, error: BaseException
@@ -188,35 +188,35 @@ class Transfers:
         """Settle a task that the backend did not take, if the fault is not the backend's."""
         if isinstance(error, UnpicklableError | NoFutureError | MemoryError):
             return self._fail_unsent(worker, task, error)
-        if self._is_short(error):
+        if self._is_out_of_resources(error):
             # No process or descriptor to be had for this one, which may be queued there all the same.
             self._loop_thread.call_soon(partial(self._on_lost, worker, task, generation, error))
             return None
-        worker.end()
-        self._loop_thread.call_soon(partial(self._recovery.refused, worker, task, generation, error))
+        worker.mark_returned()
+        self._loop_thread.call_soon(partial(self._recovery.on_refused, worker, task, generation, error))
         return None
 
-    def _is_short(self, error: BaseException) -> bool:
+    def _is_out_of_resources(self, error: BaseException) -> bool:
         """Tell whether ``error`` is that of a process pool which gets nothing more from the system."""
         return isinstance(error, OSError) and self._abilities.processes is not None
 
     def _fail_unsent(self, worker: BackendWorker, task: Task, error: BaseException) -> Task | None:
         """Settle a task that cannot be handed over."""
-        worker.end()
+        worker.mark_returned()
         now = self._now()
         return self._after_local_settle(task, self._runner.settle(worker, task, now, now, None, error))
 
     def _after_local_settle(self, task: Task, following: Task | None) -> Task | None:
-        """Note that a task was settled without having been away; return what its worker has to do next."""
+        """Note that a task was settled without having been sent; return what its worker has to do next."""
         if self._recovery.is_isolated(task):
             self._loop_thread.call_soon(partial(self._recovery.on_settled, task))
         return following
 
     # Results, in the loop thread.
 
-    def _on_returned(self, worker: BackendWorker, task: Task, generation: int, lease: Future[Any]) -> None:
+    def _on_returned(self, worker: BackendWorker, task: Task, generation: int, future: Future[Any]) -> None:
         try:
-            outcome = lease.result(0)
+            outcome = future.result(0)
         except NotTakenError as late:
             self._send_all(worker, self._on_send_error(worker, task, generation, late.error))
         except BaseException as error:  # noqa: BLE001  # whatever the backend found to raise instead
@@ -237,7 +237,7 @@ class Transfers:
     def _settle(self, worker: BackendWorker, task: Task, outcome: CallResult) -> None:
         if task.counted or task.dropped is not None:
             return  # there was no memory to see that it had been sent
-        worker.end()
+        worker.mark_returned()
         if outcome.expired:
             self._send_all(worker, self._runner.expire(worker, task))
             return
@@ -247,19 +247,23 @@ class Transfers:
 
     def _on_lost(self, worker: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
         """Decide about a task that has no outcome, because of ``error``."""
-        worker.end()
+        worker.mark_returned()
         if isinstance(error, BrokenExecutor | CancelledError):
-            kept = self._recovery.broken(worker, task, generation, error)
-        elif isinstance(error, self._abilities.worker_lost_errors) or self._is_short(error):
+            kept = self._recovery.on_backend_broken(worker, task, generation, error)
+        elif isinstance(error, self._abilities.worker_lost_errors) or self._is_out_of_resources(error):
             kept = self._recovery.isolate(worker, task)
         else:  # the backend's own failure with this one task
             kept = False
-            self._send_all(worker, self._runner.settle(worker, task, worker.since, self._now(), None, error))
+            self._send_all(
+                worker, self._runner.settle(worker, task, worker.sent_at, self._now(), None, error)
+            )
             self._recovery.on_settled(task)
             return
         if not kept:
             lost = worker_lost(self._pool, task, error)
-            following = self._runner.settle(worker, task, worker.since, self._now(), None, lost, Result.PANIC)
+            following = self._runner.settle(
+                worker, task, worker.sent_at, self._now(), None, lost, Result.PANIC
+            )
             self._send_all(worker, following)
         self._recovery.on_settled(task)  # not before, likewise
 

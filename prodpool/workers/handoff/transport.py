@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from prodpool.task.task import Task
 from prodpool.workers.base import Capabilities
 from prodpool.workers.handoff.backend_worker import BackendWorker
-from prodpool.workers.in_worker.call import CallHeader, CallResult, TaskInfo, this_host
-from prodpool.workers.serialization import CallSerializer, RemoteTraceback
+from prodpool.workers.in_worker.call import CallHeader, CallResult, this_host
+from prodpool.workers.serialization import CallSerializer, RemoteTraceback, task_info
 
 
 class TimedResult(NamedTuple):
@@ -30,7 +30,7 @@ class Transport:
         pool: The pool's name.
         abilities: What the backend can do.
         context_vars: Names of the context variables that travel too.
-        carrier: Begins a task's span and returns what makes spans there its children.
+        trace_context: Begins a task's span and returns what makes spans there its children.
         now: The pool's clock.
     """
 
@@ -40,13 +40,13 @@ class Transport:
         abilities: Capabilities,
         *,
         context_vars: Sequence[str],
-        carrier: Callable[[Task, float], Mapping[str, str] | None],
+        trace_context: Callable[[Task, float], Mapping[str, str] | None],
         now: Callable[[], float],
     ) -> None:
         self._pool = pool
         self.submit = abilities.submit
         self._serializer = CallSerializer(abilities.dumps, context_vars, abilities.result_dumps)
-        self._carrier = carrier
+        self._trace_context = trace_context
         self._now = now
 
     def pack(self, task: Task) -> tuple[Any, ...]:
@@ -58,13 +58,13 @@ class Transport:
         """
         return self._serializer.pack(self._pool, task)
 
-    def ticket(self, worker: BackendWorker, task: Task) -> CallHeader:
+    def header(self, worker: BackendWorker, task: Task) -> CallHeader:
         """Begin a hand-over: return what is to travel with the call."""
         return CallHeader(
-            self._pool, task.name, self._carrier(task, worker.since), _terms(task, worker.since)
+            self._pool, task.name, self._trace_context(task, worker.sent_at), task_info(task, worker.sent_at)
         )
 
-    def send(self, backend: Any, task: Task, ticket: CallHeader, call: tuple[Any, ...]) -> Future[Any]:
+    def send(self, backend: Any, task: Task, header: CallHeader, call: tuple[Any, ...]) -> Future[Any]:
         """Hand a packed call over to ``backend`` and return the future of its `CallResult`.
 
         Raises:
@@ -72,7 +72,7 @@ class Transport:
             BaseException: What else its ``submit`` raises.
         """
         try:
-            return self.submit(backend, self._serializer.caller, ticket, *call)
+            return self.submit(backend, self._serializer.caller, header, *call)
         except Exception as error:
             blamed = self._serializer.as_pickling_error(self._pool, task, error)
             if blamed is None:
@@ -95,16 +95,7 @@ class Transport:
         now = self._now()
         if outcome.host != this_host():
             # Its clock is another: only the length that it tells can be used.
-            return max(worker.since, now - max(0.0, outcome.ended - outcome.started)), now
+            return max(worker.sent_at, now - max(0.0, outcome.ended - outcome.started)), now
         offset = now - time.monotonic()
-        started = min(max(worker.since, outcome.started + offset), now)
+        started = min(max(worker.sent_at, outcome.started + offset), now)
         return started, min(max(started, outcome.ended + offset), now)
-
-
-def _terms(task: Task, now: float) -> TaskInfo | None:
-    """Return what the task may ask of itself beyond its name; None where that goes without saying."""
-    timeout, expires_at = task.options.timeout, task.expires_at
-    if timeout is None and expires_at is None and task.attempt == 1:
-        return None
-    left = None if expires_at is None else expires_at - now
-    return TaskInfo(task.attempt, timeout, left, time.monotonic(), this_host())

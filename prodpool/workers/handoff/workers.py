@@ -44,7 +44,7 @@ class HandoffWorkers:
         pool: str,
         backends: RebuildableBackend,
         abilities: Capabilities,
-        pace: AdaptivePrefetch,
+        prefetch: AdaptivePrefetch,
         context_vars: Sequence[str],
         dispatcher: Dispatcher,
         runner: Runner,
@@ -58,14 +58,14 @@ class HandoffWorkers:
         self._backends = backends
         self._own_backend = own_backend
         self._abilities = abilities
-        self._pace = pace
+        self._prefetch = prefetch
         self._dispatcher = dispatcher
         self._runner = runner
         self._telemetry_errors = telemetry_errors
         self._now = now
         self._killed = False
         # Workers that were given a task, or retired, while they were free.
-        self._given: deque[BackendWorker] = deque()
+        self._assigned: deque[BackendWorker] = deque()
         dispatcher.after_notify = self._after_notify
         self._transfers = Transfers(
             pool,
@@ -77,7 +77,7 @@ class HandoffWorkers:
             log=log,
             telemetry_errors=telemetry_errors,
             now=now,
-            on_sent=self._sent,
+            on_sent=self._on_sent,
             on_ran=self._adjust_prefetch,
             on_broken=on_broken,
         )
@@ -90,7 +90,7 @@ class HandoffWorkers:
         """
         self._transfers.start()
         worker = BackendWorker(self._pool, self._now)
-        worker.notify = partial(self._given.append, worker)
+        worker.notify = partial(self._assigned.append, worker)
         try:
             if not self._dispatcher.add_starting(worker):
                 return False
@@ -102,7 +102,7 @@ class HandoffWorkers:
 
     def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:  # noqa: ARG002
         """Send the tasks that workers were given and that were left there; wake the loop thread once more."""
-        if self._given:
+        if self._assigned:
             self._transfers.call_soon(self._send_assigned)
         self._transfers.wake()
 
@@ -116,7 +116,7 @@ class HandoffWorkers:
         too_small = size is not None and workers > size
         if too_small and self._dispatcher.state is State.OPEN and not self._backends.replace(workers):
             raise too_many_workers(workers, size)
-        return self._ahead(workers)
+        return self._prefetch_for(workers)
 
     def after_resize(self) -> None:
         """Nothing was held back."""
@@ -161,11 +161,11 @@ class HandoffWorkers:
             workers = [
                 worker
                 for worker in self._dispatcher.worker_set.workers
-                if isinstance(worker, BackendWorker) and worker.counts_as_running and worker.away
+                if isinstance(worker, BackendWorker) and worker.counts_as_running and worker.at_backend
             ]
-            workers.sort(key=lambda worker: worker.since)
+            workers.sort(key=lambda worker: worker.sent_at)
             for number, worker in enumerate(workers):
-                worker.started = worker.since if number < self._dispatcher.workers() else None
+                worker.started = worker.sent_at if number < self._dispatcher.workers() else None
 
     def _begin(self, worker: BackendWorker) -> None:
         try:
@@ -175,19 +175,19 @@ class HandoffWorkers:
         self._transfers.send_first(worker, task)
 
     def _after_notify(self) -> None:
-        if self._given:
+        if self._assigned:
             self._do_uninterrupted(self._send_assigned)
 
     def _send_assigned(self) -> None:
         """Send the tasks that workers were given while they were free."""
         with suppress(IndexError):
             while True:
-                worker = self._given.popleft()
+                worker = self._assigned.popleft()
                 try:
                     if not worker.dismissed:
                         self._transfers.send_first(worker, worker.task)
                 except MemoryError:
-                    self._given.appendleft(worker)  # the watchdog comes by
+                    self._assigned.appendleft(worker)  # the watchdog comes by
                     raise
 
     def _do_uninterrupted(self, step: Callable[[], None]) -> None:
@@ -207,7 +207,7 @@ class HandoffWorkers:
         ):
             self._transfers.call_soon(step)
         elif in_main_thread():
-            self._have_made(step)
+            self._run_in_loop_thread(step)
         else:
             thread_state.handing_over = True
             try:
@@ -215,7 +215,7 @@ class HandoffWorkers:
             finally:
                 thread_state.handing_over = False
 
-    def _have_made(self, step: Callable[[], None]) -> None:
+    def _run_in_loop_thread(self, step: Callable[[], None]) -> None:
         """Have the loop thread make a step; wait for one that may start the backend's processes.
 
         A process that is forked must not find locks taken which the main thread took after this.
@@ -225,21 +225,21 @@ class HandoffWorkers:
             self._transfers.call_soon(step)
             return
         made = SignalSafeEvent()
-        self._transfers.call_soon(partial(_make, step, made))
+        self._transfers.call_soon(partial(_run_and_set, step, made))
         made.wait(HAND_OVER_TIMEOUT)
 
     def _adjust_prefetch(self, seconds: float) -> None:
         """Have more tasks handed over ahead, or fewer, now that another ran for so long."""
-        pace, dispatcher = self._pace, self._dispatcher
-        pace.add(seconds)
-        if pace.update(dispatcher.workers(), wanted=dispatcher.queue.length > 0):
-            for _ in range(dispatcher.set_prefetch(self._ahead)):
+        prefetch, dispatcher = self._prefetch, self._dispatcher
+        prefetch.add(seconds)
+        if prefetch.update(dispatcher.workers(), wanted=dispatcher.queue.length > 0):
+            for _ in range(dispatcher.set_prefetch(self._prefetch_for)):
                 self.start()
 
-    def _ahead(self, workers: int) -> int:
-        return prefetch_for(workers, self._backends.size, self._pace.ahead)
+    def _prefetch_for(self, workers: int) -> int:
+        return prefetch_for(workers, self._backends.size, self._prefetch.ahead)
 
-    def _sent(self) -> None:
+    def _on_sent(self) -> None:
         if self._killed:  # meanwhile, and the processes that were started for it were not there to be seen
             self.kill()
 
@@ -252,7 +252,7 @@ def _has_headroom() -> bool:
     return True
 
 
-def _make(step: Callable[[], None], made: SignalSafeEvent) -> None:
+def _run_and_set(step: Callable[[], None], made: SignalSafeEvent) -> None:
     try:
         step()
     finally:

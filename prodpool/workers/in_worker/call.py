@@ -1,4 +1,4 @@
-"""What runs in a worker process around each call: it measures, and brings home what came of it.
+"""What runs in a worker process around each call: it measures the call and returns its result.
 
 It touches no lock, logger, span processor or metric: a forked process may have inherited any of them
 held for ever. Nothing that it returns can break the backend: a result or an exception that does not
@@ -62,18 +62,18 @@ class CallHeader(NamedTuple):
     Attributes:
         pool: The pool's name.
         task: The task's name.
-        carrier: W3C trace context; None while nothing is traced.
-        terms: What else the task may know of itself; None where it is what anybody would guess.
+        trace_context: W3C trace context; None while nothing is traced.
+        info: What else the task may ask of itself; None for a first attempt without limits.
     """
 
     pool: str
     task: str
-    carrier: Mapping[str, str] | None
-    terms: TaskInfo | None
+    trace_context: Mapping[str, str] | None
+    info: TaskInfo | None
 
 
 class CallResult(NamedTuple):
-    """How a call went. ``started`` and ``ended`` are seconds of the worker host's monotonic clock.
+    """The result of a call. ``started`` and ``ended`` are seconds of the worker host's monotonic clock.
 
     Attributes:
         host: Whose clock that is.
@@ -107,34 +107,34 @@ def standard_dumps(value: Any) -> bytes:
     return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
 
 
-def run_pickled(ticket: CallHeader, call: bytes, dumps: Dumps = standard_dumps) -> CallResult:
-    """Load a call that a backend was handed, make it, and return its outcome, as `run_taken` does."""
-    return run_taken(ticket, lambda: call, dumps)
+def run_pickled(header: CallHeader, call: bytes, dumps: Dumps = standard_dumps) -> CallResult:
+    """Load a call that a backend was handed, make it, and return its outcome, as `run_call` does."""
+    return run_call(header, lambda: call, dumps)
 
 
-def run_taken(
-    ticket: CallHeader,
-    take: Callable[[], bytes | memoryview],
+def run_call(
+    header: CallHeader,
+    read_call: Callable[[], bytes | memoryview],
     dumps: Dumps,
-    asked: Callable[[], bool] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
 ) -> CallResult:
     """Load a call, make it, and return its outcome with result or exception as bytes.
 
     Args:
-        ticket: What to know about it.
-        take: Returns function, arguments and context variables, pickled; nothing keeps those meanwhile.
+        header: The names of pool and task, and what the task may ask of itself.
+        read_call: Returns function, arguments and context variables, pickled; nothing keeps those meanwhile.
         dumps: Pickles the result.
-        asked: Tells whether the pool wants the call to end; None where it has no way to say so.
+        is_cancelled: Tells whether the pool wants the call to end; None where it has no way to say so.
     """
     started = time.monotonic()
-    if _has_expired(ticket.terms, started):
+    if _has_expired(header.info, started):
         return CallResult(started, started, this_host(), pickled=False, value=None, expired=True)
     try:
-        fn, args, kwargs, variables = pickle.loads(take())  # noqa: S301  # our own, from the pool's process
+        fn, args, kwargs, variables = pickle.loads(read_call())  # noqa: S301  # our own, from the pool's process
     except BaseException as error:  # noqa: BLE001  # a class's __setstate__ may raise anything
-        lost = _unpicklable(ticket, "the call does not load in the worker process", error)
-        return failed(ticket, started, lost, dumps)
-    return _call(ticket, started, fn, args, kwargs, variables, dumps=dumps, asked=asked)
+        lost = _unpicklable(header, "the call does not load in the worker process", error)
+        return failed_result(header, started, lost, dumps)
+    return _call(header, started, fn, args, kwargs, variables, dumps=dumps, is_cancelled=is_cancelled)
 
 
 def call_each(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -143,7 +143,7 @@ def call_each(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[
 
 
 def run_plain(
-    ticket: CallHeader,
+    header: CallHeader,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
@@ -151,23 +151,23 @@ def run_plain(
 ) -> CallResult:
     """Make a call for a backend of unknown kind, which carries everything as it sees fit."""
     started = time.monotonic()
-    if _has_expired(ticket.terms, started):
+    if _has_expired(header.info, started):
         return CallResult(started, started, this_host(), pickled=False, value=None, expired=True)
-    return _call(ticket, started, fn, args, kwargs, variables, dumps=None)
+    return _call(header, started, fn, args, kwargs, variables, dumps=None)
 
 
-def _has_expired(terms: TaskInfo | None, started: float) -> bool:
+def _has_expired(info: TaskInfo | None, started: float) -> bool:
     """Tell whether a deadline has passed since the hand-over, which only this host's clock can tell."""
     return (
-        terms is not None
-        and terms.left is not None
-        and terms.host == this_host()
-        and started >= terms.sent + terms.left
+        info is not None
+        and info.left is not None
+        and info.host == this_host()
+        and started >= info.sent + info.left
     )
 
 
 def _call(
-    ticket: CallHeader,
+    header: CallHeader,
     started: float,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
@@ -175,18 +175,18 @@ def _call(
     variables: Mapping[str, Any],
     *,
     dumps: Dumps | None,
-    asked: Callable[[], bool] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
 ) -> CallResult:
-    outer, thread_state.remote = thread_state.remote, RemoteCurrentTask(ticket, started, asked)
+    outer, thread_state.remote = thread_state.remote, RemoteCurrentTask(header, started, is_cancelled)
     try:
         with ExitStack() as around:
             if variables:
                 around.enter_context(set_vars(variables))
-            if ticket.carrier is not None:
-                around.enter_context(_traced(ticket.carrier))
+            if header.trace_context is not None:
+                around.enter_context(_traced(header.trace_context))
             value = fn(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001  # SystemExit is the task's, not the worker's
-        return failed(ticket, started, error, dumps)
+        return failed_result(header, started, error, dumps)
     finally:
         thread_state.remote = outer
     ended = time.monotonic()
@@ -195,21 +195,23 @@ def _call(
         try:
             value = (dumps or standard_dumps)(value)
         except BaseException as error:  # noqa: BLE001
-            lost = _unpicklable(ticket, f"its result (a {type_name(value)}) does not pickle", error)
-            return failed(ticket, started, lost, dumps)
+            lost = _unpicklable(header, f"its result (a {type_name(value)}) does not pickle", error)
+            return failed_result(header, started, lost, dumps)
     return CallResult(started, ended, this_host(), pickled, value)
 
 
-def failed(ticket: CallHeader, started: float, error: BaseException, dumps: Dumps | None) -> CallResult:
+def failed_result(
+    header: CallHeader, started: float, error: BaseException, dumps: Dumps | None
+) -> CallResult:
     """Return the outcome of a call that raised ``error``, as bytes if there are ``dumps``."""
     ended = time.monotonic()
     BaseException.with_traceback(error, without_own_frames(error.__traceback__))
     stack = _render(error)
-    packed = error if dumps is None else _pack_error(ticket, error, dumps)
+    packed = error if dumps is None else _pack_error(header, error, dumps)
     return CallResult(started, ended, this_host(), dumps is not None, None, packed, stack)
 
 
-def _pack_error(ticket: CallHeader, error: BaseException, dumps: Dumps) -> bytes:
+def _pack_error(header: CallHeader, error: BaseException, dumps: Dumps) -> bytes:
     """Pickle an exception: as it is, else without its ``__init__``, else what stands in for it."""
     for form in (lambda: error, lambda: Rebuilt.of(error)):
         try:
@@ -220,7 +222,7 @@ def _pack_error(ticket: CallHeader, error: BaseException, dumps: Dumps) -> bytes
         except BaseException:  # noqa: BLE001, S110  # its own code, which may raise anything
             pass
     kinds = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
-    substitute = RemoteTaskError(pool=ticket.pool, task=ticket.task, error=type_name(error), kinds=kinds)
+    substitute = RemoteTaskError(pool=header.pool, task=header.task, error=type_name(error), kinds=kinds)
     return pickle.dumps(substitute, pickle.HIGHEST_PROTOCOL)
 
 
@@ -261,8 +263,8 @@ def _builtin(kind: type[BaseException]) -> Any:
     return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
-def _unpicklable(ticket: CallHeader, what: str, error: BaseException) -> UnpicklableError:
-    return UnpicklableError(pool=ticket.pool, task=ticket.task, what=what, error=error)
+def _unpicklable(header: CallHeader, what: str, error: BaseException) -> UnpicklableError:
+    return UnpicklableError(pool=header.pool, task=header.task, what=what, error=error)
 
 
 def _render(error: BaseException) -> str:
@@ -273,9 +275,9 @@ def _render(error: BaseException) -> str:
 
 
 @contextmanager
-def _traced(carrier: Mapping[str, str]) -> Iterator[None]:
-    """Make the span that a carrier names current, so that spans opened inside are its children."""
-    token = context.attach(_PROPAGATOR.extract(carrier))
+def _traced(trace_context: Mapping[str, str]) -> Iterator[None]:
+    """Make the span of the task current, so that spans opened inside are its children."""
+    token = context.attach(_PROPAGATOR.extract(trace_context))
     try:
         yield
     finally:
@@ -285,40 +287,40 @@ def _traced(carrier: Mapping[str, str]) -> Iterator[None]:
 class RemoteCurrentTask:
     """Makes, when the call asks for it, what it may know of itself."""
 
-    __slots__ = ("_asked", "_current", "_started", "_ticket")
+    __slots__ = ("_is_cancelled", "_current", "_started", "_header")
 
-    def __init__(self, ticket: CallHeader, started: float, asked: Callable[[], bool] | None) -> None:
-        self._ticket = ticket
-        self._asked = asked
+    def __init__(self, header: CallHeader, started: float, is_cancelled: Callable[[], bool] | None) -> None:
+        self._header = header
+        self._is_cancelled = is_cancelled
         self._started = started
         self._current: CurrentTask | None = None
 
     def __call__(self) -> CurrentTask:
         """Return the same object each time."""
         if self._current is None:
-            self._current = CurrentTask(self._task(), self._ticket.pool, self._started, time.monotonic)
+            self._current = CurrentTask(self._task(), self._header.pool, self._started, time.monotonic)
         return self._current
 
     def _task(self) -> Task:
         """Stand in for the pool's record of the task, which is in another process."""
-        ticket, started = self._ticket, self._started
-        attempt, timeout, left, sent, host = ticket.terms or TaskInfo(1, None, None, started, "")
-        options = TaskOptions(task=ticket.task, timeout=timeout)
+        header, started = self._header, self._started
+        attempt, timeout, left, sent, host = header.info or TaskInfo(1, None, None, started, "")
+        options = TaskOptions(task=header.task, timeout=timeout)
         task = Task(_nothing, (), {}, Context(), started, options)
         task.attempt = attempt
         if left is not None:
             task.expires_at = left + (sent if host == this_host() else started)
-        task.cancel_token = CancelToken(self._left, self._is_asked)
+        task.cancel_token = CancelToken(self._time_left, self._cancel_requested)
         return task
 
-    def _left(self) -> float:
-        terms = self._ticket.terms
-        if terms is None or terms.timeout is None:
+    def _time_left(self) -> float:
+        info = self._header.info
+        if info is None or info.timeout is None:
             return math.inf
-        return terms.timeout - (time.monotonic() - self._started)
+        return info.timeout - (time.monotonic() - self._started)
 
-    def _is_asked(self) -> bool:
-        return self._asked is not None and self._asked()
+    def _cancel_requested(self) -> bool:
+        return self._is_cancelled is not None and self._is_cancelled()
 
 
 def _nothing() -> None:

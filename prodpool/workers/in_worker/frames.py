@@ -22,12 +22,12 @@ class Kind(IntEnum):
     # From the pool.
     CALL = 1
     CANCEL = 2
-    SKIPPED = 3  # no call before this one that has no permit will be made
+    DISCARD = 3  # no call before this one that has no credit will be made
     # From the worker.
     READY = 4  # its number is 1 if the process may be asked for its stacks
     START_FAILED = 5
     RESULT = 6
-    DRY = 7  # the calls that had no permit are thrown away
+    DISCARDED = 7  # the calls that had no credit are thrown away
 
 
 class Payload(IntEnum):
@@ -52,7 +52,7 @@ def frame(kind: Kind, number: int = 0, body: bytes = b"") -> bytes:
     return _HEADER.pack(kind, number, len(body)) + body
 
 
-def header(kind: Kind, number: int, size: int) -> bytes:
+def frame_header(kind: Kind, number: int, size: int) -> bytes:
     """Return what comes before ``size`` bytes that are sent apart."""
     return _HEADER.pack(kind, number, size)
 
@@ -61,11 +61,11 @@ class FrameReader:
     """Reads messages from a socket, and keeps none that it has returned.
 
     Args:
-        line: The socket.
+        connection: The socket.
     """
 
-    def __init__(self, line: socket.socket) -> None:
-        self._line = line
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
         self._chunk = memoryview(bytearray(_CHUNK))
         self._received = bytearray()
         self._at = 0
@@ -101,10 +101,10 @@ class FrameReader:
             OSError: Likewise.
         """
         if self._large is not None:
-            size = self._line.recv_into(self._large[2][self._filled :], 0, flags)
+            size = self._connection.recv_into(self._large[2][self._filled :], 0, flags)
             self._filled += size
         else:
-            size = self._line.recv_into(self._chunk, 0, flags)
+            size = self._connection.recv_into(self._chunk, 0, flags)
             if self._at:
                 # Here and not for each message: it moves what is left.
                 del self._received[: self._at]

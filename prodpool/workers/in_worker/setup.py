@@ -19,13 +19,13 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from types import FrameType
 
-# A signal that hardly anybody uses; None where there is none, or no faulthandler that could answer it.
+# A signal that few applications use; None where there is none, or no faulthandler that could answer it.
 STACKS_SIGNAL: int | None = (
     None if sys.platform == "win32" else getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 5) + 5
 )
 
 
-def offer_stacks(stacks: socket.socket) -> bool:
+def register_stack_dumps(stacks: socket.socket) -> bool:
     """Have the stacks of all threads written to ``stacks`` when the pool sends `STACKS_SIGNAL`.
 
     False where that cannot be: the signal would end the process.
@@ -33,13 +33,13 @@ def offer_stacks(stacks: socket.socket) -> bool:
     # A dump that is not read must not hold up the task.
     stacks.settimeout(0.0)
     with suppress(OSError, ValueError, AttributeError):
-        if STACKS_SIGNAL is not None and not is_taken():
+        if STACKS_SIGNAL is not None and not is_signal_taken():
             faulthandler.register(STACKS_SIGNAL, stacks.fileno(), all_threads=True, chain=False)
             return True
     return False
 
 
-def is_taken() -> bool:
+def is_signal_taken() -> bool:
     """Tell whether the application has a use of its own for `STACKS_SIGNAL`."""
     return STACKS_SIGNAL is not None and signal.getsignal(STACKS_SIGNAL) not in {signal.SIG_DFL, None}
 

@@ -12,13 +12,12 @@ from prodpool.execution.runner import Runner
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.task.task import Task
 from prodpool.text import type_name
-from prodpool.workers.in_worker.call import TaskInfo, this_host
 from prodpool.workers.in_worker.frames import OUTCOME, Frame, Kind, Payload, frame
 from prodpool.workers.processes.connection import WorkerConnection
 from prodpool.workers.processes.process_template import ProcessTemplate
 from prodpool.workers.processes.remote_worker import RemoteWorker
 from prodpool.workers.processes.timeouts import TimeoutEnforcer
-from prodpool.workers.serialization import CallSerializer, RemoteTraceback
+from prodpool.workers.serialization import CallSerializer, RemoteTraceback, task_info
 
 
 class CallSender:
@@ -65,7 +64,7 @@ class CallSender:
         self._renew = renew
         self._start_loops = start_loops
 
-    def advance(self, worker: RemoteWorker, task: Task) -> Task | None:
+    def send_and_settle(self, worker: RemoteWorker, task: Task) -> Task | None:
         """Send the worker's task if it was not, and settle it when its outcome is there; return the next.
 
         Raises:
@@ -74,21 +73,21 @@ class CallSender:
         if not worker.sent:
             if self._runner.has_expired(task, self._now()):
                 return self._runner.expire(worker, task)
-            if worker.timed_out or (self._is_template_used_up(worker) and not self._renew(worker)):
+            if worker.timed_out or (self._has_made_all_calls(worker) and not self._renew(worker)):
                 raise EOFError  # it was killed just when its last task had ended; or there is to be no other
             message = task.packed or self._pack(task)
             if isinstance(message, BaseException):
-                return self._refuse(worker, task, message)
+                return self._settle_unsent(worker, task, message)
             try:
                 # From here on, since a large call takes a while to arrive.
                 self._limits.begin(worker, task.options.timeout)
             except RuntimeError as error:  # no thread to be had
-                return self._refuse(worker, task, error)
+                return self._settle_unsent(worker, task, error)
             self._send_first(worker, task, message)
         self._send_ahead(worker)
-        value, failure, times = self._outcome(worker, task)
+        value, failure, times = self._wait_for_result(worker, task)
         if worker.ahead and self._dispatcher.paused:
-            self._take_back(worker)
+            self._requeue_and_discard(worker)
         if times is None:
             following = self._runner.expire(worker, task)
         else:
@@ -97,7 +96,7 @@ class CallSender:
             worker.started = self._now()
         return following
 
-    def _refuse(self, worker: RemoteWorker, task: Task, error: BaseException) -> Task | None:
+    def _settle_unsent(self, worker: RemoteWorker, task: Task, error: BaseException) -> Task | None:
         now = self._now()
         return self._runner.settle(worker, task, now, now, None, error)
 
@@ -108,7 +107,9 @@ class CallSender:
         now = self._now()
         try:
             (call,) = self._serializer.pack(self._pool, task)
-            head = pickle.dumps((task.name, self._runner.trace_context(task, now), _terms(task, now)))
+            info = task_info(task, now)
+            # As a plain tuple: a worker that has to look up a class for each call is slower.
+            head = pickle.dumps((task.name, self._runner.trace_context(task, now), info and tuple(info)))
         except BaseException as error:  # noqa: BLE001  # a __reduce__ may raise anything
             return error
         return b"".join((len(head).to_bytes(4, "little"), head, call))
@@ -117,8 +118,8 @@ class CallSender:
         """Send a call that the process is to begin at once."""
         connection = worker.connection
         assert connection is not None  # noqa: S101
-        while not self._note(worker, [(task, len(message))]):
-            connection.resume()
+        while not self._record_sent(worker, [(task, len(message))]):
+            connection.send_discard()
             self._wait_until_drained(connection)
         task.packed = None
         # Before it is sent: from then on it may have begun.
@@ -126,44 +127,44 @@ class CallSender:
         if not connection.send(frame(Kind.CALL, worker.answered + 1, message)):
             # It died while it had nothing to do.
             with worker.lock:
-                worker.forget_sent(connection.take_back(1))
+                worker.forget_sent(connection.revoke(1))
             raise EOFError
         if task.cancel_requested:
             connection.cancel(worker.answered + 1)
 
-    def _note(self, worker: RemoteWorker, calls: Sequence[tuple[Task, int]]) -> bool:
+    def _record_sent(self, worker: RemoteWorker, calls: Sequence[tuple[Task, int]]) -> bool:
         """Note that calls of so many bytes are sent now; False if others have to be thrown away first."""
         connection = worker.connection
         assert connection is not None  # noqa: S101
         # Under the lock, so that a thread that takes calls back sees either none of this or all.
         with worker.lock:
-            if connection.skips:
+            if connection.discarding:
                 return False
             for task, size in calls:
                 worker.note_sent(task, size)
-            connection.permit(len(calls))
+            connection.add_credits(len(calls))
             return True
 
     def _wait_until_drained(self, connection: WorkerConnection) -> None:
         message = connection.receive()
         if message is not None:
-            connection.skips = message.kind != Kind.DRY
+            connection.discarding = message.kind != Kind.DISCARDED
 
     def _send_ahead(self, worker: RemoteWorker) -> None:
         """Send more calls, while tasks are short and have to wait."""
         connection, ahead = worker.connection, worker.ahead
         assert connection is not None  # noqa: S101
         assert ahead is not None  # noqa: S101
-        if connection.skips or not self._dispatcher.queue.length:
+        if connection.discarding or not self._dispatcher.queue.length:
             return
-        most = self._most_ahead(worker)
+        most = self._max_ahead(worker)
         if 2 * len(ahead) > most or not most or (worker.task and worker.task.options.timeout is not None):
             return
         with self._dispatcher.lock:
             self._dispatcher.assign_ahead(worker, most - len(ahead))
             with worker.lock:
                 unsent = list(islice(ahead, len(ahead) - worker.unsent(), None))
-                room, withdrawals = worker.room(), worker.withdrawals
+                room, withdrawals = worker.bytes_left_ahead(), worker.withdrawals
         calls: list[tuple[Task, int]] = []
         messages: list[bytes] = []
         for task in unsent:
@@ -175,7 +176,7 @@ class CallSender:
             messages.append(packed)
         with worker.lock:
             # While these were packed, others may have taken them back.
-            if withdrawals != worker.withdrawals or not self._note(worker, calls):
+            if withdrawals != worker.withdrawals or not self._record_sent(worker, calls):
                 return
             first = worker.calls - len(calls) + 1
         if len(calls) < len(unsent):
@@ -183,7 +184,7 @@ class CallSender:
         if calls:
             connection.send(b"".join(frame(Kind.CALL, first + at, each) for at, each in enumerate(messages)))
 
-    def _most_ahead(self, worker: RemoteWorker) -> int:
+    def _max_ahead(self, worker: RemoteWorker) -> int:
         if self._prefetch is None:
             most = worker.prefetch.ahead()
         else:
@@ -194,28 +195,28 @@ class CallSender:
             most = min(most, self._most_calls - worker.calls + len(worker.sent) - 1)
         return most
 
-    def take_back(self, worker: RemoteWorker) -> None:
+    def requeue_ahead(self, worker: RemoteWorker) -> None:
         """Put back into the queue what waits behind a task that takes its time; from any thread."""
         self._start_loops(self._dispatcher.requeue_ahead(worker))
         self._runner.settlement.drop_requeued()
 
-    def _take_back(self, worker: RemoteWorker) -> None:
+    def _requeue_and_discard(self, worker: RemoteWorker) -> None:
         """Do so, and have the process throw it away."""
-        self.take_back(worker)
+        self.requeue_ahead(worker)
         if worker.connection is not None:
-            worker.connection.resume()
+            worker.connection.send_discard()
 
-    def _is_template_used_up(self, worker: RemoteWorker) -> bool:
+    def _has_made_all_calls(self, worker: RemoteWorker) -> bool:
         most = self._most_calls
         return most is not None and worker.calls >= most
 
     # Outcomes.
 
-    def _outcome(
+    def _wait_for_result(
         self, worker: RemoteWorker, task: Task
     ) -> tuple[Any, BaseException | None, tuple[float, float] | None]:
         """Wait for the outcome of a call; return it and when it began and ended, None if it has expired."""
-        answer = self._answer(worker)
+        answer = self._receive_result(worker)
         if task.options.timeout is not None:
             self._limits.end(worker)
         if answer.kind != Kind.RESULT or answer.number != worker.answered + 1:
@@ -231,15 +232,15 @@ class CallSender:
         worker.prefetch.add(over - began)
         return value, failure, (max(began + offset, task.admitted_at), over + offset)
 
-    def _answer(self, worker: RemoteWorker) -> Frame:
+    def _receive_result(self, worker: RemoteWorker) -> Frame:
         connection = worker.connection
         assert connection is not None  # noqa: S101  # `_bring_up` opened it
         while True:
-            answer = connection.receive(hurry=bool(worker.ahead))
+            answer = connection.receive(briefly=bool(worker.ahead))
             if answer is None:
-                self._take_back(worker)
-            elif answer.kind == Kind.DRY:
-                connection.skips = False
+                self._requeue_and_discard(worker)
+            elif answer.kind == Kind.DISCARDED:
+                connection.discarding = False
             else:
                 return answer
 
@@ -261,12 +262,3 @@ class CallSender:
         # Not by assignment: an exception may be a frozen dataclass.
         BaseException.__setattr__(loaded, "__cause__", RemoteTraceback(stack.decode(errors="replace")))
         return None, loaded
-
-
-def _terms(task: Task, now: float) -> tuple[Any, ...] | None:
-    """Return what the task may ask of itself beyond its name; None where that goes without saying."""
-    timeout, expires_at = task.options.timeout, task.expires_at
-    if timeout is None and expires_at is None and task.attempt == 1:
-        return None
-    left = None if expires_at is None else expires_at - now
-    return tuple(TaskInfo(task.attempt, timeout, left, time.monotonic(), this_host()))

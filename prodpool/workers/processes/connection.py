@@ -11,19 +11,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from prodpool.workers.in_worker.call_loop import Ends
+from prodpool.workers.in_worker.call_loop import WorkerSockets
 from prodpool.workers.in_worker.frames import Frame, FrameReader, Kind, frame
 
-# Milliseconds within which a worker's next outcome has to come, or what waits there is taken back.
-QUIET = 1
+# Milliseconds within which a worker's next result has to come, or the calls that wait there are revoked.
+RESULT_WAIT = 1
 # Seconds that a request to end may wait for a call that is just being sent.
 _CANCEL_PATIENCE = 0.05
 
 
 class WorkerConnection:
-    """Three socket pairs: calls and outcomes, permits (see `prodpool.workers.in_worker.call_loop`), stacks.
+    """Three socket pairs: calls and outcomes, credits (see `prodpool.workers.in_worker.call_loop`), stacks.
 
-    Used by one worker's own thread, save for `cancel`, `hang_up` and ``stacks``.
+    Used by one worker's own thread, save for `cancel`, `shut_down` and ``stacks``.
 
     Raises:
         OSError: The system has no descriptors to give.
@@ -33,26 +33,25 @@ class WorkerConnection:
         self._sockets: list[socket.socket] = []
         _open.add(self)
         try:
-            self._ours, connection = self._pair()
-            self._given, permits = self._pair()
+            self._socket, connection = self._pair()
+            self._credit_sender, credit_receiver = self._pair()
             self.stacks, stacks = self._pair()
         except BaseException:
             self.close()
             raise
-        self.theirs = Ends(connection, permits, stacks)
-        # Where permits can be taken out again. The flag is the connection's, and so the worker's as well.
-        self._permits = permits
-        permits.settimeout(0.0)
-        self._reader = FrameReader(self._ours)
+        self.worker_sockets = WorkerSockets(connection, credit_receiver, stacks)
+        # Where credits can be taken out again. The flag is the connection's, and so the worker's as well.
+        self._credits = credit_receiver
+        credit_receiver.settimeout(0.0)
+        self._reader = FrameReader(self._socket)
         self._sending = threading.Lock()
         self._poll = select.poll()
-        self._poll.register(self._ours, select.POLLIN)
+        self._poll.register(self._socket, select.POLLIN)
         # The number of the call that is to end, if that could not be sent yet.
         self._cancelled = 0
-        # Whether the worker has yet to say that it has thrown away what was taken back, and whether it was
-        # told to.
-        self.skips = False
-        self._told = True
+        # Whether the worker has yet to say that it has discarded the revoked calls, and was told to do so.
+        self.discarding = False
+        self._discard_sent = True
 
     def _pair(self) -> tuple[socket.socket, socket.socket]:
         pair = socket.socketpair()
@@ -62,21 +61,21 @@ class WorkerConnection:
         return pair
 
     def start(self, start: Callable[[], Any]) -> Any:
-        """Call what starts the process, which takes ``theirs`` along, and let go of them here; return it."""
+        """Call ``start``, whose process takes ``worker_sockets``; close them here and return the process."""
         _starting.connection = self
         try:
             process = start()
         finally:
             _starting.connection = None
-        for end in (self.theirs.connection, self.theirs.stacks):
+        for end in (self.worker_sockets.connection, self.worker_sockets.stacks):
             end.close()
             self._sockets.remove(end)
         return process
 
-    def permit(self, calls: int) -> None:
-        """Permit the worker to begin so many more calls, which are sent next. Never waits."""
+    def add_credits(self, calls: int) -> None:
+        """Let the worker begin so many more calls, which are sent next. Never waits."""
         with suppress(OSError):  # it has gone; that is for `send` and `receive` to say
-            self._given.sendall(b"\1" * calls)
+            self._credit_sender.sendall(b"\1" * calls)
 
     def send(self, message: bytes) -> bool:
         """Send one or several calls; False if the worker has gone and got none of them.
@@ -85,65 +84,65 @@ class WorkerConnection:
         """
         with self._sending:
             try:
-                sent = self._ours.send(message)
+                sent = self._socket.send(message)
             except OSError:
                 self._stop_sending()
                 return False
             if sent < len(message):
                 try:
-                    self._ours.sendall(memoryview(message)[sent:])
+                    self._socket.sendall(memoryview(message)[sent:])
                 except OSError:
                     self._stop_sending()
         if self._cancelled:
             self.cancel(self._cancelled)
         return True
 
-    def take_back(self, most: int) -> int:
-        """Take back up to ``most`` calls that the worker has not begun, the last ones; return how many.
+    def revoke(self, most: int) -> int:
+        """Revoke up to ``most`` calls that the worker has not begun, the last ones; return how many.
 
-        From any thread; never waits. Nothing must be sent after that until `resume` was called, and the
-        worker has said that it has thrown them away.
+        From any thread; never waits. Nothing must be sent after that until `send_discard` was called, and the
+        worker has said that it has discarded them.
         """
         if not most:
             return 0
         try:
-            taken = len(self._permits.recv(most))
+            taken = len(self._credits.recv(most))
         except OSError:  # it has begun them all
             return 0
         if taken:
-            self.skips, self._told = True, False
+            self.discarding, self._discard_sent = True, False
         return taken
 
-    def resume(self) -> None:
-        """Have the worker throw away what was taken back."""
-        if self._told:
+    def send_discard(self) -> None:
+        """Tell the worker to discard the calls that were revoked."""
+        if self._discard_sent:
             return
-        self._told = True
+        self._discard_sent = True
         with self._sending:
             try:
-                self._ours.sendall(frame(Kind.SKIPPED))
+                self._socket.sendall(frame(Kind.DISCARD))
             except OSError:  # as in `send`
                 self._stop_sending()
 
     def _stop_sending(self) -> None:
         """Have the worker end, if it has not, when it has answered what it was sent as a whole."""
         with suppress(OSError):
-            self._ours.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
 
-    def receive(self, *, hurry: bool = False) -> Frame | None:
-        """Return the worker's next message; None if there was none for a moment (``hurry``).
+    def receive(self, *, briefly: bool = False) -> Frame | None:
+        """Return the worker's next message; None if there was none for a moment (``briefly``).
 
         Raises:
             EOFError, OSError: The worker has gone.
         """
         while (message := self._reader.next()) is None:
-            if not hurry:
+            if not briefly:
                 self._reader.fill()
                 continue
             try:
                 self._reader.fill(socket.MSG_DONTWAIT)
             except BlockingIOError:
-                if not self._poll.poll(QUIET):
+                if not self._poll.poll(RESULT_WAIT):
                     return None
         return message
 
@@ -153,21 +152,21 @@ class WorkerConnection:
         if self._sending.acquire(timeout=_CANCEL_PATIENCE):
             try:
                 with suppress(OSError):
-                    self._ours.send(frame(Kind.CANCEL, number), socket.MSG_DONTWAIT)
+                    self._socket.send(frame(Kind.CANCEL, number), socket.MSG_DONTWAIT)
                     self._cancelled = 0
             finally:
                 self._sending.release()
 
-    def hang_up(self) -> None:
+    def shut_down(self) -> None:
         """Wake the thread that waits for a message, as if the worker had ended; from any thread."""
         with suppress(OSError):
-            self._ours.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection, which ends the worker when it has nothing to do."""
-        self.close_but(None)
+        self.close_except(None)
 
-    def close_but(self, kept: Ends | None) -> None:
+    def close_except(self, kept: WorkerSockets | None) -> None:
         """Close every end but those that are kept, in a process that was forked for them."""
         for end in self._sockets:
             if kept is None or end not in kept:
@@ -182,7 +181,7 @@ def _after_fork() -> None:
     # A forked process would hold open for ever what the pool closes.
     mine = getattr(_starting, "connection", None)
     for connection in list(_open):
-        connection.close_but(connection.theirs if connection is mine else None)
+        connection.close_except(connection.worker_sockets if connection is mine else None)
     _open.clear()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from prodpool.workers.base import kill
 from prodpool.workers.in_worker.call import Dumps
-from prodpool.workers.in_worker.call_loop import Start, work
+from prodpool.workers.in_worker.call_loop import WorkerStartup, run_worker
 from prodpool.workers.processes.connection import WorkerConnection
 
 # Only here do sockets have time limits of their own, and can be handed to another process by multiprocessing.
@@ -60,14 +60,22 @@ class ProcessTemplate:
             Exception: The system has none to give; or the initializer, say, does not pickle.
         """
         return connection.start(
-            partial(self._start, pool, connection, Start(pool, self.initializer, self.initargs, self.dumps))
+            partial(
+                self._start,
+                pool,
+                connection,
+                WorkerStartup(pool, self.initializer, self.initargs, self.dumps),
+            )
         )
 
-    def _start(self, pool: str, connection: WorkerConnection, start: Start) -> Any:
+    def _start(self, pool: str, connection: WorkerConnection, start: WorkerStartup) -> Any:
         self._knows_script()
         while True:
             process = self.context.Process(
-                target=work, args=(connection.theirs, start), name=f"prodpool-worker-{pool}", **self.options
+                target=run_worker,
+                args=(connection.worker_sockets, start),
+                name=f"prodpool-worker-{pool}",
+                **self.options,
             )
             process.start()
             if self._knows_script():

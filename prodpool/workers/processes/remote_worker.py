@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 # Bytes of calls that are sent ahead. What waits in a socket must fit into its buffer: a worker that has an
 # outcome to send reads nothing meanwhile.
-ROOM_AHEAD = 1 << 15
+MAX_BYTES_AHEAD = 1 << 15
 # Seconds that a process gets to end whose connection has ended already.
-ENDS_WITHIN = 5.0
+JOIN_TIMEOUT = 5.0
 # Seconds after its end in which the system should say how a process has ended.
-FORGOTTEN_AFTER = 0.1
+EXIT_CODE_TIMEOUT = 0.1
 
 
 class RemoteWorker(Worker):
@@ -37,19 +37,19 @@ class RemoteWorker(Worker):
     ``task`` and those ``ahead`` are in the order in which the process runs them. What was sent and is not
     answered is in ``sent``, in the same order.
     ``lock`` guards ``sent``, ``sizes`` and ``calls``; a thread that takes calls back holds the dispatcher's
-    lock already. That one would not do: a call is permitted under this one, by a system call.
+    lock already. That one would not do: credits are sent under this one, by a system call.
     """
 
     __slots__ = (
         "answered",
-        "answers",
+        "dumps_stacks",
         "calls",
         "forked",
         "connection",
         "lock",
         "loss",
         "lost",
-        "looked_at",
+        "answered_before",
         "prefetch",
         "process",
         "ready",
@@ -69,8 +69,8 @@ class RemoteWorker(Worker):
         # Whether its process is there and can be sent calls.
         self.ready = False
         # Whether the process may be asked for its stacks.
-        self.answers = False
-        # Opens when its process has been forked.
+        self.dumps_stacks = False
+        # Set when its process has been forked.
         self.forked = SignalSafeEvent()
         # How many calls the process was sent so far, but for those taken back, and how many it has answered.
         # They are numbered from 1 on; a number that was taken back is given again.
@@ -81,8 +81,8 @@ class RemoteWorker(Worker):
         self.lock = threading.RLock()
         # How often calls were taken back.
         self.withdrawals = 0
-        # How many it had answered when the watchdog looked last.
-        self.looked_at = 0
+        # How many it had answered when the watchdog checked last.
+        self.answered_before = 0
         # The number of the call for whose time limit the process was killed.
         self.timed_out = 0
         self.prefetch = WorkerPrefetch()
@@ -96,7 +96,7 @@ class RemoteWorker(Worker):
         connection = self.connection
         if connection is None or not self.sent:
             return "(no stack: it has not begun)"
-        if not self.answers:
+        if not self.dumps_stacks:
             return f"(no stack: worker process {self.process.pid} cannot be asked: the signal is taken there)"
         return stack_of(self.process, connection.stacks)
 
@@ -138,7 +138,7 @@ class RemoteWorker(Worker):
         with self.lock:
             self.withdrawals += 1
             unsent = self.unsent()
-            taken = connection.take_back(len(ahead) - unsent) if sent and connection is not None else 0
+            taken = connection.revoke(len(ahead) - unsent) if sent and connection is not None else 0
             self.forget_sent(taken)
         return unsent + taken
 
@@ -160,12 +160,12 @@ class RemoteWorker(Worker):
             count += 1
         return count
 
-    def room(self) -> int:
+    def bytes_left_ahead(self) -> int:
         """Return how many bytes may still be sent ahead. The lock is held."""
         # The first call is being made: it does not wait in the connection.
-        return ROOM_AHEAD - sum(islice(self.sizes, 1, None))
+        return MAX_BYTES_AHEAD - sum(islice(self.sizes, 1, None))
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """End the connection, and so the process; forget both."""
         self.ready = False
         connection, self.connection = self.connection, None
@@ -174,7 +174,7 @@ class RemoteWorker(Worker):
         self.sent.clear()
         self.sizes.clear()
 
-    def end(self) -> int | None:
+    def join_or_kill(self) -> int | None:
         """Wait for the process to end, or kill it; return its exit code, None if that cannot be known."""
         process = self.process
         if not _has_ended(process):
@@ -186,13 +186,13 @@ class RemoteWorker(Worker):
 
 def _has_ended(process: Any) -> bool:
     """Wait for a process to end; False if it does not, or if it cannot be asked."""
-    until = time.monotonic() + ENDS_WITHIN
+    until = time.monotonic() + JOIN_TIMEOUT
     while process.is_alive():
         # In steps: it waits for a pipe to end, which a process may hold open that was forked by a task.
         if wait([process.sentinel], 0.05):
             # It has. Another thread of ours is just told how, or the system has forgotten it, as it does
             # where the application ignores SIGCHLD.
-            until = min(until, time.monotonic() + FORGOTTEN_AFTER)
+            until = min(until, time.monotonic() + EXIT_CODE_TIMEOUT)
             time.sleep(0.005)
         if time.monotonic() >= until:
             return False

@@ -17,14 +17,14 @@ from prodpool.workers.in_worker import call
 from prodpool.workers.in_worker.setup import STACKS_SIGNAL
 
 # Seconds that a process is given to answer; it takes about a millisecond unless it is stopped.
-PATIENCE = 0.5
+ANSWER_TIMEOUT = 0.5
 # Seconds without another byte after which its answer is taken to be complete.
-_QUIET = 0.005
+_END_OF_ANSWER = 0.005
 _CHUNK = 1 << 16
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$', re.MULTILINE)
-_CALLER = str(Path(call.__file__))
+_CALL_FILE = str(Path(call.__file__))
 # One question at a time, from all threads: the answers of one process would mingle.
-_asking = threading.Lock()
+_lock = threading.Lock()
 
 
 def stack_of(process: Any, stacks: socket.socket) -> str:
@@ -34,21 +34,21 @@ def stack_of(process: Any, stacks: socket.socket) -> str:
         process: The worker process.
         stacks: What it writes to when it is sent the signal.
     """
-    with _asking:
+    with _lock:
         try:
             stacks.settimeout(0.0)
             _read(stacks)
-            _ask(process)
-            stacks.settimeout(PATIENCE)
+            _send_signal(process)
+            stacks.settimeout(ANSWER_TIMEOUT)
             text = _read(stacks)
         except OSError as error:
             return f"(no stack: worker process {process.pid} cannot be asked: {said(error)})"
     if not text:
-        return f"(no stack: worker process {process.pid} did not answer within {PATIENCE} s)"
+        return f"(no stack: worker process {process.pid} did not answer within {ANSWER_TIMEOUT} s)"
     return render(text)
 
 
-def _ask(process: Any) -> None:
+def _send_signal(process: Any) -> None:
     """Send the signal, to no process but that one.
 
     Raises:
@@ -78,18 +78,18 @@ def _read(stacks: socket.socket) -> str:
     with suppress(TimeoutError, BlockingIOError):
         while part := stacks.recv(_CHUNK):
             parts.append(part)
-            stacks.settimeout(_QUIET)
+            stacks.settimeout(_END_OF_ANSWER)
     return b"".join(parts).decode(errors="replace")
 
 
 def render(text: str) -> str:
     """Return the task's part of what faulthandler wrote, as Python prints a stack."""
     threads = [_FRAME.findall(part) for part in re.split(r"\n(?=\S)", text)]
-    frames = next((each for each in threads if any(file == _CALLER for file, _, _ in each)), None)
+    frames = next((each for each in threads if any(file == _CALL_FILE for file, _, _ in each)), None)
     if frames is None:
         return short_stack([text])
     # Innermost first here; what lies below our call is the worker's own.
-    until = next(place for place, (file, _, _) in enumerate(frames) if file == _CALLER)
+    until = next(place for place, (file, _, _) in enumerate(frames) if file == _CALL_FILE)
     task = frames[: until or 1]
     summary = [traceback.FrameSummary(file, int(line), name) for file, line, name in reversed(task)]
     return short_stack(traceback.StackSummary.from_list(summary).format())

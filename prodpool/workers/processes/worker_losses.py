@@ -12,11 +12,11 @@ from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.task.outcomes import Result, State
 from prodpool.task.task import Task
 from prodpool.workers.base import kill
-from prodpool.workers.processes.remote_worker import ROOM_AHEAD, RemoteWorker, how_it_ended
+from prodpool.workers.processes.remote_worker import MAX_BYTES_AHEAD, RemoteWorker, how_it_ended
 from prodpool.workers.processes.timeouts import TimeoutEnforcer
 
 # How often a task that may be repeated is run at most.
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 
 
 @dataclass(slots=True)
@@ -64,35 +64,35 @@ class WorkerLosses:
         self._limits.end(worker)
         loss = worker.loss
         if loss is None:
-            loss = worker.loss = self._judge(worker)
-        worker.hang_up()
-        while (task := worker.task) is not None and not self._is_left(worker, task, loss):
+            loss = worker.loss = self._examine(worker)
+        worker.disconnect()
+        while (task := worker.task) is not None and not self._returns_to_queue(worker, task, loss):
             if task.counted or task.dropped is not None:
                 # Its settlement was broken off.
                 self._runner.settle_anyway(worker, task, EOFError(loss.detail))
                 continue
-            error, result = self._why(loss, task)
+            error, result = self._error_of(loss, task)
             started = self._now() if worker.started is None else worker.started
             self._runner.settle(worker, task, started, self._now(), None, error, result)
         self._dispatcher.remove_lost(worker)
         self._runner.settlement.drop_requeued()
 
-    def _judge(self, worker: RemoteWorker) -> WorkerLoss:
+    def _examine(self, worker: RemoteWorker) -> WorkerLoss:
         """Find out what a process that has gone, or is not to be trusted, had begun."""
         detail = "its worker process did not start"
         if worker.process is not None:
             kill(worker.process)
-            detail = how_it_ended(worker.process.pid, worker.end())
+            detail = how_it_ended(worker.process.pid, worker.join_or_kill())
         if worker.connection is None or not worker.sent:
             return WorkerLoss([], timed_out=False, detail=detail)
         timed_out = worker.timed_out == worker.answered + 1
         with worker.lock:
-            begun = len(worker.sent) - worker.connection.take_back(len(worker.sent))
-        if timed_out or worker.sizes[0] > ROOM_AHEAD:  # to read it may have been too much
+            begun = len(worker.sent) - worker.connection.revoke(len(worker.sent))
+        if timed_out or worker.sizes[0] > MAX_BYTES_AHEAD:  # to read it may have been too much
             begun = max(1, begun)
         return WorkerLoss(list(worker.sent)[:begun], timed_out, detail)
 
-    def _is_left(self, worker: RemoteWorker, task: Task, loss: WorkerLoss) -> bool:
+    def _returns_to_queue(self, worker: RemoteWorker, task: Task, loss: WorkerLoss) -> bool:
         """Tell whether a worker's task goes back into the queue, and with it all that it has ahead."""
         if task.counted or task.dropped is not None:
             return False
@@ -104,7 +104,7 @@ class WorkerLosses:
             again = (
                 len(loss.begun) == 1
                 and task.options.idempotent
-                and task.attempt < MOST_ATTEMPTS
+                and task.attempt < MAX_ATTEMPTS
                 and not loss.timed_out
                 and self._dispatcher.state is not State.STOPPED
             )
@@ -113,7 +113,7 @@ class WorkerLosses:
             loss.again = again
         return loss.again
 
-    def _why(self, loss: WorkerLoss, task: Task) -> tuple[BaseException, Result]:
+    def _error_of(self, loss: WorkerLoss, task: Task) -> tuple[BaseException, Result]:
         if loss.timed_out and task is loss.begun[0]:
             limit = task.options.timeout or 0.0
             return TaskTimeoutError(pool=self._pool, task=task.name, timeout=limit), Result.TIMEOUT

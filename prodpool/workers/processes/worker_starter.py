@@ -43,7 +43,7 @@ class WorkerStarter:
         self._template = template
         self._any_is_up = any_is_up
         self._on_broken = on_broken
-        self._health = RestartBackoff(now)
+        self._backoff = RestartBackoff(now)
         self._killed = False
         # Set when there are to be no more processes.
         self.closed = threading.Event()
@@ -61,21 +61,21 @@ class WorkerStarter:
     def start(self, worker: RemoteWorker) -> bool:
         """Start a process and wait until it is ready; False if there is to be none any more."""
         while not self.closed.is_set():
-            delay = self._health.delay()
+            delay = self._backoff.delay()
             if delay:
-                worker.forked.set()  # it takes too long for anybody to wait
+                worker.forked.set()  # it takes too long to be waited for
             if self.closed.wait(delay):
                 return False
             try:
                 self._connect(worker)
             except Exception as error:  # noqa: BLE001  # the system's, or the application's initializer's
                 self.release(worker)
-                if not self._health.failed() and not self._any_is_up() and not self.closed.is_set():
+                if not self._backoff.failed() and not self._any_is_up() and not self.closed.is_set():
                     self.broken = _without_frames(error)
                     self._on_broken(self.broken)
                     return False
             else:
-                self._health.succeeded()
+                self._backoff.succeeded()
                 worker.ready = True
                 return True
         return False
@@ -87,9 +87,9 @@ class WorkerStarter:
 
     def release(self, worker: RemoteWorker) -> None:
         """See a process end that has nothing to do any more."""
-        worker.hang_up()
+        worker.disconnect()
         if worker.process is not None:
-            worker.end()
+            worker.join_or_kill()
             self.processes.discard(worker.process)
 
     def _connect(self, worker: RemoteWorker) -> None:
@@ -108,10 +108,10 @@ class WorkerStarter:
         try:
             message = connection.receive()
         except (EOFError, OSError) as error:
-            detail = how_it_ended(process.pid, worker.end()).removeprefix("its ")
+            detail = how_it_ended(process.pid, worker.join_or_kill()).removeprefix("its ")
             raise BrokenProcessPool(f"{detail} before it was ready") from error
         assert message is not None  # noqa: S101  # it was waited for
-        worker.answers = message.number == 1
+        worker.dumps_stacks = message.number == 1
         if message.kind == Kind.START_FAILED:
             packed, stack = pickle.loads(message.body)  # noqa: S301  # from our own worker
             failure: BaseException = pickle.loads(packed)  # noqa: S301

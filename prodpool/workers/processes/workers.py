@@ -33,7 +33,7 @@ from prodpool.workers.processes.worker_starter import WorkerStarter
 # Seconds after which something is tried again for which there was no memory.
 RETRY_AFTER = 0.05
 # Seconds that the main thread waits for a process to be forked, which takes milliseconds.
-FORKED_WITHIN = 2.0
+FORK_TIMEOUT = 2.0
 
 
 class ProcessWorkers:
@@ -78,11 +78,11 @@ class ProcessWorkers:
         self._log = log
         self._telemetry_errors = telemetry_errors
         self._now = now
-        self._starts = WorkerStarter(
+        self._starter = WorkerStarter(
             pool=pool, template=template, now=now, any_is_up=self._any_is_up, on_broken=on_broken
         )
         self._limits = TimeoutEnforcer(pool)
-        self._calls = CallSender(
+        self._sender = CallSender(
             pool=pool,
             template=template,
             prefetch=prefetch,
@@ -91,7 +91,7 @@ class ProcessWorkers:
             runner=runner,
             limits=self._limits,
             now=now,
-            renew=self._starts.renew,
+            renew=self._starter.renew,
             start_loops=start_loops,
         )
         self._losses = WorkerLosses(pool, dispatcher=dispatcher, runner=runner, limits=self._limits, now=now)
@@ -122,7 +122,7 @@ class ProcessWorkers:
             raise
         if self._template.forks and in_main_thread():
             # A process that is forked must not find locks taken which the main thread takes after this.
-            worker.forked.wait(FORKED_WITHIN)
+            worker.forked.wait(FORK_TIMEOUT)
         with suppress(RuntimeError):  # without a thread for it: the first task with a limit tries again
             self._limits.start()
         return True
@@ -141,9 +141,9 @@ class ProcessWorkers:
         """Notice the processes that ended unseen, and the calls that wait behind a callback."""
         for worker in self._workers():
             # Not in this thread: it may be the main one, in which signal handlers run.
-            if worker.ahead and worker.answered == worker.looked_at:
-                call_soon(partial(self._calls.take_back, worker))
-            worker.looked_at = worker.answered
+            if worker.ahead and worker.answered == worker.answered_before:
+                call_soon(partial(self._sender.requeue_ahead, worker))
+            worker.answered_before = worker.answered
             process, connection = worker.process, worker.connection
             if process is None or connection is None or not worker.begun or process.is_alive():
                 continue
@@ -152,13 +152,13 @@ class ProcessWorkers:
                 worker.wake.release()
             elif worker.sent:
                 # A process that its task has started may hold the connection open. What was sent can be read.
-                call_soon(connection.hang_up)
+                call_soon(connection.shut_down)
 
     def owned_threads_or_processes(self) -> list[Joinable]:
         """Return the processes and threads, which have ended when the pool has."""
         limits = self._limits.thread()
-        # Threads first: each has seen its process end, which a join of that may not (see `RemoteWorker.end`).
-        return [*self._threads, *self._starts.processes, *([] if limits is None else [limits])]
+        # Threads first: each has seen its process end, which a join may not (`RemoteWorker.join_or_kill`).
+        return [*self._threads, *self._starter.processes, *([] if limits is None else [limits])]
 
     def can_kill(self) -> bool:
         """Return True: its workers are processes of this host."""
@@ -166,7 +166,7 @@ class ProcessWorkers:
 
     def kill(self) -> None:
         """Kill the processes, and those that are just being started."""
-        self._starts.kill()
+        self._starter.kill()
 
     def shutdown(self) -> None:
         """Start no more processes; those that are idle end."""
@@ -180,7 +180,7 @@ class ProcessWorkers:
 
     def close(self) -> None:
         """Let go of everything; no task is left."""
-        self._starts.closed.set()
+        self._starter.closed.set()
         self._limits.close()
 
     def _workers(self) -> list[RemoteWorker]:
@@ -205,7 +205,7 @@ class ProcessWorkers:
     def _run_worker_process(self, worker: RemoteWorker) -> bool:
         """Start a process and have it run tasks; True if it is to be replaced."""
         try:
-            if not self._starts.start(worker):
+            if not self._starter.start(worker):
                 worker.forked.set()
                 self._dispatcher.start_failed(worker)
                 return False
@@ -224,7 +224,7 @@ class ProcessWorkers:
             self._settle_lost(worker)
             return True
         finally:
-            self._starts.release(worker)
+            self._starter.release(worker)
 
     def _after_failed_allocation(self, worker: RemoteWorker, error: MemoryError) -> Task | None:
         """Go on where it is certain what was sent."""
@@ -239,18 +239,18 @@ class ProcessWorkers:
             except MemoryError as error:
                 # No other thread would settle its task, or start another in its place.
                 self._telemetry_errors.report("internal", error)
-                self._starts.closed.wait(RETRY_AFTER)
+                self._starter.closed.wait(RETRY_AFTER)
             else:
                 break
-        if self._starts.broken is not None and not self._any_is_up():
+        if self._starter.broken is not None and not self._any_is_up():
             # What it had was put back after the queue was emptied, and no worker is left to run it.
             for task in self._dispatcher.drop_queued(Reason.SHUTDOWN):
-                self._runner.settlement.dropped(task, lost=self._starts.broken)
+                self._runner.settlement.dropped(task, lost=self._starter.broken)
 
     def _replacement(self, lost: RemoteWorker) -> RemoteWorker | None:
         """Return the record of the process that takes the place of a lost one, if there is to be any."""
         worker = RemoteWorker(self._pool, self._now)
-        if self._starts.closed.is_set() or not self._dispatcher.add_starting(worker):
+        if self._starter.closed.is_set() or not self._dispatcher.add_starting(worker):
             return None
         if not lost.timed_out:  # else the pool itself has killed it
             self._replaced += 1
@@ -267,7 +267,7 @@ class ProcessWorkers:
         task = first()
         while True:
             while task is not None:
-                task = self._calls.advance(worker, task)
+                task = self._sender.send_and_settle(worker, task)
             if worker.dismissed:
                 return
             linger = self._template.linger

@@ -31,7 +31,7 @@ class LeasedWorkers:
         backend: Backend,
         dispatcher: Dispatcher,
         runner: Runner,
-        most: int | None,
+        max_workers: int | None,
         linger: float,
         shared: bool,
         now: Callable[[], float],
@@ -41,7 +41,7 @@ class LeasedWorkers:
         self._backend = backend
         self._dispatcher = dispatcher
         self._runner = runner
-        self._most = most
+        self._max_workers = max_workers
         # On a shared backend an idle loop gives way as soon as a busy one.
         self._linger = min(linger, MAX_LEASE) if shared else linger
         self._shared = shared
@@ -60,10 +60,10 @@ class LeasedWorkers:
                 return False
             # No callback is added: a signal handler that raises in the midst of that leaves the lock of the
             # future held for ever, and the thread that ends the loop waits for it.
-            lease = self._submit(self._begin, worker)
+            loop_future = self._submit(self._begin, worker)
             with self._dispatcher.lock:
-                if worker.lease is None:  # else it has given its turn by now
-                    worker.lease = lease
+                if worker.loop_future is None:  # else it has given up its turn by now
+                    worker.loop_future = loop_future
         except BaseException:
             # Also what a signal handler raised, when the loop may be coming up after all: if it is there
             # it stays, and if it comes later it finds itself struck out.
@@ -85,8 +85,8 @@ class LeasedWorkers:
         try:
             thread_state.submitting = True
             with Unmasked():
-                lease: Future[Any] = self._backend.submit(fn, *args)
-            return lease
+                loop_future: Future[Any] = self._backend.submit(fn, *args)
+            return loop_future
         finally:
             thread_state.submitting = False
 
@@ -96,8 +96,8 @@ class LeasedWorkers:
         Raises:
             ValueError: It has fewer threads.
         """
-        if self._most is not None and workers > self._most:
-            raise too_many_workers(workers, self._most)
+        if self._max_workers is not None and workers > self._max_workers:
+            raise too_many_workers(workers, self._max_workers)
         return 0
 
     def after_resize(self) -> None:
@@ -109,11 +109,11 @@ class LeasedWorkers:
     def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Notice the loops that the backend dropped before they began, of which there is no event."""
         for worker in list(self._dispatcher.worker_set.workers):
-            lease = worker.lease
-            if lease is None or not lease.done():
+            loop_future = worker.loop_future
+            if loop_future is None or not loop_future.done():
                 continue
-            error = None if lease.cancelled() else lease.exception()
-            if lease.cancelled() or error is not None:
+            error = None if loop_future.cancelled() else loop_future.exception()
+            if loop_future.cancelled() or error is not None:
                 call_soon(partial(self._lost, worker, error))
 
     def owned_threads_or_processes(self) -> list[threading.Thread]:
@@ -149,11 +149,11 @@ class LeasedWorkers:
         worker.ident = threading.get_ident()
         self._loop(worker, partial(self._dispatcher.mark_started, worker))
 
-    def _resume(self, worker: Worker, turn: object) -> None:
+    def _resume(self, worker: Worker, ticket: object) -> None:
         # The stdlib may enqueue a call and then raise for want of a thread; the loop has gone on by
         # itself then, and this ticket is void.
         with self._dispatcher.lock:
-            if worker.requeue_ticket is not turn:
+            if worker.requeue_ticket is not ticket:
                 return
             worker.requeue_ticket = None
         worker.ident = threading.get_ident()
@@ -177,19 +177,19 @@ class LeasedWorkers:
 
     def _serve(self, worker: Worker, task: Task | None) -> None:
         run, wake = self._runner.run, worker.wake
-        turn_ends = self._now() + MAX_LEASE
+        lease_ends = self._now() + MAX_LEASE
         while True:
             while task is not None:
                 task = run(worker, task)
-                if self._shared and task is not None and self._now() >= turn_ends:
+                if self._shared and task is not None and self._now() >= lease_ends:
                     if self._requeue(worker):
                         return
-                    turn_ends = self._now() + MAX_LEASE
+                    lease_ends = self._now() + MAX_LEASE
             if worker.dismissed:
                 return
             linger = self._linger
             if self._shared:
-                linger = max(0.0, min(linger, turn_ends - self._now()))
+                linger = max(0.0, min(linger, lease_ends - self._now()))
             if not wake.acquire(timeout=linger):
                 if self._dispatcher.retire_idle(worker):
                     return
@@ -199,19 +199,19 @@ class LeasedWorkers:
 
     def _requeue(self, worker: Worker) -> bool:
         """Go to the end of the backend's own queue; False when the backend takes nothing any more."""
-        turn = worker.requeue_ticket = object()
+        ticket = worker.requeue_ticket = object()
         try:
-            lease = self._submit(self._resume, worker, turn)
+            loop_future = self._submit(self._resume, worker, ticket)
         except BaseException as error:
             with self._dispatcher.lock:
-                came_up = worker.requeue_ticket is not turn
+                came_up = worker.requeue_ticket is not ticket
                 worker.requeue_ticket = None
             if not isinstance(error, RuntimeError | MemoryError):
                 raise
             return came_up
         with self._dispatcher.lock:
-            if worker.requeue_ticket is turn:
-                worker.lease = lease
+            if worker.requeue_ticket is ticket:
+                worker.loop_future = loop_future
         return True
 
     def _lost(self, worker: Worker, error: BaseException | None) -> None:
