@@ -83,7 +83,7 @@ def _export(chosen: argparse.Namespace) -> int:
 
 
 def _write(texts: dict[Path, str], *, force: bool) -> None:
-    """Write all files, or take those written back where one cannot be; what was overwritten stays so."""
+    """Write all files; if one fails, remove the new ones, though files that were overwritten stay so."""
     written: list[Path] = []
     try:
         for path, text in texts.items():

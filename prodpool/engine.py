@@ -46,7 +46,7 @@ BRIEFLY = 0.5
 
 
 class Engine:
-    """One pool without its face."""
+    """The parts of one pool, and what connects them."""
 
     # Long, since it does nothing but put the parts together.
     def __init__(
@@ -249,7 +249,7 @@ class Engine:
         background_thread().call_soon(lambda: self.stopper.stop(math.inf, wait=False))
 
     def retry_after(self) -> float:
-        """Guess the seconds until a slot is free."""
+        """Estimate the seconds until a slot is free."""
         return self.reader.retry_after(self.watchdog.mean_duration())
 
     # What the exit registry calls.
@@ -277,7 +277,7 @@ class Engine:
         return self.abilities.holds_up_exit and self.settings.on_hang_exit == "exit"
 
     def forked(self) -> None:
-        """Be dead in this process: every use meets a lock that says why."""
+        """Disable the pool in a forked child: every use raises."""
         lock: Any = ForkedLock(self.settings.name)
         self.dispatcher.lock = self.runner.lock = lock
         if self.breaker is not None:
@@ -305,7 +305,7 @@ class Engine:
             self._starting = False
 
     def _retry_failed(self) -> None:
-        """Have what was asked for, and came to nothing, tried again."""
+        """Try again what was asked for and failed."""
         self.stopper.retry()
         self.call_thread.look()
         self.sinks.look()
@@ -334,7 +334,7 @@ class Engine:
             self.call_thread.close(BRIEFLY)
 
     def _release(self) -> None:
-        """Be done for good: the pool is stopped and its last worker is back."""
+        """Release the pool's resources, once it is stopped and its last worker is back."""
         background_thread().remove_periodic(self.watchdog)
         exit_registry.remove_hung(self)
         self.workers.close()

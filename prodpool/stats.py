@@ -48,7 +48,7 @@ class PoolStats:
 
     @classmethod
     def of(cls, reading: PoolSnapshot) -> Self:
-        """Take the numbers from a reading."""
+        """Take the numbers from a snapshot."""
         return cls(
             name=reading.pool,
             state=reading.state,

@@ -60,5 +60,5 @@ def release_all(permits: Permits) -> None:
 
 
 def success_may_hang(permits: Permits) -> bool:
-    """Tell whether telling the sources of a success may have to wait for the application."""
+    """Tell whether reporting a success to the sources may have to wait for the application."""
     return any(source.shared and source.success_may_hang(permit) for source, permit in permits)

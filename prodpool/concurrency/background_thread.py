@@ -23,12 +23,12 @@ BREATHER = 0.01
 
 
 class Periodic(Protocol):
-    """Whatever wants to be looked after at intervals."""
+    """Something that the watchdog's thread calls at intervals."""
 
     interval: float
 
     def tick(self) -> None:
-        """Look once. Never raises."""
+        """Do one round. Never raises."""
 
 
 class BackgroundThread:

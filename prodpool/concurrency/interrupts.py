@@ -1,4 +1,4 @@
-"""What has to be asked because a signal handler or a destructor runs on top of any frame."""
+"""Questions that arise because a signal handler or a destructor may run on top of any frame."""
 
 from __future__ import annotations
 

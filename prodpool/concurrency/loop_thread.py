@@ -53,7 +53,7 @@ class LoopThread:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Have the thread running.
+        """Start the thread, if it does not run.
 
         Raises:
             RuntimeError: The system has no thread to give, or no descriptor.
@@ -98,7 +98,7 @@ class LoopThread:
         self._wakeup.wake()
 
     def wake(self) -> None:
-        """Have it look for calls again."""
+        """Have the thread look for calls again."""
         if self._calls:
             self._wakeup.wake()
 
@@ -120,7 +120,7 @@ class LoopThread:
             self._let_go()
 
     def _serve(self) -> bool:
-        """Do what there is to do; True when that was the last, False when there was no memory for it."""
+        """Make the calls that wait; True when those were the last, False when memory is short."""
         try:
             while True:
                 due = self._due_in()
@@ -140,7 +140,7 @@ class LoopThread:
             return False
 
     def _wait(self, seconds: float | None) -> list[Callable[[], object]]:
-        """Wait until there is something to do; return what there is beside the calls."""
+        """Wait until there is a call or a socket is ready; return the calls for the sockets that are."""
         self._wakeup.arm()
         if self._calls:  # posted before it would have rung
             seconds = 0.0
@@ -172,7 +172,7 @@ class WakeupSocket:
         self._lock = threading.RLock()
 
     def open(self) -> socket.socket:
-        """Return what becomes readable when it rings.
+        """Return the socket that becomes readable when `wake` is called.
 
         Raises:
             OSError: There is no descriptor to be had.
@@ -183,7 +183,7 @@ class WakeupSocket:
         return self._ends[0]
 
     def arm(self) -> None:
-        """Begin to wait: look afterwards whether there is anything to do already."""
+        """Announce that the thread will wait; it must then check once more whether a call is there."""
         self._heard = True
 
     def disarm(self) -> None:
@@ -198,12 +198,12 @@ class WakeupSocket:
                 self._ends[1].send(b"\0")
 
     def drain(self) -> None:
-        """Take note of having been woken."""
+        """Read what `wake` has sent."""
         with suppress(BlockingIOError):
             self._ends[0].recv(4096)
 
     def close(self) -> None:
-        """Ring no more."""
+        """Close both sockets."""
         with self._lock:
             for end in self._ends:
                 end.close()

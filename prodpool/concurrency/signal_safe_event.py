@@ -1,4 +1,4 @@
-"""A one-way gate that a signal handler may wait on."""
+"""An event that a signal handler may wait on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOK_EVERY = 0.5
 
 
 class SignalSafeEvent:
-    """Closed until opened, then open for ever.
+    """An event that is set once and stays set.
 
     ``threading.Event`` takes a lock in Python code; a signal handler on top of a frame that holds it
     would hang. Here every step is one atomic operation, and each waiter parks on a lock of its own.
@@ -25,7 +25,7 @@ class SignalSafeEvent:
         self._waiting: list[threading.Lock] = []
 
     def set(self) -> None:
-        """Let everybody through, now and later."""
+        """Set the event: every wait returns, now and later."""
         self._open = True
         while self._waiting:
             # Released before it is taken off: a call that is interrupted in between does both once more,

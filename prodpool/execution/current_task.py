@@ -1,4 +1,4 @@
-"""What a running task may ask about itself, and how anyone knows which worker this thread is."""
+"""What a running task may ask about itself, and which worker the calling thread is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the numbers of one pool for its snapshots, and guesses from them when a slot is free."""
+"""Reads the numbers of one pool for its snapshots, and estimates from them when a slot is free."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class PoolReader:
         }
 
     def retry_after(self, mean: float | None) -> float:
-        """Guess the seconds until a slot is free: the ``mean`` duration of a task, shared by all workers.
+        """Estimate the seconds until a slot is free: the ``mean`` duration of a task, shared by all workers.
 
         Tasks that run for longer than that already are taken to need as long again. ``mean`` is None while no
         task has finished.

@@ -105,7 +105,7 @@ class Settlement:
             self.resume(worker, task)
 
     def resume(self, worker: Worker, task: Task) -> None:
-        """Do the rest of the settlement of a task that is counted: its result, and its callbacks."""
+        """Finish the settlement of a task that is counted: set its result and make its callbacks."""
         if task.dropped is not None:
             self.dropped(task)
             return

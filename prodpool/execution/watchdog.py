@@ -19,7 +19,7 @@ SUMMARY_EVERY = 10.0
 
 
 class PoolWatchdog:
-    """Speaks up about hung tasks and drops, and drops what expired, while workers may all be stuck."""
+    """Logs hung tasks and drops, and drops expired tasks, even while all workers hang."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class PoolWatchdog:
         self._history: deque[tuple[float, int, float]] = deque()
 
     def tick(self) -> None:
-        """Look once. Never raises."""
+        """Do one round. Never raises."""
         try:
             self._refresh_workers()
             self._retry_failed()

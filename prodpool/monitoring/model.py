@@ -1,4 +1,4 @@
-"""What a rule is: a recording, or an alert with all that the person needs who is paged by it."""
+"""What a rule is: a recording, or an alert with all that the on-call engineer needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WINDOW = re.compile(r"(?:(?<=\[)|(?<=offset ))(\d+)([smhd])\b")
 
 @dataclass(frozen=True, slots=True)
 class PanelLink:
-    """Where to look at it: a dashboard's uid, a panel's id and title.
+    """The panel that shows it: a dashboard's uid, a panel's id and title.
 
     ``repeated`` panels are there once for each instance, under ids that Grafana makes up.
     """
@@ -72,7 +72,7 @@ class Alert:
         return {"component": "workerpool", "severity": self.severity}
 
     def annotations(self, settings: AlertThresholds) -> dict[str, str]:
-        """Return the text that the person who is paged reads."""
+        """Return the texts that the on-call engineer reads."""
         return {
             "summary": render(self.summary, settings),
             "description": render(self.description, settings),

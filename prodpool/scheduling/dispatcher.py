@@ -28,7 +28,7 @@ from prodpool.task.task import Task
 
 
 class Admission(Enum):
-    """What became of a task that was offered."""
+    """The dispatcher's answer to a task that was offered."""
 
     ADMITTED = auto()
     NEEDS_WORKER = auto()
@@ -178,14 +178,14 @@ class Dispatcher(PoolControl):
         return reserved
 
     def start_failed(self, worker: Worker) -> None:
-        """Strike a reserved worker out, unless its loop has come up after all."""
+        """Remove a reserved worker, unless its loop has started after all."""
         with self.lock:
             if not worker.begun:
                 self.worker_set.remove(worker)
             self._signal_if_idle()
 
     def mark_started(self, worker: Worker) -> Task | None:
-        """Take the first task of a loop that has just come up; dismiss one struck out before that."""
+        """Give a loop that has just started its first task; dismiss it if it was removed before that."""
         with self.lock:
             task = self.next_task(worker) if self.worker_set.mark_started(worker) else None
         self.notify_waiters()
@@ -235,7 +235,7 @@ class Dispatcher(PoolControl):
         return count
 
     def requeue_ahead(self, worker: Worker, *, sent: bool = True) -> int:
-        """Put back in the queue what ``worker`` was given ahead and has not begun, or was not even sent.
+        """Put the tasks back in the queue that ``worker`` was given ahead and has not begun, or was not sent.
 
         Returns how many loops are to be started.
         """
@@ -246,7 +246,7 @@ class Dispatcher(PoolControl):
         return missing
 
     def requeue_all_ahead(self) -> int:
-        """Do so for what any worker was given ahead and has not begun."""
+        """Do so for the tasks that any worker was given ahead and has not begun."""
         with self.lock:
             self._requeue_all_ahead()
             missing = self._assign_queued()
@@ -254,7 +254,7 @@ class Dispatcher(PoolControl):
         return missing
 
     def remove_lost(self, worker: Worker) -> None:
-        """Strike out a worker whose process is gone, and put back in the queue what it has not begun."""
+        """Remove a worker whose process is gone, and requeue the tasks that it has not begun."""
         with self.lock:
             self.worker_set.demote(worker)
             while worker.ahead:
@@ -266,14 +266,14 @@ class Dispatcher(PoolControl):
         self.notify_waiters()
 
     def retire_idle(self, worker: Worker) -> bool:
-        """Let a worker go that has parked for long enough; False when it was given a task just now."""
+        """Retire a worker that has parked for long enough; False when it was given a task just now."""
         with self.lock:
             left = self.worker_set.retire_idle(worker)
             self._signal_if_idle()
             return left
 
     def worker_failed(self, worker: Worker) -> Task | None:
-        """Strike out a worker whose loop never came up or broke down.
+        """Remove a worker whose loop never started or broke down.
 
         Returns the task it was given and had not ended, counted as dropped by now.
         """

@@ -89,7 +89,7 @@ class PoolState:
         return Occupancy(queued, in_flight - queued)
 
     def notify_waiters(self) -> None:
-        """Do what has come of a step, now that the lock is released."""
+        """Notify the waiters that a step has admitted, now that the lock is released."""
         if self.waiters.to_notify.length:
             self.waiters.notify()
         if self.after_notify is not None:
@@ -137,7 +137,7 @@ class PoolState:
         self.counters.dropped[reason] = dropped
 
     def _admit_waiters(self) -> None:
-        """Let waiters in while there are slots."""
+        """Admit waiters while there are slots."""
         while self.waiters.length and self.in_flight < self._slots():
             waiter = self.waiters.first()
             if waiter is not None and waiter.task.expires_at is not None:
@@ -145,7 +145,7 @@ class PoolState:
             self.waiters.admit(self.queue)
 
     def _assign_queued(self) -> int:
-        """Give parked workers what waits; return how many loops are to be started for the rest."""
+        """Give parked workers the queued tasks; return how many loops are to be started for the rest."""
         self._admit_waiters()
         if self.paused:
             return 0

@@ -106,7 +106,7 @@ class WaitQueue(LinkedQueue[Waiter]):
         self._notifiers: set[int] = set()
 
     def admit(self, queue: LinkedQueue[Task]) -> None:
-        """Move the task of the first one to the end of ``queue``."""
+        """Move the task of the first waiter to the end of ``queue``."""
         now, counters, to_notify = self._now(), self._counters, self.to_notify
         waiter = self.next
         if waiter is None:
@@ -127,7 +127,7 @@ class WaitQueue(LinkedQueue[Waiter]):
         counters.admission_wait.observe(now - waited_since)
 
     def remove(self, waiter: Waiter) -> bool:
-        """Take one out that waits no longer; False if it has been notified, or is about to be."""
+        """Remove a waiter that waits no longer; False if it has been notified, or is about to be."""
         now = self._now()
         if waiter.admitted is not None or not self.discard(waiter):
             return False
@@ -135,7 +135,7 @@ class WaitQueue(LinkedQueue[Waiter]):
         return True
 
     def reject_all(self) -> None:
-        """Refuse all of them, since the pool is closed."""
+        """Reject all waiters, since the pool is closed."""
         # Up to 3.11 to name a member of an enum is a call, and wants memory: not between the stores.
         dropped, to_notify, reason = self._counters.dropped, self.to_notify, Reason.CLOSED
         while (waiter := self.next) is not None:

@@ -119,7 +119,7 @@ class Worker:
         return stack_of_thread(self.ident)
 
     def notify_again(self) -> None:
-        """Set it going once more, in case it has not heard; one that is awake looks again, and no more."""
+        """Wake the worker once more, in case it was not woken; one that is awake only checks again."""
         if self.wake.locked():
             self.notify()
 
@@ -129,7 +129,7 @@ class Worker:
         return self.started if calling_back is None else calling_back[0]
 
     def activity(self) -> Activity | None:
-        """Return what it does right now; None when it is free."""
+        """Return what the worker does right now; None when it is free."""
         calling_back, started, tasks = self.calling_back, self.started, self.tasks()
         names = [task.name for task in tasks]
         if calling_back is not None and tasks:
@@ -143,12 +143,12 @@ class Worker:
         return f"thread {self.ident}"
 
     def request_cancel(self) -> None:
-        """Ask what it runs to end."""
+        """Ask the running task to end."""
         for task in self.tasks():
             task.request_cancel()
 
     def withdraw_ahead(self, *, sent: bool) -> int:  # noqa: ARG002
-        """Keep it from what it was given ahead and has not begun; return how many that are, the last ones.
+        """Withdraw the tasks that it was given ahead and has not begun; return how many these last ones are.
 
         With ``sent`` False, only from what was not even sent. The dispatcher's lock is held; the caller puts
         them back in the queue.

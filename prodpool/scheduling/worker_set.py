@@ -48,7 +48,7 @@ class WorkerSet:
         return True
 
     def mark_started(self, worker: Worker) -> bool:
-        """Note that a loop has come up; dismiss it (False) if it was struck out before that."""
+        """Note that a loop has started; dismiss it (False) if it was removed before that."""
         if worker not in self.workers:
             worker.dismissed = True
             return False
@@ -156,7 +156,7 @@ class WorkerSet:
         return task
 
     def assign_parked(self, queue: LinkedQueue[Task]) -> None:
-        """Give the first task of ``queue`` to the worker that parked last, and set that going."""
+        """Give the first task of ``queue`` to the worker that parked last, and wake it."""
         parked, worker = self.parked, self.parked.last
         free = parked.length - 1
         ahead = worker.prev
@@ -178,14 +178,14 @@ class WorkerSet:
             self.running = running
 
     def retire_idle(self, worker: Worker) -> bool:
-        """Strike out a parked worker; False when it was given a task just now."""
+        """Remove a parked worker; False when it was given a task just now."""
         if not self.parked.discard(worker):
             return False
         self.workers.discard(worker)
         return True
 
     def remove(self, worker: Worker) -> Task | None:
-        """Strike out a worker whose loop never came up or broke down; return the task it held."""
+        """Remove a worker whose loop never started or broke down; return the task it held."""
         if worker not in self.workers:
             return None
         self.parked.discard(worker)
@@ -198,12 +198,12 @@ class WorkerSet:
         return task
 
     def retire(self, worker: Worker) -> None:
-        """Send a worker away that is not parked."""
+        """Dismiss a worker that is not parked."""
         worker.dismissed = True
         self.workers.discard(worker)
 
     def retire_parked(self, count: int) -> None:
-        """Send the ``count`` workers away that have been parked for longest."""
+        """Dismiss the ``count`` workers that have been parked for longest."""
         while count > 0 and (worker := self.parked.first()) is not None:
             left = count - 1
             self.parked.discard(worker)
@@ -216,7 +216,7 @@ class WorkerSet:
             count = left
 
     def recount(self) -> None:
-        """Set the numbers to what the marks of the workers say, and remove those that are not counted."""
+        """Count the workers anew by their marks, and remove those that are not counted."""
         self.workers -= {worker for worker in self.workers if worker.dismissed or not worker.reserved}
         workers = list(self.workers)
         starting = sum(worker.reserved and not worker.begun for worker in workers)

@@ -36,7 +36,7 @@ CALL_GRACE = 0.25
 
 
 class Stoppable(Protocol):
-    """What must be ended before the process is, and marked dead in a forked child."""
+    """A pool, as the process's exit and a fork see it."""
 
     def close(self) -> None:
         """Begin to drain."""
@@ -57,11 +57,11 @@ class Stoppable(Protocol):
         ...
 
     def forked(self) -> None:
-        """Be dead in this process; called in the child of a fork, where any lock may be held."""
+        """Disable the pool in a forked child, where any lock may be held for ever."""
 
 
 class ExitRegistry:
-    """Knows what is alive in this process. Plain set operations only, each of them atomic."""
+    """The pools of this process that are not stopped. Uses plain set operations only, each of them atomic."""
 
     def __init__(self) -> None:
         self._alive: set[Stoppable] = set()
@@ -93,7 +93,7 @@ class ExitRegistry:
         self._left_behind.discard(pool)
 
     def forked(self) -> None:
-        """Mark everything dead in a forked child."""
+        """Disable every pool in a forked child."""
         for pool in list(self._alive):
             pool.forked()
         self._alive.clear()

@@ -66,7 +66,7 @@ class Closing:
         return PoolClosedError(pool=self._pool, detail=detail)
 
     def worker_lost(self, task: Task | None, error: BaseException | None) -> None:
-        """Settle what a lost worker held; close the pool if the backend will run nothing any more."""
+        """Settle the task of a lost worker; close the pool if the backend will run nothing any more."""
         if self._dispatcher.state is State.STOPPED:
             return
         if error is None or isinstance(error, BrokenExecutor):

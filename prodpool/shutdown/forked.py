@@ -30,7 +30,7 @@ class ForkedLock:
         )
 
     def __exit__(self, *exc_info: object) -> None:
-        """Nothing to give back."""
+        """Do nothing: the lock was not taken."""
 
 
 # All pools that there are. The exit registry knows only those that are not stopped, but in a forked child the

@@ -105,7 +105,7 @@ class StopPhases:
         self._start_loops(missing)
 
     def _finish(self, drained: bool) -> bool:
-        """Let the workers go and make the report; True if some are still busy."""
+        """Retire the workers and make the report; True if some are still busy."""
         dispatcher = self._dispatcher
         busy = dispatcher.retire_workers()
         # A worker that was lost at the last moment has put back what it had not begun.
@@ -128,7 +128,7 @@ class StopPhases:
         return bool(busy)
 
     def _end_backend(self, held: Sequence[Joinable], *, busy: bool) -> None:
-        """Shut the backend down and see what we held of it end."""
+        """Shut the backend down and wait for the threads or processes that the pool owned."""
         workers = self._workers
         held = [*held, *(each for each in workers.owned_threads_or_processes() if each not in held)]
         kills = workers.can_kill()
@@ -183,7 +183,7 @@ class StopPhases:
             self._wait_for_change(wait)
 
     def _enforce_deadline(self) -> bool:
-        """Drop what is queued, ask what runs to end, and give it a moment; True if all did."""
+        """Drop the queued tasks, ask the running ones to end, and wait a moment; True if all ended."""
         dispatcher = self._dispatcher
         self._log_event(
             self._log.warning,
@@ -242,11 +242,11 @@ class StopPhases:
             write(event, **fields)
 
     def _report_limit(self) -> float:
-        """Return the seconds left for what has yet to be done when the report is known."""
+        """Return the seconds left for the rest of the stop once the report is known."""
         return max(0.0, min(self._deadline_at - time.monotonic(), PROCESS_EXIT_TIMEOUT))
 
     def _report_grace(self) -> float:
-        """Return the seconds to wait for what may hang: no longer than the caller of `stop` waits."""
+        """Return the seconds to wait for calls that may hang: no longer than the caller of `stop` waits."""
         left = self._deadline_at + CANCEL_GRACE + REPORT_GRACE - time.monotonic()
         return max(MIN_REPORT_GRACE, min(REPORT_GRACE, left))
 

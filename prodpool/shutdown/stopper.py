@@ -84,7 +84,7 @@ class Stopper(StopPhases):
             self._start_thread()
 
     def forked(self) -> None:
-        """Be done with it: in a forked child there is nothing of this pool left to stop."""
+        """Count the stop as done: a forked child has nothing of this pool left to stop."""
         self._claim, self._ended = {"by": object()}, True
         self._closed, self._report_ready, self._done = SignalSafeEvent(), SignalSafeEvent(), SignalSafeEvent()
         for event in (self._closed, self._report_ready, self._done):
@@ -110,7 +110,7 @@ class Stopper(StopPhases):
         self._done.wait(self._report_limit() + phases.REPORT_GRACE)
 
     def _start_thread(self) -> bool:
-        """Have a thread of its own do the stopping; False when none is to be had."""
+        """Start a thread that stops the pool; False when the system has none to give."""
         name = f"prodpool-stop-{self._pool}"
         thread = threading.Thread(target=self._stop_in_own_thread, name=name, daemon=True)
         try:
@@ -129,7 +129,7 @@ class Stopper(StopPhases):
             self._await_report()
 
     def _shorten_deadline(self, now: float) -> None:
-        """Finish at once. Further interrupts cannot keep tasks from being settled; the rest they can."""
+        """Finish at once. Further interrupts cannot keep tasks from being settled, but from all else."""
         self._deadline_at = now
         while True:
             with suppress(KeyboardInterrupt):

@@ -37,7 +37,7 @@ _NESTED = (
 
 
 class Submitter:
-    """Lets tasks into one pool."""
+    """Submits tasks to one pool."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -184,7 +184,7 @@ class Submitter:
                 return offer
 
     def _by_policy(self, task: Task) -> PoolFuture[Any]:
-        """Do with a task for which there is no slot what its options or the pool's policy say."""
+        """Treat a task for which there is no slot as its options or the pool's policy say."""
         if task.options.wait is not None:
             return self._wait_for_slot(task, task.options.wait)
         if self._overload == "block":
@@ -230,7 +230,7 @@ class Submitter:
             task.future.cancel()
 
     def _wait_limit(self, task: Task, wait: float | None) -> float | None:
-        """Return the seconds to stand in line: no longer than the task itself may wait."""
+        """Return the seconds to wait for a slot: no longer than the task itself may wait."""
         bounds = [wait, task.options.deadline]
         finite = [bound for bound in bounds if bound is not None and math.isfinite(bound)]
         return min(finite, default=None)

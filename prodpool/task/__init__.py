@@ -1,1 +1,1 @@
-"""The record of one task, its future, and the closed sets of words for what becomes of it."""
+"""The record of one task, its future, and the words for its outcomes."""

@@ -1,4 +1,4 @@
-"""How a task ended, and who is told of it."""
+"""How a task ended, and the observers that are told."""
 
 from __future__ import annotations
 

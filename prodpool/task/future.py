@@ -208,7 +208,7 @@ class PoolFuture(Future[T]):
         exception: BaseException | None,
         run_callbacks: CallbackRunner | None = None,
     ) -> bool:
-        """Settle the future, wake who waits, run the callbacks; the first to come wins.
+        """Settle the future, wake the waiting threads, run the callbacks; the first call wins.
 
         Never called with the pool's lock held. False when the future was settled before. A thread that
         callbacks must not hold up passes ``run_callbacks``, who makes them.
@@ -238,7 +238,7 @@ class PoolFuture(Future[T]):
                 self._cond_lock.release()
 
     def announce(self, run_callbacks: CallbackRunner | None = None) -> None:
-        """Wake who waits and run the callbacks, or what is left of that. The result is set by now.
+        """Wake the waiting threads and run the callbacks, or the rest of them. The result is set by now.
 
         Raises:
             BaseException: What a signal handler raised while a callback was being made, once all were.
@@ -253,7 +253,7 @@ class PoolFuture(Future[T]):
             run_callbacks(self._call_back) if run_callbacks is not None else self._call_back()
 
     def wake(self) -> None:
-        """Let every thread that is parked in `result` go on. The future is settled by now."""
+        """Wake every thread that waits in `result`. The future is settled by now."""
         # None is taken off: two threads may be at it, and once more does no harm to a lock that is used once.
         for lock in self._waiter_locks or ():
             with suppress(RuntimeError):
@@ -272,7 +272,7 @@ class PoolFuture(Future[T]):
         return True
 
     def _notify_waiters(self) -> None:
-        """Tell those who wait through ``wait`` or ``as_completed``; not called where a signal may raise."""
+        """Notify those that wait in ``wait`` or ``as_completed``; not called where a signal may raise."""
         taken = self._cond_lock.acquire(timeout=CONDITION_TIMEOUT)
         try:
             if self._notified:

@@ -19,7 +19,7 @@ class State(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a task never ran: it was refused, or dropped `AFTER_ADMISSION`."""
+    """Why a task never ran: it was refused, or dropped after admission (expired, cancelled, shutdown)."""
 
     FULL = "full"
     CLOSED = "closed"

@@ -122,7 +122,7 @@ class Task:
             self.cancel_token.set()
 
     def forget_call(self) -> None:
-        """Let go of what the caller handed in, for a task that will not run (any more)."""
+        """Drop the references to the call, for a task that will not run (any more)."""
         self.fn = _nothing
         self.args = ()
         self.kwargs = {}

@@ -1,1 +1,1 @@
-"""What is seen of a pool: tallies, metrics, logs, spans, the watchdog. Nothing here knows the pool."""
+"""What is seen of a pool: counters, snapshots, metrics, logs and spans. Nothing here knows the pool."""

@@ -1,4 +1,4 @@
-"""The tallies of one pool: plain numbers, added to on the hot path and read at scrape.
+"""The counters of one pool: plain numbers, added to on the hot path and read at scrape.
 
 The dispatcher's lock guards every field, so that any one reading adds up (conservation). A tally per
 worker without a lock was the plan; one set of counters under the lock that is held anyway measured the same

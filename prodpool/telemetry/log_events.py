@@ -1,4 +1,4 @@
-"""The log events of one pool, written so that they never break, flood or betray a task.
+"""The log events of one pool. They never break a task, flood the log or show arguments.
 
 A line is made up where it is due and written by a thread of the log's own, so that a sink that hangs holds
 up no task. Stacks are rendered at once, as text without local variables, and never handed on as ``exc_info``:
@@ -119,7 +119,7 @@ class PoolLog:
             self._write("error", "task.callback_error", {"callback": callback, **fields})
 
     def flush_suppressed(self) -> None:
-        """Say how many lines were held back where no later line has said so."""
+        """Write how many lines were suppressed where no later line has said so."""
         for event, bucket in self._buckets.items():
             if bucket.suppressed:
                 self._write("warning", event, {"suppressed": bucket.reset(), "summary": True})

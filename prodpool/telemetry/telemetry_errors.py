@@ -1,4 +1,4 @@
-"""What went wrong while observing: reported once, counted always, never in a task's way."""
+"""Errors of observers: each is counted, the first of its sink is reported, and no task is touched."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Tracing(TaskObserver):
             self.thread.open()
 
     def wanted(self, now: float) -> bool:
-        """Tell whether there is anybody to trace for; ``now`` in seconds of any steady clock."""
+        """Tell whether a tracer provider is set; ``now`` in seconds of any steady clock."""
         if self._tracer is not None:
             return True
         return now >= self._look_at and self._look(now)
@@ -123,7 +123,7 @@ class Tracing(TaskObserver):
         return None
 
     def ended(self, task: Task, ending: Ending) -> None:
-        """End the span of a task that ran; leave a queue span for one that did not."""
+        """End the span of a task that ran; write a queue span for one that did not."""
         if isinstance(ending.kind, Reason):
             self._dropped(task, ending.kind, ending.dwell)
         else:
@@ -143,7 +143,7 @@ class Tracing(TaskObserver):
             self.thread.post(_end_failed, span, ended, result, type_name(error), self._describe(error))
 
     def _dropped(self, task: Task, reason: Reason, dwell: float) -> None:
-        """Leave a queue span with an error status for a task that never ran."""
+        """Write a queue span with an error status for a task that never ran."""
         if not self.wanted(task.admitted_at + dwell) or self._tracer is None:
             return
         with self._telemetry_errors.guard("trace"):

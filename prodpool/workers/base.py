@@ -50,7 +50,7 @@ class Workers(Protocol):
         ...
 
     def prepare_resize(self, workers: int) -> int:
-        """Be ready to run ``workers`` tasks at once; return how many it takes beyond those.
+        """Prepare to run ``workers`` tasks at once; return how many it takes beyond those.
 
         Raises:
             ValueError: The backend has no more than fewer.
@@ -58,10 +58,10 @@ class Workers(Protocol):
         ...
 
     def after_resize(self) -> None:
-        """Hear that the pool has another number of workers now."""
+        """React to a resize, after it has taken effect."""
 
     def refresh(self) -> None:
-        """Bring up to date what is known of running tasks."""
+        """Update what is known of running tasks."""
 
     def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Finish what an interrupt or a failed allocation has left undone; called by the watchdog.
@@ -70,25 +70,25 @@ class Workers(Protocol):
         """
 
     def owned_threads_or_processes(self) -> Sequence[Joinable]:
-        """Return what should have ended when what is the pool's own has."""
+        """Return the threads or processes the pool owns; all of them must have ended after shutdown."""
         ...
 
     def can_kill(self) -> bool:
-        """Tell whether what hangs can be killed."""
+        """Tell whether a worker that hangs can be killed."""
         ...
 
     def kill(self) -> None:
-        """Kill what hangs, if it can be."""
+        """Kill the workers, if they can be killed."""
 
     def shutdown(self) -> None:
-        """End what is the pool's own, and do not wait for it: the backend too, unless it is shared."""
+        """Shut down what the pool owns, the backend too unless it is shared; do not wait."""
 
     def rebuilds(self) -> int:
         """Return how many backends were built after the first."""
         ...
 
     def close(self) -> None:
-        """Let go of everything; called once no task is left."""
+        """Release everything; called once no task is left."""
 
 
 def prefetch_for(workers: int, size: int | None, prefetch: int) -> int:
@@ -108,13 +108,13 @@ class NotTakenError(Exception):
 
 
 def default_submit(backend: SupportsSubmit, fn: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Hand a call over as any executor takes it."""
+    """Submit a call as to any executor."""
     future: Future[Any] = backend.submit(fn, *args)
     return future
 
 
 def shut_down(backend: Any) -> None:
-    """Have a backend take no more work, if it can be told so."""
+    """Shut a backend down without waiting, if it has ``shutdown``."""
     shutdown = getattr(backend, "shutdown", None)
     if shutdown is not None:
         shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""How many tasks a backend has beyond those it runs: the shorter they are, the more."""
+"""How many tasks are sent ahead of those that run: the shorter they are, the more."""
 
 from __future__ import annotations
 

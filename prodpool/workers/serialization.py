@@ -72,7 +72,7 @@ class CallSerializer:
         return UnpicklableError(pool=pool, task=task.name, what=what, error=error)
 
     def unpack(self, outcome: CallResult) -> tuple[Any, BaseException | None]:
-        """Return the result, or the exception, that an outcome brought home."""
+        """Return the result, or the exception, that an outcome holds."""
         if outcome.error is not None:
             return None, self._load(outcome, outcome.error)
         return self._load(outcome, outcome.value), None

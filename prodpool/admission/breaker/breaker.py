@@ -142,7 +142,7 @@ class Breaker:
         return self.shared and (isinstance(permit, Probe) or self._circuit.needs_outcome(None))
 
     def record(self, permit: Permit, exception: BaseException | None, duration: float) -> None:
-        """Take in how the task of ``permit`` ended; what is too late is ignored.
+        """Record how the task of ``permit`` ended; an outcome that comes too late is ignored.
 
         Args:
             permit: What `acquire` returned.
@@ -157,14 +157,14 @@ class Breaker:
             self._record_call(permit, exception, duration)
 
     def detach(self) -> None:
-        """Let go of the circuit breaker, which may outlive the pool; a second time is harmless."""
+        """Detach from the circuit breaker, which may outlive the pool; a second time is harmless."""
         with self._circuit_lock:
             self._circuit.unguard()
             if self._listener in self._circuit.breaker.listeners:
                 self._circuit.breaker.remove_listener(self._listener)
 
     def forked(self, lock: Any) -> None:
-        """Be dead in a forked child, where any lock may be held for ever: all find ``lock`` in its place."""
+        """Disable it in a forked child, where any lock may be held for ever; uses meet ``lock`` instead."""
         self._lock = self._circuit_lock = lock
 
     # -- closed --------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ class Breaker:
     # -- changes of state ----------------------------------------------------------------------------------
 
     def _change_state(self, cause: str, act: Callable[..., object], *args: object) -> None:
-        """Make pybreaker ``act``; needs _circuit_lock. What the user's parts raise stays here."""
+        """Have pybreaker do ``act``; needs _circuit_lock. Errors of the user's parts do not get out."""
         outer, self._cause = self._cause, cause
         try:
             self._circuit.guard()
@@ -305,7 +305,7 @@ class Breaker:
                 self._changes.append((old, new, why))
 
     def _announce_changes(self) -> None:
-        """Announce what has changed, then open the way past the locks where there is one."""
+        """Announce the changes, then enable the path without locks if there is one."""
         # A thread that changes the state holds pybreaker's lock, and comes by here after its release.
         free = True
         while free and self._changes and self._cause is None:

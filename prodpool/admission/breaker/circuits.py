@@ -117,7 +117,7 @@ def _fail(exception: BaseException) -> None:
 
 
 def feed(breaker: CircuitBreaker, exception: BaseException | None) -> None:
-    """Tell ``breaker`` one outcome as if it had made the call, and leave ``exception`` as it was.
+    """Report one outcome to ``breaker`` as if it had made the call, and leave ``exception`` unchanged.
 
     Raises:
         BaseException: what a storage raised; what a listener or predicate raises stays with its guard.
@@ -168,10 +168,10 @@ class Circuit:
         raise NotImplementedError
 
     def guard(self) -> None:
-        """Guard what has no guard yet; needs pybreaker's lock."""
+        """Wrap the listeners that have no guard yet; needs pybreaker's lock."""
 
     def unguard(self) -> None:
-        """Give back what was guarded; needs pybreaker's lock."""
+        """Unwrap the listeners; needs pybreaker's lock."""
 
 
 class PolicyCircuit(Circuit):
@@ -232,7 +232,7 @@ class ExternalCircuit(Circuit):
         self._alone = type(getattr(breaker, "_state_storage", None)) is CircuitMemoryStorage
 
     def guard(self) -> None:
-        """Guard what has no guard yet; needs pybreaker's lock, or an event in between is missed."""
+        """Wrap the listeners that have no guard yet; needs pybreaker's lock, or an event could be missed."""
         if not self._guarding:
             return
         for listener in self.breaker.listeners:

@@ -59,7 +59,7 @@ class BreakerPolicy:
     exclude: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail, or silently do nothing, later."""
+        """Reject values that would fail, or silently do nothing, later."""
         for name in ("window", "minimum_calls", "half_open_permits", "successes_to_close"):
             _count(name, getattr(self, name))
         _seconds("open_for", self.open_for)

@@ -1,4 +1,4 @@
-"""The readings of all pools of a registry as Prometheus metrics, made up at scrape.
+"""The snapshots of all pools of a registry as Prometheus metrics, made at scrape.
 
 One collector per registry: two collectors with one metric family raise on the default registry and
 silently double the family on any other.
@@ -152,7 +152,7 @@ class Export:
 
 
 class PoolCollector(Collector):
-    """Hands out the readings of the pools of one registry."""
+    """Collects the snapshots of the pools of one registry."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()

@@ -1,4 +1,4 @@
-"""A place in a backend: what one task that was handed over is to the dispatcher."""
+"""What one task that was sent to a backend is to the dispatcher: a worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prodpool.scheduling.worker import Worker
 
 
 class BackendWorker(Worker):
-    """The record of one task that is handed over at a time.
+    """A worker that sends one task at a time to the backend.
 
     Args:
         pool: The pool's name.
@@ -24,7 +24,7 @@ class BackendWorker(Worker):
         self.sent_at = 0.0
 
     def mark_sent(self, now: float) -> None:
-        """Note that its task is handed over."""
+        """Note that its task is sent."""
         self.sent_at, self.at_backend = now, True
 
     def mark_returned(self) -> None:
@@ -32,7 +32,7 @@ class BackendWorker(Worker):
         self.at_backend = False
 
     def notify_again(self) -> None:
-        """Do nothing: what it was given is on a list until it is handed over, and must not be on it twice."""
+        """Do nothing: a worker with a task is listed until that is sent, and must not be listed twice."""
 
     def stack(self) -> str:
         """Return why it cannot be known where its task is."""

@@ -72,7 +72,7 @@ class OwnedExecutor(ClientExecutor):
     """An executor with a client of its own, which ends with it; the cluster does not."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        """Give up what still runs, or wait for it, and close the client."""
+        """Cancel the running calls, or wait for them, and close the client."""
         super().shutdown(wait=wait)  # type: ignore[no-untyped-call]
         self._client.close()
 

@@ -114,7 +114,7 @@ class RebuildableBackend:
             self._delay = FIRST_DELAY
 
     def shutdown(self) -> None:
-        """Have the backend take no more work, and do not wait for it."""
+        """Shut the backend down without waiting."""
         shut_down(self.backend)
 
     def processes(self) -> list[Any]:
@@ -122,7 +122,7 @@ class RebuildableBackend:
         return self._processes(self.backend)
 
     def all_processes(self) -> list[Any]:
-        """Return those, and the ones of backends before it."""
+        """Return the worker processes of this backend and of those before it."""
         return [*self.processes(), *self._retired]
 
     def replace(self, workers: int) -> bool:
@@ -141,7 +141,7 @@ class RebuildableBackend:
         return True
 
     def cancel_rebuild(self) -> None:
-        """Build no other after all."""
+        """Cancel the rebuild that is due."""
         self._due_at = None
 
     def rebuild(self, workers: int) -> None:

@@ -85,13 +85,13 @@ class Recovery:
         return self._backends.is_down or (isolated is not None and isolated is not task)
 
     def requeue(self, worker: BackendWorker, task: Task) -> None:
-        """Keep a task that never began for when there is a backend for it."""
+        """Keep a task that never began until there is a backend for it."""
         worker.started = None
         self._waiting.append((worker, task))
         self.resume()
 
     def on_refused(self, worker: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
-        """Keep a task that the backend of ``generation`` did not take, or give it back."""
+        """Keep a task that the backend of ``generation`` did not take, or fail it."""
         was_isolated = self.is_isolated(task)
         if was_isolated:
             self._isolated = None
@@ -119,7 +119,7 @@ class Recovery:
         return kept
 
     def isolate(self, worker: BackendWorker, task: Task) -> bool:
-        """Have a task tried alone whose worker was lost while the backend goes on; False when it is lost."""
+        """Have a task run alone whose worker was lost while the backend goes on; False when it is lost."""
         if self._stopped() or not may_run_again(task):
             return False
         worker.started = None
@@ -137,7 +137,7 @@ class Recovery:
         self.resume()
 
     def resume(self) -> None:
-        """Hand over what waits, if it can be: one suspect alone, or everything else."""
+        """Send the tasks that wait, if possible: one isolated task alone, or all others."""
         if self._backends.is_down or self._isolated is not None:
             return
         if self._stopped():
@@ -171,13 +171,13 @@ class Recovery:
         self.resume()
 
     def fail_waiting_if_stopped(self) -> None:
-        """Wait for no other backend when the pool is stopped."""
+        """Fail the waiting tasks if the pool is stopped, and cancel the rebuild."""
         if self._backends.is_down and self._stopped():
             self._backends.cancel_rebuild()
             self.fail_waiting(None)
 
     def fail_waiting(self, error: BaseException | None) -> None:
-        """Give back everything that waits for a backend which will not come."""
+        """Fail all tasks that wait for a backend which will not come."""
         waiting = [*self._to_isolate, *self._waiting]
         self._to_isolate.clear()
         self._waiting.clear()

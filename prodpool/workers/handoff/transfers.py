@@ -1,4 +1,4 @@
-"""What goes to a backend and what comes back from it, task by task.
+"""Sends tasks to a backend and settles their results, one by one.
 
 The thread that gives a worker a task sends that task; the loop thread settles what comes back.
 """
@@ -128,7 +128,7 @@ class Transfers:
         self._send_all(worker, self._runner.fail_unstarted(worker, task, error))
 
     def shutdown(self) -> None:
-        """Give up what was not handed over."""
+        """Fail the tasks that were not sent."""
         self._loop_thread.call_soon(self._recovery.fail_waiting_if_stopped)
 
     # Sending, in the thread that gave the worker its task.

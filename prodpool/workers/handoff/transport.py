@@ -1,4 +1,4 @@
-"""How a task travels to a worker of another kind, and what its outcome says here."""
+"""How a call is sent to an executor of another kind, and how its result is read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Transport:
         self._now = now
 
     def pack(self, task: Task) -> tuple[Any, ...]:
-        """Return the call as it travels.
+        """Return the packed call.
 
         Raises:
             UnpicklableError: Something in it does not pickle; the message says what.

@@ -1,6 +1,6 @@
-"""Hand-off: tasks are given to a backend of another kind one by one, at most a window of them at a time.
+"""Hand-off: tasks are sent to a backend of another kind one by one, a bounded number at a time.
 
-The window is what keeps dwell, cancellation and drop counts truthful: what a backend has taken can no
+The bound keeps dwell, cancellation and drop counts truthful: what a backend has taken can no
 longer be called back, so it gets no more than its workers need to be kept busy.
 """
 
@@ -140,7 +140,7 @@ class HandoffWorkers:
             kill(process)
 
     def shutdown(self) -> None:
-        """Have the backend take no more work, unless it is shared, and do not wait for it."""
+        """Shut the backend down without waiting, unless it is shared."""
         if self._own_backend:
             # It may be gone already, and say so by raising.
             with self._telemetry_errors.guard("internal"):
@@ -152,7 +152,7 @@ class HandoffWorkers:
         self._transfers.close()
 
     def refresh(self) -> None:
-        """Note for each worker since when its task runs.
+        """Set the start of each worker's task.
 
         As many as there are workers are taken to have begun when they were handed over, the oldest; the
         others wait in the backend.

@@ -1,4 +1,4 @@
-"""What is sent to one worker process after the other, and what becomes of it."""
+"""Sends calls to worker processes and settles their results."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class CallSender:
     # Sending.
 
     def _pack(self, task: Task) -> bytes | BaseException:
-        """Return a call as it travels, or why it cannot."""
+        """Return the packed call, or the error that says why it cannot be sent."""
         now = self._now()
         try:
             (call,) = self._serializer.pack(self._pool, task)
@@ -247,7 +247,7 @@ class CallSender:
     def _load(
         self, task: Task, payload: int, data: memoryview, stack: bytes
     ) -> tuple[Any, BaseException | None]:
-        """Return the result, or the exception, that came home."""
+        """Return the result, or the exception, that a worker has sent."""
         if payload == Payload.EXPIRED:
             return None, None
         try:

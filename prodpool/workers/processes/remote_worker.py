@@ -106,12 +106,12 @@ class RemoteWorker(Worker):
         return "a worker process that is starting" if process is None else f"process {process.pid}"
 
     def notify_again(self) -> None:
-        """Set it going once more, in case it has not heard."""
+        """Wake the worker once more, in case it was not woken."""
         if not self.sent:
             super().notify_again()
 
     def request_cancel(self) -> None:
-        """Ask its task to end, and whatever the process has begun besides."""
+        """Ask its task to end, and any other that the process has begun."""
         super().request_cancel()
         connection = self.connection
         if connection is not None and self.sent:
@@ -130,7 +130,7 @@ class RemoteWorker(Worker):
         self.sent.popleft().packed = None
 
     def withdraw_ahead(self, *, sent: bool) -> int:
-        """Keep the process from what it was given ahead and has not begun; return how many that are."""
+        """Withdraw the tasks that it was given ahead and has not begun; return how many these are."""
         ahead, connection = self.ahead, self.connection
         assert ahead is not None  # noqa: S101  # set for good
         if self.loss is not None:

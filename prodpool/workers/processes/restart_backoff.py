@@ -1,4 +1,4 @@
-"""When the next worker process is to be started, and when there is no use in it any more."""
+"""When the next worker process is started, and when the pool gives up."""
 
 from __future__ import annotations
 

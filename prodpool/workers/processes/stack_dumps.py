@@ -1,4 +1,4 @@
-"""Where a task hangs in a worker process of this host."""
+"""Reads the stack of a task in a worker process of this host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of the tasks that a lost worker process had been sent."""
+"""Settles the tasks that a lost worker process was sent."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class WorkerLosses:
         self._now = now
 
     def settle(self, worker: RemoteWorker) -> None:
-        """Do what is to be done; may be called again where it was broken off.
+        """Settle them; may be called again where it was broken off.
 
         Raises:
             MemoryError: It was.
@@ -78,7 +78,7 @@ class WorkerLosses:
         self._runner.settlement.drop_requeued()
 
     def _examine(self, worker: RemoteWorker) -> WorkerLoss:
-        """Find out what a process that has gone, or is not to be trusted, had begun."""
+        """Find out which tasks a process had begun that has gone or is not to be trusted."""
         detail = "its worker process did not start"
         if worker.process is not None:
             kill(worker.process)

@@ -86,7 +86,7 @@ class WorkerStarter:
         return self.start(worker)
 
     def release(self, worker: RemoteWorker) -> None:
-        """See a process end that has nothing to do any more."""
+        """Disconnect a process that has nothing to do any more, and wait for its end."""
         worker.disconnect()
         if worker.process is not None:
             worker.join_or_kill()

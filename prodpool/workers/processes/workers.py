@@ -179,7 +179,7 @@ class ProcessWorkers:
         return self._replaced
 
     def close(self) -> None:
-        """Let go of everything; no task is left."""
+        """Release everything; no task is left."""
         self._starter.closed.set()
         self._limits.close()
 

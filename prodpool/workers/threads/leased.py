@@ -134,7 +134,7 @@ class LeasedWorkers:
         """Do nothing."""
 
     def shutdown(self) -> None:
-        """Have the backend take no more work, unless it is shared, and do not wait for it."""
+        """Shut the backend down without waiting, unless it is shared."""
         if not self._shared:
             self._backend.shutdown(wait=False)
 
