@@ -217,7 +217,7 @@ class Engine:
                 return
 
     def pause(self) -> None:
-        """Start no more tasks, and take back soon what worker processes were sent ahead."""
+        """Start no more tasks, and withdraw soon the tasks that worker processes were sent ahead."""
         self.dispatcher.pause()
         if self.dispatcher.worker_set.ahead:
             # By a thread in which no signal handler runs, which might come between the steps of it.

@@ -21,6 +21,7 @@ from prodpool.config.settings import (
     PoolSettings,
     check_collaborators,
     check_count,
+    check_name,
     check_prefetch_fits,
     check_seconds,
     resolve_workers,
@@ -117,8 +118,8 @@ class InstrumentedPool(OptionsExecutor):
                 # If the constructor fails, the backend that the factory made is shut down.
                 undo.callback(shut_down, backend)
             abilities = detect_backend(backend, own=own_backend is True)
+            check_name(name)
             workers = resolve_workers(max_workers, abilities.max_workers)
-            check_prefetch_fits(prefetch, leased=abilities.leased)
             settings = PoolSettings(
                 name=name,
                 max_workers=workers,
@@ -130,9 +131,10 @@ class InstrumentedPool(OptionsExecutor):
                 buckets=DEFAULT_BUCKETS if buckets is None else buckets,
                 own_backend=own_backend,
                 on_hang_exit=on_hang_exit,
-                prefetch=prefetch,
+                prefetch=None if abilities.leased else prefetch,
                 context_vars=context_vars,
             )
+            check_prefetch_fits(prefetch, leased=abilities.leased)
             check_collaborators(
                 registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock
             )

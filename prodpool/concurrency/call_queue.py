@@ -68,7 +68,7 @@ class CallQueue:
         self._stays = self._finished = False
         # When the call began that is being made now, in seconds of time.monotonic.
         self._since: float | None = None
-        self._made = 0  # calls; counted by the thread alone
+        self._made = 0  # how many calls were made; a rough measure, which takes no lock
         # Guards starting the thread. Reentrant, because a finalizer may post in the middle of a start.
         self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -152,15 +152,6 @@ class CallQueue:
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
-    def call_ends(self, ends: float) -> bool:
-        """Wait until the present call has ended; False once it is ``ends`` (seconds of time.monotonic)."""
-        made = self._made
-        while self in _at_work and self._made == made:
-            if time.monotonic() >= ends:
-                return False
-            time.sleep(_SHORTEST_WAY)
-        return True
-
     def _start(self) -> None:
         with self._starting:
             if self._thread is not None or not (self._stays or not self._calls.empty()):
@@ -227,13 +218,21 @@ def exit_begins() -> None:
     _Exit.has_begun = True
 
 
-def any_hangs(patience: float) -> bool:
-    """Tell whether a call is being made that does not end within ``patience`` seconds; asked at exit.
+def any_busy() -> bool:
+    """Tell whether a call is being made; asked at exit, after all were given their time."""
+    return bool(_at_work)
 
-    A thread that is behind makes calls all the time, and each of them ends.
+
+def any_hangs(patience: float) -> bool:
+    """Tell whether a call seems to hang: one has lasted for half of ``patience`` seconds after these.
+
+    Returns False as soon as none is being made. A thread that is behind is always making a call, but each of
+    them ends.
     """
     ends = time.monotonic() + patience
-    return not all(each.call_ends(ends) for each in list(_at_work))
+    while _at_work and time.monotonic() < ends:
+        time.sleep(_SHORTEST_WAY)
+    return any(queue.busy_for() >= patience / 2 for queue in list(_at_work))
 
 
 def forget_after_fork() -> None:

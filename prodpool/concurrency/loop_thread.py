@@ -142,7 +142,7 @@ class LoopThread:
     def _wait(self, seconds: float | None) -> list[Callable[[], object]]:
         """Wait until there is a call or a socket is ready; return the calls for the sockets that are."""
         self._wakeup.arm()
-        if self._calls:  # posted before it would have rung
+        if self._calls:  # posted before it would have been woken
             seconds = 0.0
         if seconds is not None:
             seconds = min(seconds, _LONGEST)
@@ -168,7 +168,7 @@ class WakeupSocket:
         self._ends: tuple[socket.socket, ...] = ()
         self._heard = False
         # No thread writes while the sockets are closed: their numbers may be other files' then. One that its
-        # own thread may take again, since a signal may come, or garbage be collected, in the midst of `ring`.
+        # own thread may take again, since a signal may come, or garbage be collected, in the midst of `wake`.
         self._lock = threading.RLock()
 
     def open(self) -> socket.socket:
@@ -193,7 +193,7 @@ class WakeupSocket:
     def wake(self) -> None:
         """Wake the thread, if it waits; from any thread and under any lock."""
         if self._heard:
-            with self._lock, suppress(OSError):  # rung often enough, or closed
+            with self._lock, suppress(OSError):  # woken often enough, or closed
                 self._heard = False
                 self._ends[1].send(b"\0")
 

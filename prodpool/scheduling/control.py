@@ -129,7 +129,7 @@ class PoolControl(PoolState):
         return self._assign_queued()
 
     def _cancel_requeued(self, reason: Reason) -> list[Task]:
-        """Strike out the workers that wait for their turn in a shared backend; return their tasks."""
+        """Remove the workers that wait for their turn in a shared backend; return their tasks."""
         tasks = []
         for worker in [worker for worker in self.worker_set.workers if worker.requeue_ticket is not None]:
             task, worker.requeue_ticket = worker.task, None

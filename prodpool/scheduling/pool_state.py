@@ -58,11 +58,11 @@ class PoolState:
         self.paused = False
         # No queued task expires before this second.
         self.next_expiry = math.inf
-        # Queued tasks that their own waiter runs right now (see `take_out`); they keep their place.
+        # Queued tasks that their own waiter runs right now (see `claim_inline`); they keep their place.
         self.inline = 0
         # What had ended when the draining began; see `PoolCounters.finished_and_dropped`.
         self.ended_at_close = (0, 0)
-        # Something is put here whenever a draining pool becomes idle; `is_quiet` tells the truth. A
+        # Something is put here whenever a draining pool becomes idle; `is_idle` tells the truth. A
         # SimpleQueue and no Event, because a signal handler may put something as well.
         self.idle_signal: queue.SimpleQueue[None] = queue.SimpleQueue()
         # What is to be done, without the lock, when workers were notified; None: nothing.

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from prodpool.concurrency import call_queue
-from prodpool.concurrency.call_queue import any_hangs, exit_begins
+from prodpool.concurrency.call_queue import any_busy, any_hangs, exit_begins
 from prodpool.shutdown.exit_join import skip_at_exit_join
 from prodpool.telemetry.exporters.prometheus import forget_after_fork
 
@@ -31,7 +31,7 @@ from prodpool.telemetry.exporters.prometheus import forget_after_fork
 # and the most that it may take in all; then the process is ended hard.
 GRACE = 1.0
 FORCED_EXIT_AFTER = 5.0
-# Seconds within which a call to an observer must end that is being made at exit.
+# Seconds in which it shows whether a call to an observer that is being made at exit hangs.
 CALL_GRACE = 0.25
 
 
@@ -132,12 +132,16 @@ class ExitRegistry:
 
         That is a task, or a log sink, an exporter or a callback in a thread of ours.
         """
-        began = time.monotonic()
-        if any(list(pool.hung_threads()) for pool in self._left_behind) or any_hangs(CALL_GRACE):
-            left = min(FORCED_EXIT_AFTER, max(0.0, ends - began) + GRACE) - (time.monotonic() - began)
-            # A timer in C, since no Python thread can be counted on by now. It also says who hangs.
-            with contextlib.suppress(Exception):
-                faulthandler.dump_traceback_later(left, exit=True, file=_stream())
+        hung = any(list(pool.hung_threads()) for pool in self._left_behind)
+        if not hung and not any_busy():
+            return
+        left = min(FORCED_EXIT_AFTER, max(0.0, ends - time.monotonic()) + GRACE)
+        # A timer in C, since no Python thread can be counted on by now. It also says who hangs.
+        with contextlib.suppress(Exception):
+            faulthandler.dump_traceback_later(left, exit=True, file=_stream())
+        # Set before the wait: an interrupt in it, or a long one, must not leave the process without a limit.
+        if not hung and not any_hangs(CALL_GRACE):
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _stream() -> Any:

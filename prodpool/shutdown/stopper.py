@@ -129,7 +129,7 @@ class Stopper(StopPhases):
             self._await_report()
 
     def _shorten_deadline(self, now: float) -> None:
-        """Finish at once. Further interrupts cannot keep tasks from being settled, but from all else."""
+        """Finish at once. Further interrupts cannot keep tasks from being settled; they can end the rest."""
         self._deadline_at = now
         while True:
             with suppress(KeyboardInterrupt):

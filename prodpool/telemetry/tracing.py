@@ -135,12 +135,13 @@ class Tracing(TaskObserver):
         if span is None or not recorded:
             return
         ended = time.time_ns()
-        self.thread.give_way()
         if error is None:
             self.thread.post(_end, span, ended, result)
         else:
             # Rendered at once, in the thread of the task: no other thread may look at what it raised.
             self.thread.post(_end_failed, span, ended, result, type_name(error), self._describe(error))
+        # Last: an interrupt in there must not lose the span.
+        self.thread.give_way()
 
     def _dropped(self, task: Task, reason: Reason, dwell: float) -> None:
         """Write a queue span with an error status for a task that never ran."""

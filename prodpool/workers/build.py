@@ -122,6 +122,6 @@ def adaptive_prefetch(settings: PoolSettings, abilities: Capabilities) -> Adapti
 def first_prefetch(settings: PoolSettings, abilities: Capabilities) -> int:
     """Return how many tasks the backend takes at first beyond those that it runs."""
     if abilities.template is not None:
-        return 0  # what its processes are sent ahead can be taken back
+        return 0  # what its processes are sent ahead can be withdrawn
     ahead = adaptive_prefetch(settings, abilities).ahead
     return prefetch_for(settings.max_workers, abilities.max_workers, ahead)

@@ -244,7 +244,7 @@ def test_no_descriptor_is_left(make_pool: MakePool, held: Held) -> None:
     workers: list[Any] = list(pool._engine.dispatcher.worker_set.workers)
     here = set().union(*(_ends(worker.connection) for worker in workers))
     assert here <= _sockets(os.getpid())
-    # The one that is open on both sides is that from which permits are taken, by either.
+    # The one that is open on both sides is that from which credits are taken, by either.
     common = [_sockets(worker.process.pid) & here for worker in workers]
     assert [len(each) for each in common] == [1, 1, 1]
     assert len(set().union(*common)) == 3
@@ -420,7 +420,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     What is sent ahead stays there: on a busy machine it might be taken back before the first task is done.
     """
-    monkeypatch.setattr(connection, "QUIET", 1000 * PATIENCE)
+    monkeypatch.setattr(connection, "RESULT_WAIT_MS", 1000 * PATIENCE)
     work.gate.clear()
     yield work.gate
     work.gate.set()

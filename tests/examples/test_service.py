@@ -214,7 +214,7 @@ def test_sigterm_ends_it_in_time_although_a_delivery_hangs_for_ever(
         assert service.post().status == 202
     service.until(lambda seen: seen.workers_busy == 1 and seen.queue_depth == 3)
     code, took = service.end()
-    assert code == 0, took
+    assert code == 0, took  # within ten seconds of the deadline: a hang is longer, a busy machine is not
     (report,) = service.log("service.stopped")
     assert (report["drained"], report["dropped"], report["abandoned"]) == (False, 3, ["deliver.acme"])
     (stopped,) = service.log("pool.stopped")

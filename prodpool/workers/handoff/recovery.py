@@ -1,6 +1,6 @@
 """What becomes of tasks whose backend broke under them.
 
-They wait for the next one, or are tried alone, or are lost.
+They wait for the next one, or are run alone, or are lost.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Recovery:
         return True
 
     def is_isolated(self, task: Task) -> bool:
-        """Tell whether a task is being tried alone; from any thread."""
+        """Tell whether a task is isolated: run alone; from any thread."""
         return self._isolated is task
 
     def on_settled(self, task: Task) -> None:

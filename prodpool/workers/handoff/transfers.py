@@ -138,7 +138,7 @@ class Transfers:
             given = task
             try:
                 task = self._send_if_allowed(worker, given)
-            except MemoryError as error:  # before it was sent: `_hand` takes care of the rest
+            except MemoryError as error:  # before it was sent: `_send` takes care of the rest
                 task = self._runner.settle_anyway(worker, given, error)
 
     def _send_if_allowed(self, worker: BackendWorker, task: Task) -> Task | None:

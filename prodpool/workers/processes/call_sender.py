@@ -55,7 +55,7 @@ class CallSender:
     ) -> None:
         self._pool = pool
         self._most_calls = template.most_tasks
-        self._prefetch = prefetch
+        self._fixed_prefetch = prefetch
         self._serializer = CallSerializer(template.dumps, context_vars)
         self._dispatcher = dispatcher
         self._runner = runner
@@ -120,7 +120,7 @@ class CallSender:
         assert connection is not None  # noqa: S101
         while not self._record_sent(worker, [(task, len(message))]):
             connection.send_discard()
-            self._wait_until_drained(connection)
+            self._wait_until_discarded(connection)
         task.packed = None
         # Before it is sent: from then on it may have begun.
         worker.started = self._now()
@@ -136,7 +136,7 @@ class CallSender:
         """Note that calls of so many bytes are sent now; False if others have to be thrown away first."""
         connection = worker.connection
         assert connection is not None  # noqa: S101
-        # Under the lock, so that a thread that takes calls back sees either none of this or all.
+        # Under the lock, so that a thread that withdraws calls sees either none of this or all.
         with worker.lock:
             if connection.discarding:
                 return False
@@ -145,7 +145,7 @@ class CallSender:
             connection.add_credits(len(calls))
             return True
 
-    def _wait_until_drained(self, connection: WorkerConnection) -> None:
+    def _wait_until_discarded(self, connection: WorkerConnection) -> None:
         message = connection.receive()
         if message is not None:
             connection.discarding = message.kind != Kind.DISCARDED
@@ -185,12 +185,12 @@ class CallSender:
             connection.send(b"".join(frame(Kind.CALL, first + at, each) for at, each in enumerate(messages)))
 
     def _max_ahead(self, worker: RemoteWorker) -> int:
-        if self._prefetch is None:
+        if self._fixed_prefetch is None:
             most = worker.prefetch.ahead()
         else:
-            share = -(-self._prefetch // max(1, self._dispatcher.workers()))
+            share = -(-self._fixed_prefetch // max(1, self._dispatcher.workers()))
             assert worker.ahead is not None  # noqa: S101
-            most = min(share, self._prefetch - self._dispatcher.worker_set.ahead + len(worker.ahead))
+            most = min(share, self._fixed_prefetch - self._dispatcher.worker_set.ahead + len(worker.ahead))
         if self._most_calls is not None:
             most = min(most, self._most_calls - worker.calls + len(worker.sent) - 1)
         return most
@@ -234,7 +234,7 @@ class CallSender:
 
     def _receive_result(self, worker: RemoteWorker) -> Frame:
         connection = worker.connection
-        assert connection is not None  # noqa: S101  # `_bring_up` opened it
+        assert connection is not None  # noqa: S101  # `WorkerStarter` opened it
         while True:
             answer = connection.receive(briefly=bool(worker.ahead))
             if answer is None:

@@ -15,7 +15,7 @@ from prodpool.workers.in_worker.call_loop import WorkerSockets
 from prodpool.workers.in_worker.frames import Frame, FrameReader, Kind, frame
 
 # Milliseconds within which a worker's next result has to come, or the calls that wait there are revoked.
-RESULT_WAIT = 1
+RESULT_WAIT_MS = 1
 # Seconds that a request to end may wait for a call that is just being sent.
 _CANCEL_PATIENCE = 0.05
 
@@ -142,7 +142,7 @@ class WorkerConnection:
             try:
                 self._reader.fill(socket.MSG_DONTWAIT)
             except BlockingIOError:
-                if not self._poll.poll(RESULT_WAIT):
+                if not self._poll.poll(RESULT_WAIT_MS):
                     return None
         return message
 

@@ -36,7 +36,7 @@ class RemoteWorker(Worker):
 
     ``task`` and those ``ahead`` are in the order in which the process runs them. What was sent and is not
     answered is in ``sent``, in the same order.
-    ``lock`` guards ``sent``, ``sizes`` and ``calls``; a thread that takes calls back holds the dispatcher's
+    ``lock`` guards ``sent``, ``sizes`` and ``calls``; a thread that withdraws calls holds the dispatcher's
     lock already. That one would not do: credits are sent under this one, by a system call.
     """
 
@@ -72,14 +72,14 @@ class RemoteWorker(Worker):
         self.dumps_stacks = False
         # Set when its process has been forked.
         self.forked = SignalSafeEvent()
-        # How many calls the process was sent so far, but for those taken back, and how many it has answered.
-        # They are numbered from 1 on; a number that was taken back is given again.
+        # How many calls the process was sent so far, but for those withdrawn, and how many it has answered.
+        # They are numbered from 1 on; a number that was withdrawn is given again.
         self.calls = self.answered = 0
         self.sent: deque[Task] = deque()
         self.sizes: deque[int] = deque()
         # Reentrant, since a finalizer may stop the pool in the midst of it.
         self.lock = threading.RLock()
-        # How often calls were taken back.
+        # How often calls were withdrawn.
         self.withdrawals = 0
         # How many it had answered when the watchdog checked last.
         self.answered_before = 0
@@ -143,7 +143,7 @@ class RemoteWorker(Worker):
         return unsent + taken
 
     def forget_sent(self, count: int) -> None:
-        """Note that the last calls were taken back, or never got there. The lock is held."""
+        """Note that the last calls were withdrawn, or never got there. The lock is held."""
         self.calls -= count
         for _ in range(count):
             self.sent.pop()

@@ -1,7 +1,7 @@
 """The worker processes of one pool. Each has a thread here, which sends it calls and settles their outcomes.
 
 A thread to each, so that nothing one of them waits for holds up another: a large call, the application's own
-pickling, a done-callback. Calls are sent ahead of the one that runs while tasks are short, and taken back as
+pickling, a done-callback. Calls are sent ahead of the one that runs while tasks are short, and withdrawn as
 soon as that one turns out to be long. So each process is known to have begun exactly one of its calls, and
 its death loses no other.
 """
@@ -128,7 +128,7 @@ class ProcessWorkers:
         return True
 
     def prepare_resize(self, workers: int) -> int:  # noqa: ARG002
-        """Return 0: there can be as many as are wanted, and what is sent ahead can be taken back."""
+        """Return 0: there can be as many as are wanted, and what is sent ahead can be withdrawn."""
         return 0
 
     def after_resize(self) -> None:

@@ -66,7 +66,7 @@ class LeasedWorkers:
                     worker.loop_future = loop_future
         except BaseException:
             # Also what a signal handler raised, when the loop may be coming up after all: if it is there
-            # it stays, and if it comes later it finds itself struck out.
+            # it stays, and if it comes later it finds itself removed.
             self._dispatcher.start_failed(worker)
             raise
         return True
@@ -215,7 +215,7 @@ class LeasedWorkers:
         return True
 
     def _lost(self, worker: Worker, error: BaseException | None) -> None:
-        """Strike out a loop that broke down (``error``), or that the backend dropped."""
+        """Remove a loop that broke down (``error``), or that the backend dropped."""
         held, task = worker.task, self._dispatcher.worker_failed(worker)
         if task is None and held is not None:
             self._runner.settlement.resume(worker, held)

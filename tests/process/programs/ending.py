@@ -344,7 +344,8 @@ def hung_exporter(pool: InstrumentedPool) -> None:
 
 def busy_exporter(pool: InstrumentedPool) -> None:
     """An exporter is behind at the exit, and the application takes its time there."""
-    at_exit.FORCED_EXIT_AFTER, at_exit.CALL_GRACE = 0.1, 30.0
+    at_exit.FORCED_EXIT_AFTER = at_exit.GRACE = 1.0
+    at_exit.CALL_GRACE = 0.9
 
     class Slow(SpanExporter):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
@@ -356,7 +357,7 @@ def busy_exporter(pool: InstrumentedPool) -> None:
     traced = build("executor", "traced", tracer_provider=provider, queue_capacity=2_000)
     for future in [traced.submit(int) for _ in range(2_000)]:
         future.result(30)
-    atexit.register(say_later, 0.5, "LAST")
+    atexit.register(say_later, 1.5, "LAST")
     ending()
 
 
