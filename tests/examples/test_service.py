@@ -203,22 +203,30 @@ def test_a_signal_drains_what_is_queued(
     assert customers.counts()["acknowledged"]["acme"] == before + 12
 
 
+def end_with_a_hung_delivery(start: StartService, backend: str) -> float:
+    """Start a service, end it while a delivery hangs, check its account; return how long its end took (s)."""
+    service = start("--workers=1", "--queue-capacity=5", "--hang-for-ever", f"--backend={backend}")
+    for _ in range(4):
+        assert service.post().status == 202
+    service.until(lambda seen: seen.workers_busy == 1 and seen.queue_depth == 3)
+    code, took = service.end()
+    assert code == 0, took
+    (report,) = service.log("service.stopped")
+    assert (report["drained"], report["dropped"], report["abandoned"]) == (False, 3, ["deliver.acme"])
+    (stopped,) = service.log("pool.stopped")
+    assert (stopped["dropped"], stopped["abandoned"]) == (3, 1)
+    return took
+
+
 @pytest.mark.parametrize("backend", ["daemon", "executor"])
 def test_sigterm_ends_it_in_time_although_a_delivery_hangs_for_ever(
     start: StartService, customers: Customers, backend: str
 ) -> None:
     """A delivery that never returns holds up neither the drain nor the exit, on either kind of threads."""
     customers.behave("hanging", 0.0, "acme")
-    service = start("--workers=1", "--queue-capacity=5", "--hang-for-ever", f"--backend={backend}")
-    for _ in range(4):
-        assert service.post().status == 202
-    service.until(lambda seen: seen.workers_busy == 1 and seen.queue_depth == 3)
-    code, took = service.end()
-    assert code == 0, took  # within ten seconds of the deadline: a hang is longer, a busy machine is not
-    (report,) = service.log("service.stopped")
-    assert (report["drained"], report["dropped"], report["abandoned"]) == (False, 3, ["deliver.acme"])
-    (stopped,) = service.log("pool.stopped")
-    assert (stopped["dropped"], stopped["abandoned"]) == (3, 1)
+    # What holds a service up does so each time; a busy machine makes one late now and then.
+    ends = (end_with_a_hung_delivery(start, backend) for _ in range(3))
+    assert any(took <= DEADLINE + 1.0 for took in ends)
 
 
 def test_a_second_signal_changes_nothing(start: StartService, customers: Customers) -> None:
