@@ -444,13 +444,25 @@ def test_a_stop_while_the_pool_itself_hangs(
     book, never = tmp_path / "book", tmp_path / "never"
     begun: list[Future[Any]] = []
     behind: list[Future[Any]] = []
+    submitted = threading.Event()
+
+    def submit_others(_: object = None) -> None:
+        if where == "pickling":
+            behind.append(pool.submit(work.echo, one=work.HangsOnPickling()))
+        else:
+            begun.append(pool.submit(work.sign_at_once, str(book)))
+            begun.append(pool.submit(work.wait_for, str(never)))
+        behind.extend(pool.submit(work.sign_at_once, str(book)) for _ in range(20))
+        submitted.set()
+
     if where == "pickling":
-        behind.append(pool.submit(work.echo, one=work.HangsOnPickling()))
+        # Not before: the thread that packs what hangs reads no result any more, and might be at that already.
+        before.add_done_callback(submit_others)
     else:
-        begun += [pool.submit(work.sign_at_once, str(book)), pool.submit(work.wait_for, str(never))]
-    behind += [pool.submit(work.sign_at_once, str(book)) for _ in range(20)]
+        submit_others()
     held.let_go()
     assert before.result(PATIENCE)
+    assert submitted.wait(PATIENCE)
     if where != "pickling":
         until(book.exists)
     report = pool.stop(0.3)
