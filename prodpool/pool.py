@@ -118,7 +118,7 @@ class InstrumentedPool(OptionsExecutor):
                 # If the constructor fails, the backend that the factory made is shut down.
                 undo.callback(shut_down, backend)
             abilities = detect_backend(backend, own=own_backend is True)
-            check_name(name)
+            check_name(name)  # of several wrong arguments the first is reported
             workers = resolve_workers(max_workers, abilities.max_workers)
             settings = PoolSettings(
                 name=name,
@@ -131,7 +131,7 @@ class InstrumentedPool(OptionsExecutor):
                 buckets=DEFAULT_BUCKETS if buckets is None else buckets,
                 own_backend=own_backend,
                 on_hang_exit=on_hang_exit,
-                prefetch=None if abilities.leased else prefetch,
+                prefetch=None if abilities.leased else prefetch,  # refused below, whatever it is
                 context_vars=context_vars,
             )
             check_prefetch_fits(prefetch, leased=abilities.leased)

@@ -57,18 +57,9 @@ class LinkedQueue(Generic[T]):
 
     def pop(self) -> T | None:
         """Remove and return the first item; None when there is none."""
-        item: T | None = self.next
-        if item is None:
-            return None
-        length = self.length - 1
-        after = self.next = item.next
-        if after is None:
-            self.last = self
-        else:
-            after.prev = self
-            item.next = None
-        item.prev = None
-        self.length = length
+        item = self.first()
+        if item is not None:
+            self.discard(item)
         return item
 
     def discard(self, item: T) -> bool:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from prodpool.workers.processes.process_template import ProcessTemplate
 
 
+# How often a task that may be repeated is run at most.
+MAX_ATTEMPTS = 3
+
+
 class SupportsSubmit(Protocol):
     """The type of a backend: an `Executor`, or another object with its ``submit``."""
 

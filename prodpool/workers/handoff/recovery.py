@@ -13,12 +13,9 @@ from prodpool.errors import WorkerLostError
 from prodpool.task.task import Task
 from prodpool.telemetry.log_events import PoolLog
 from prodpool.text import shown
-from prodpool.workers.base import kill
+from prodpool.workers.base import MAX_ATTEMPTS, kill
 from prodpool.workers.handoff.backend_worker import BackendWorker
 from prodpool.workers.handoff.rebuildable_backend import RebuildableBackend
-
-# How often a task that may be repeated is run at most.
-MAX_ATTEMPTS = 3
 
 
 def may_run_again(task: Task) -> bool:

@@ -11,12 +11,9 @@ from prodpool.execution.runner import Runner
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.task.outcomes import Result, State
 from prodpool.task.task import Task
-from prodpool.workers.base import kill
+from prodpool.workers.base import MAX_ATTEMPTS, kill
 from prodpool.workers.processes.remote_worker import MAX_BYTES_AHEAD, RemoteWorker, how_it_ended
 from prodpool.workers.processes.timeouts import TimeoutEnforcer
-
-# How often a task that may be repeated is run at most.
-MAX_ATTEMPTS = 3
 
 
 @dataclass(slots=True)
