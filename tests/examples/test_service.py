@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,12 @@ def customers(everybody: Customers) -> Customers:
 
 @pytest.fixture
 def start(customers: Customers, tmp_path: Path) -> Iterator[StartService]:
-    """Return a function that starts a service, which ends with the test."""
+    """Return a function that starts a service with a log of its own, which ends with the test."""
+    numbers = count(1)
     with ExitStack() as stack:
 
         def start(*options: str) -> Running:
-            running = Running(customers, tmp_path / "service.log", options)
+            running = Running(customers, tmp_path / f"service-{next(numbers)}.log", options)
             stack.callback(running.process.close)
             return running
 
