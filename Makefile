@@ -7,7 +7,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
 SOURCES := $(shell find prodpool -name '*.py' -o -name py.typed -o -name '*.md' -o -name '*.json') $(wildcard dashboards/*.json) README.md LICENSE pyproject.toml
 WHEEL := build/wheel.stamp
 WEB := build/web
@@ -98,11 +98,11 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 # What checks and draws the dashboards: Grafana's published types and its UI library.
 web: $(WEB)/.installed
 web-lock: $(VENV)/.dev ## Pin the newest packages that tools/web/package.json allows.
-	@tools/web_setup.sh $(CURDIR)/$(BIN)/python $(WEB) --relock
+	@tools/web_setup.sh "$(CURDIR)/$(BIN)/python" $(WEB) --relock
 
 $(WEB)/.installed: $(VENV)/.dev tools/web/package.json tools/web/package-lock.json
 	@echo "setting up $(WEB), which checks and draws the dashboards"
-	@tools/web_setup.sh $(CURDIR)/$(BIN)/python $(WEB)
+	@tools/web_setup.sh "$(CURDIR)/$(BIN)/python" $(WEB)
 
 $(WHEEL): $(VENV)/.dev $(SOURCES)
 	@mkdir -p build && rm -rf dist
