@@ -30,11 +30,12 @@ test: lint docs system web $(WHEEL) ## Lint, build the site, then test the built
 test-lowest: system $(WHEEL) ## Test the built wheel with the oldest dependencies it allows.
 	@$(BIN)/python tools/run_tests.py --lowest $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev ## Check style and types.
+lint: $(VENV)/.dev ## Check style, types and that the oldest Python can have what is pinned.
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/python tools/pin.py --check
 
 # -E: a page that has not changed has its warnings, too.
 docs: $(VENV)/.dev ## Build the site into build/docs; a warning is an error.

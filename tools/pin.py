@@ -1,30 +1,50 @@
-"""Write constraints.txt: every package that a development environment holds, with its exact version."""
+"""Write constraints.txt: every package that a development environment holds, with its exact version.
+
+``--check`` tells instead which of the packages installed the oldest Python cannot have, and fails if any.
+"""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
-import venv
+from importlib.metadata import distributions
 from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
 # Every package of the development environment, pinned. Written by `make constraints`.
 """
+# Debian 12 has 3.11.2. Some packages ask for a later patch of 3.11.
+OLDEST = "3.11.0"
 
 
-def main(target: Path) -> None:
-    """Install ``.[dev]`` unpinned into a fresh environment and freeze it into ``target``."""
+def too_new() -> list[str]:
+    """Return the packages of this environment that the oldest Python cannot have, with what they ask for."""
+    found = (one.metadata for one in distributions())
+    asked = {one["Name"]: one["Requires-Python"] for one in found if "Requires-Python" in one}
+    return sorted(f"{name} {spec}" for name, spec in asked.items() if OLDEST not in SpecifierSet(spec))
+
+
+def write(target: Path) -> None:
+    """Write into ``target`` the newest packages of ``.[dev]`` that the oldest Python can have."""
     with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
-        pip = [str(Path(folder, "bin", "python")), "-m", "pip", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "-qq", f"{ROOT}[dev]"], check=True)
-        frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
-    # `freeze` also lists prodpool itself, as a file of this machine.
-    pins = [line for line in frozen.splitlines() if "==" in line]
-    target.write_text(HEADER + "\n".join(sorted(pins, key=str.lower)) + "\n")
+        report = Path(folder, "report.json")
+        pip = [sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
+        oldest = ["--python-version", OLDEST, "--only-binary", ":all:", "--target", folder]
+        subprocess.run([*pip, *oldest, "--report", str(report), f"{ROOT}[dev]"], check=True)
+        packages = [package["metadata"] for package in json.loads(report.read_text())["install"]]
+    # One writes its version with a v in front, which says nothing. Source: PEP 440.
+    pins = {package["name"]: package["version"].removeprefix("v") for package in packages}
+    lines = [f"{name}=={version}" for name, version in pins.items() if name != "prodpool"]
+    target.write_text(HEADER + "\n".join(sorted(lines, key=str.lower)) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1] != "--check":
+        write(Path(sys.argv[1]))
+    elif found := too_new():
+        raise SystemExit(f"pinned, but not for CPython {OLDEST}: {', '.join(found)}")
