@@ -1,6 +1,6 @@
-"""The parts of one pool, put together. `InstrumentedPool` is the public face of this.
+"""The parts of one pool, put together. `InstrumentedPool` is the public facade of it.
 
-Worker loops, the watchdog, the scrape and the exit hook hold the engine's parts and never the face,
+Worker loops, the watchdog, the scrape and the exit hook hold the engine's parts and never the facade,
 so that a pool without a reference to it can be noticed and drained.
 """
 
@@ -34,7 +34,7 @@ from prodpool.telemetry.counters import PoolCounters
 from prodpool.telemetry.exporters.prometheus import collector_of
 from prodpool.telemetry.log_events import PoolLog, TaskLog
 from prodpool.telemetry.sinks import TelemetrySinks
-from prodpool.telemetry.snapshot import PoolSnapshot, Remains, tally
+from prodpool.telemetry.snapshot import PoolSnapshot, StoppedPoolSource, tally
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracing import Tracing
 from prodpool.workers.base import Capabilities, Workers
@@ -239,7 +239,7 @@ class Engine:
     def on_pool_collected(self) -> None:
         """Drain a pool to which no reference is left; its numbers stay for one more scrape.
 
-        Called by a finalizer, which may run anywhere, also where any lock is held: it leaves notes.
+        Called by a finalizer, which may run anywhere, also where any lock is held: it posts a call at most.
         """
         self._export.last = True
         if self.dispatcher.state is not State.STOPPED:
@@ -307,8 +307,8 @@ class Engine:
     def _retry_failed(self) -> None:
         """Try again what was asked for and failed."""
         self.stopper.retry()
-        self.call_thread.look()
-        self.sinks.look()
+        self.call_thread.ensure_thread()
+        self.sinks.ensure_threads()
 
     def _make_breaker(self, spec: Any) -> Breaker:
         return Breaker(
@@ -343,7 +343,7 @@ class Engine:
             facts = self.reader.facts()
         # A scrape needs the numbers; they must not keep the rest alive.
         facts["breaker"] = breaker
-        self._export.source = Remains(facts, self.dispatcher.counters, self.telemetry_errors.counts)
+        self._export.source = StoppedPoolSource(facts, self.dispatcher.counters, self.telemetry_errors.counts)
         if self.breaker is not None:
             # The application's own circuit breaker outlives the pool. Another thread detaches it, since
             # pybreaker holds its lock while it runs a function of the application's.

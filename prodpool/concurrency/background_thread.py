@@ -19,7 +19,7 @@ from prodpool.concurrency.interrupts import start_thread
 
 THREAD_NAME = "prodpool-watchdog"
 # Seconds after a failed allocation: it may be a while until there is memory again.
-BREATHER = 0.01
+RETRY_DELAY = 0.01
 
 
 class Periodic(Protocol):
@@ -95,7 +95,7 @@ class BackgroundThread:
                 self._make_next_call()
                 self._tick()
             except MemoryError:
-                time.sleep(BREATHER)
+                time.sleep(RETRY_DELAY)
 
     def _take_over(self) -> bool:
         """Say that this is the thread; False when another was started, since this one was late."""

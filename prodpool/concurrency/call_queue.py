@@ -1,7 +1,7 @@
 """Calls to observers (log sinks, span processors), made by daemon threads that no task waits for.
 
 A log handler or a span exporter belongs to the application and may hang: a full pipe, a network that does
-not answer. A worker, a submitter, the watchdog and a stop therefore only leave a note here. Each sink of
+not answer. A worker, a submitter, the watchdog and a stop therefore only post a call here. Each sink of
 each pool has a thread of its own, so that one that hangs delays no other.
 """
 
@@ -21,11 +21,11 @@ Call = Callable[..., object]
 QueuedCalls: TypeAlias = "queue.SimpleQueue[tuple[Call, tuple[Any, ...]]]"
 # Seconds after which a call is taken to hang.
 _HANGS_AFTER = 1.0
-# Seconds for which a worker gives way first and at most at a time: each time twice as long as before.
-_SHORTEST_WAY = 0.001
-_LONGEST_WAY = 0.032
-# Calls per second that a thread must make to be given way again: a slower one waits for its sink.
-_GETS_ON = 1000
+# Seconds for which a worker pauses first and at most at a time: each time twice as long as before.
+_SHORTEST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.032
+# Calls per second that a thread must make for a worker to pause again: a slower one waits for its sink.
+_KEEPS_UP = 1000
 # Those that are making a call. Plain set operations only, each of them atomic.
 _at_work: set[CallQueue] = set()
 
@@ -96,22 +96,22 @@ class CallQueue:
         except MemoryError:
             self._lost()
 
-    def give_way(self) -> None:
+    def apply_backpressure(self) -> None:
         """Sleep for a millisecond if more than half of what may wait does; longer while that helps.
 
         For workers that post: busy ones leave this thread too little of the interpreter to keep up with them,
         the more so the more there are. A worker sleeps for 63 ms at most, and not again where the sink itself
         is slow, nor at all where it hangs.
         """
-        way = _SHORTEST_WAY
-        while way <= _LONGEST_WAY and self._calls.qsize() > self._capacity // 2:
+        pause = _SHORTEST_PAUSE
+        while pause <= _LONGEST_PAUSE and self._calls.qsize() > self._capacity // 2:
             if self.busy_for() >= _HANGS_AFTER:
                 return
             made = self._made
-            time.sleep(way)
-            if self._made - made < way * _GETS_ON:
+            time.sleep(pause)
+            if self._made - made < pause * _KEEPS_UP:
                 return
-            way *= 2
+            pause *= 2
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was posted so far is done; False after ``timeout`` seconds."""
@@ -142,7 +142,7 @@ class CallQueue:
         self._start()
         return done
 
-    def look(self) -> None:
+    def ensure_thread(self) -> None:
         """Start the thread if calls wait without one, because a start has failed. For the watchdog."""
         if self._thread is None:
             self._start()
@@ -159,7 +159,7 @@ class CallQueue:
             thread = self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 start_thread(thread)
-            except Exception:  # noqa: BLE001  # no thread to be had, or no memory for one; `look` tries again
+            except Exception:  # noqa: BLE001  # no thread, or no memory for one; see `ensure_thread`
                 self._thread = None
                 if _Exit.has_begun:
                     background_thread().call_soon(self._make_waiting)
@@ -231,7 +231,7 @@ def any_hangs(patience: float) -> bool:
     """
     ends = time.monotonic() + patience
     while _at_work and time.monotonic() < ends:
-        time.sleep(_SHORTEST_WAY)
+        time.sleep(_SHORTEST_PAUSE)
     return any(queue.busy_for() >= patience / 2 for queue in list(_at_work))
 
 

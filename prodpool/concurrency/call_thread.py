@@ -42,7 +42,7 @@ class CallThread:
         """Have ``call`` made. Never blocks and never raises."""
         self._thread.post(call)
 
-    def look(self) -> None:
+    def ensure_thread(self) -> None:
         """Start another thread if calls wait and all that there are hang. For the watchdog and `finish`."""
         if self._calls.empty():
             return
@@ -50,7 +50,7 @@ class CallThread:
         if self._thread.busy_for() >= STUCK_AFTER and len(self._hung) + 1 < MOST_THREADS:
             self._hung.append(self._thread)
             self._thread = self._another()
-        self._thread.look()
+        self._thread.ensure_thread()
 
     def close(self, timeout: float) -> None:
         """Wait until every call is made or hangs, ``timeout`` seconds at most."""
@@ -59,7 +59,7 @@ class CallThread:
         ends, done = time.monotonic() + timeout, SignalSafeEvent()
         self.call_soon(done.set)
         while not done.wait(min(STUCK_AFTER, left := max(0.0, ends - time.monotonic()))) and left:
-            self.look()
+            self.ensure_thread()
 
     def _another(self) -> CallQueue:
         return CallQueue(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """Runs and settles the tasks of one pool; the home of their futures."""
+    """Runs and settles the tasks of one pool; the owner of their futures."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class Runner:
             finally:
                 del error, task  # this frame is in its traceback
 
-    # What futures ask of their home.
+    # What futures ask of their owner.
 
     def cancel(self, task: Task) -> bool:
         """Take a queued task out of the pool for good; False when it is too late."""

@@ -100,7 +100,7 @@ class Settlement:
         ending = Ending(result or classify(error), error, dwell, duration, ran_by)
         self._count(worker, task, ending)
         try:
-            self._tell(task, ending)
+            self._record_and_notify(task, ending)
         finally:
             self.resume(worker, task)
 
@@ -128,7 +128,7 @@ class Settlement:
         if not task.future.resolve(FINISHED, None, error, run_callbacks):
             return False
         # It keeps its permits until it ends. It is the task whose trace is wanted.
-        self._tell_observers(task, Ending(ABANDONED, error, 0.0, 0.0, RunBy.WORKER))
+        self._notify_observers(task, Ending(ABANDONED, error, 0.0, 0.0, RunBy.WORKER))
         return True
 
     # Tasks that were admitted, never ran, and are counted as dropped by now.
@@ -147,7 +147,7 @@ class Settlement:
             error = self._drop_error(task, reason, dwell, lost)
             future.set_outcome(CANCELLED if error is None else FINISHED, None, error)
             self._release_permits(task)
-            self._tell_observers(task, Ending(reason, error, dwell, 0.0, None))
+            self._notify_observers(task, Ending(reason, error, dwell, 0.0, None))
         elif task.permits:
             self._release_permits(task)
         future.announce(run_callbacks)
@@ -205,16 +205,16 @@ class Settlement:
         # The thread that counted a new one may be about to settle it.
         self._unsettled = unsettled
 
-    def _tell(self, task: Task, ending: Ending) -> None:
+    def _record_and_notify(self, task: Task, ending: Ending) -> None:
         for source, permit in task.permits:
             try:
                 source.record(permit, ending.error, ending.duration)
             except Exception as error:  # noqa: BLE001
                 self._telemetry_errors.report("internal", error)
         task.permits = ()
-        self._tell_observers(task, ending)
+        self._notify_observers(task, ending)
 
-    def _tell_observers(self, task: Task, ending: Ending) -> None:
+    def _notify_observers(self, task: Task, ending: Ending) -> None:
         for ended in self._ended:
             try:
                 ended(task, ending)

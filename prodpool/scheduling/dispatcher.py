@@ -67,8 +67,8 @@ class Dispatcher(PoolControl):
                     )
                     # No call from here to the last: see above.
                     worker = newest = parked.last
-                    ahead = parked.last = newest.prev
-                    ahead.next = newest.prev = None
+                    before = parked.last = newest.prev
+                    before.next = newest.prev = None
                     parked.length = free
                     newest.task = task
                     newest.counts_as_running = True
@@ -77,7 +77,7 @@ class Dispatcher(PoolControl):
                     counters.submitted = submitted
                     try:  # noqa: SIM105  # a context manager would be a call
                         newest.notify()
-                    except RuntimeError:  # reminded (see `repair`), and awake already
+                    except RuntimeError:  # `repair` has notified it before
                         pass
                 elif (
                     loops < worker_set.max_workers
@@ -131,7 +131,7 @@ class Dispatcher(PoolControl):
     def discard(self, task: Task, reason: Reason) -> bool:
         """Take a queued task out for good and count it as dropped; False when it is not queued.
 
-        It is ``unsettled`` until `settled` says otherwise.
+        It is ``unsettled`` until `mark_settled` is called.
         """
         with self.lock:
             if task.dropped is not None or task.prev is None:
@@ -150,7 +150,7 @@ class Dispatcher(PoolControl):
         """Take a queued task out, to be run by the task that waits for it; False when it is not queued.
 
         It keeps its place (``inline``) until it is settled: the waiting worker runs one thing at a
-        time, so counting it as a second running task would break the bound, and not at all the law.
+        time, so counting it as a second running task would exceed ``max_workers``.
         A task for which a loop was coming had no place in the queue; it keeps that loop's.
         """
         with self.lock:

@@ -37,7 +37,7 @@ class LinkedQueue(Generic[T]):
     __slots__ = ("next", "last", "length")
 
     def __init__(self) -> None:
-        # The first item: the queue stands ahead of it as an item does.
+        # The first item: the queue stands before it as an item does.
         self.next: Any = None
         self.last: Any = self
         self.length = 0
@@ -64,15 +64,15 @@ class LinkedQueue(Generic[T]):
 
     def discard(self, item: T) -> bool:
         """Remove ``item`` wherever it stands; False when it is not (any more) in the queue."""
-        ahead = item.prev
-        if ahead is None:
+        before = item.prev
+        if before is None:
             return False
         length = self.length - 1
-        after = ahead.next = item.next
+        after = before.next = item.next
         if after is None:
-            self.last = ahead
+            self.last = before
         else:
-            after.prev = ahead
+            after.prev = before
             item.next = None
         item.prev = None
         self.length = length

@@ -102,7 +102,7 @@ class WaitQueue(LinkedQueue[Waiter]):
         self._lock = lock
         self._counters = counters
         self._now = now
-        # Idents of the threads that are telling right now.
+        # Idents of the threads that are notifying right now.
         self._notifiers: set[int] = set()
 
     def admit(self, queue: LinkedQueue[Task]) -> None:
@@ -112,7 +112,7 @@ class WaitQueue(LinkedQueue[Waiter]):
         if waiter is None:
             return
         task, waited_since = waiter.task, waiter.task.admitted_at
-        submitted, queued, telling = counters.submitted + 1, queue.length + 1, to_notify.length + 1
+        submitted, queued, notifiable = counters.submitted + 1, queue.length + 1, to_notify.length + 1
         self.pop()
         # No call from here to the end of the move, as within `LinkedQueue.push`.
         last = task.prev = queue.last
@@ -121,9 +121,9 @@ class WaitQueue(LinkedQueue[Waiter]):
         counters.submitted = submitted
         task.admitted_at = now
         waiter.admitted = True
-        ahead = waiter.prev = to_notify.last
-        ahead.next = to_notify.last = waiter
-        to_notify.length = telling
+        last = waiter.prev = to_notify.last
+        last.next = to_notify.last = waiter
+        to_notify.length = notifiable
         counters.admission_wait.observe(now - waited_since)
 
     def remove(self, waiter: Waiter) -> bool:
@@ -139,14 +139,14 @@ class WaitQueue(LinkedQueue[Waiter]):
         # Up to 3.11 to name a member of an enum is a call, and wants memory: not between the stores.
         dropped, to_notify, reason = self._counters.dropped, self.to_notify, Reason.CLOSED
         while (waiter := self.next) is not None:
-            closed, telling = dropped[reason] + 1, to_notify.length + 1
+            closed, notifiable = dropped[reason] + 1, to_notify.length + 1
             self.pop()
             # No call from here to the end of the move, likewise.
             waiter.admitted = False
             dropped[reason] = closed
-            ahead = waiter.prev = to_notify.last
-            ahead.next = to_notify.last = waiter
-            to_notify.length = telling
+            last = waiter.prev = to_notify.last
+            last.next = to_notify.last = waiter
+            to_notify.length = notifiable
 
     def notify(self) -> None:
         """Notify the waiters in ``to_notify``; call it, with no lock held, whenever that is not empty.

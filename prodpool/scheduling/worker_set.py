@@ -159,15 +159,15 @@ class WorkerSet:
         """Give the first task of ``queue`` to the worker that parked last, and wake it."""
         parked, worker = self.parked, self.parked.last
         free = parked.length - 1
-        ahead = worker.prev
+        before = worker.prev
         # The one call, which pops the task; nothing else comes between it and the end.
         self.assign(worker, queue)
-        parked.last = ahead
-        ahead.next = worker.prev = None
+        parked.last = before
+        before.next = worker.prev = None
         parked.length = free
         try:  # noqa: SIM105  # a context manager would be a call
             worker.notify()
-        except RuntimeError:  # reminded (see `Dispatcher.repair`), and awake already
+        except RuntimeError:  # `Dispatcher.repair` has notified it before
             pass
 
     def release(self, worker: Worker) -> None:

@@ -18,10 +18,10 @@ class TelemetrySinks:
         ends = time.monotonic() + timeout
         return all(queue.flush(max(0.0, ends - time.monotonic())) for queue in self._queues)
 
-    def look(self) -> None:
+    def ensure_threads(self) -> None:
         """Start the thread of a queue that could not have one."""
         for queue in self._queues:
-            queue.look()
+            queue.ensure_thread()
 
     def close(self, patience: float, longest: float) -> None:
         """Have the observers take what waits; one call may last ``patience`` seconds, all ``longest``."""

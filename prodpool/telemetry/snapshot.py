@@ -61,7 +61,7 @@ def tally(counters: PoolCounters) -> dict[str, Any]:
     }
 
 
-class Remains:
+class StoppedPoolSource:
     """What is left of a stopped pool for scrapes: its numbers, and nothing of its machinery.
 
     Refused submits and errors of sinks go on to be counted in them. There are no tasks any more, so it needs

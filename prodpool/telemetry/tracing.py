@@ -141,7 +141,7 @@ class Tracing(TaskObserver):
             # Rendered at once, in the thread of the task: no other thread may look at what it raised.
             self.thread.post(_end_failed, span, ended, result, type_name(error), self._describe(error))
         # Last: an interrupt in there must not lose the span.
-        self.thread.give_way()
+        self.thread.apply_backpressure()
 
     def _dropped(self, task: Task, reason: Reason, dwell: float) -> None:
         """Write a queue span with an error status for a task that never ran."""

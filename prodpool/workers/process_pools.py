@@ -20,7 +20,7 @@ from prodpool.workers.processes import process_template
 
 # A pool with max_tasks_per_child may not replace its last worker and then hangs for ever, in every CPython
 # from 3.11 on until the releases of summer 2026, which have this method. Source: CPython issue 115634
-MENDED = hasattr(ProcessPoolExecutor, "_replace_dead_worker")
+REPLACES_DEAD_WORKERS = hasattr(ProcessPoolExecutor, "_replace_dead_worker")
 
 
 def of_process_pool(backend: ProcessPoolExecutor, *, own: bool) -> Capabilities:
@@ -36,7 +36,7 @@ def of_process_pool(backend: ProcessPoolExecutor, *, own: bool) -> Capabilities:
     private: Any = backend
     own = own and process_template.POSSIBLE and _is_plain(backend.submit, ProcessPoolExecutor.submit)
     most_tasks = private._max_tasks_per_child  # noqa: SLF001
-    if most_tasks is not None and not MENDED and not own:
+    if most_tasks is not None and not REPLACES_DEAD_WORKERS and not own:
         version = ".".join(map(str, sys.version_info[:3]))
         raise ValueError(
             f"backend={shown(backend)} has max_tasks_per_child={most_tasks!r}, with which it may hang for "

@@ -17,7 +17,7 @@ from prodpool import InstrumentedPool
 from prodpool.workers.backends import detect_backend
 from prodpool.workers.base import NotTakenError
 from prodpool.workers.handoff.dask import CancelledThereError
-from prodpool.workers.process_pools import MENDED
+from prodpool.workers.process_pools import REPLACES_DEAD_WORKERS
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, dask, handed
 from tests.helpers.waiting import until
@@ -128,7 +128,7 @@ def test_what_an_executor_of_dask_was_given_reaches_the_client(tmp_path: Path) -
         go.touch()
 
 
-@pytest.mark.skipif(MENDED, reason="this Python replaces such workers as it should")
+@pytest.mark.skipif(REPLACES_DEAD_WORKERS, reason="this Python replaces such workers as it should")
 def test_max_tasks_per_child(registry: CollectorRegistry) -> None:
     """What is known to hang is refused, with the way out, where the executor's own processes are used."""
     with _process_pool(1, max_tasks_per_child=2) as backend:

@@ -128,7 +128,7 @@ def test_a_thread_that_was_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> Non
         sink.thread.open()
         sink.thread.post(sink.made.append, "kept")
         assert not sink.thread.flush(0.01)
-    sink.thread.look()
+    sink.thread.ensure_thread()
     assert sink.thread.close(PATIENCE)
     assert sink.made == ["kept"]
 
@@ -193,13 +193,13 @@ def test_giving_way(gate: BlockingTask, monkeypatch: pytest.MonkeyPatch) -> None
         patch.setattr("prodpool.concurrency.call_queue._HANGS_AFTER", PATIENCE)
         for _ in range(5):
             sink.thread.post(sink.made.append, "waits")
-            sink.thread.give_way()
+            sink.thread.apply_backpressure()
         assert sleeps.seconds == []
         sink.thread.post(sink.made.append, "waits")
-        sink.thread.give_way()
+        sink.thread.apply_backpressure()
         assert sleeps.seconds == [0.001]  # and not again: the call that is being made takes its time
         patch.setattr("prodpool.concurrency.call_queue._HANGS_AFTER", 0.0)
-        sink.thread.give_way()
+        sink.thread.apply_backpressure()
         assert sleeps.seconds == [0.001]
     gate.release()
     sink.thread.close(PATIENCE)
@@ -228,7 +228,7 @@ def test_giving_way_for_longer(
         patch.setattr("prodpool.concurrency.call_queue.time.sleep", sleeps)
         for number in range(9):
             sink.thread.post(sink.made.append, number)
-        sink.thread.give_way()
+        sink.thread.apply_backpressure()
     assert sleeps.seconds == seconds
     assert sink.thread.close(PATIENCE)
     assert len([made for made in sink.made if made != "posted by others"]) == 9
