@@ -7,7 +7,10 @@ so that a pool without a reference to it can be noticed and drained.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -26,20 +29,22 @@ from prodpool.execution.watchdog import PoolWatchdog
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.shutdown.at_exit import exit_registry
 from prodpool.shutdown.closing import Closing
-from prodpool.shutdown.forked import ForkedLock, disable_in_children
+from prodpool.shutdown.forked import ForkedLock
 from prodpool.shutdown.phases import StopParts
+from prodpool.shutdown.pool_at_exit import PoolAtExit
+from prodpool.shutdown.report import StopReport
 from prodpool.shutdown.stopper import Stopper
 from prodpool.task.outcomes import State
 from prodpool.telemetry.counters import PoolCounters
 from prodpool.telemetry.exporters.prometheus import collector_of
 from prodpool.telemetry.log_events import PoolLog, TaskLog
 from prodpool.telemetry.sinks import TelemetrySinks
-from prodpool.telemetry.snapshot import PoolSnapshot, StoppedPoolSource, tally
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracing import Tracing
 from prodpool.workers.base import Capabilities, Workers
 from prodpool.workers.build import WorkersBuilder, first_prefetch
 from prodpool.workers.handoff.rebuildable_backend import BackendFactory
+from prodpool.workers.loop_starter import LoopStarter
 
 # Seconds that a stop waits for the application's circuit breaker to be let go.
 BRIEFLY = 0.5
@@ -73,6 +78,7 @@ class Engine:
         self.call_thread = CallThread(
             f"prodpool-callbacks-{settings.name}", partial(self.telemetry_errors.report, "internal")
         )
+        self.starter = LoopStarter(self.begin, self.call_thread, may_hang=not abilities.leased)
         self.dispatcher = Dispatcher(
             workers=settings.max_workers,
             queue_capacity=settings.queue_capacity,
@@ -121,12 +127,19 @@ class Engine:
             log=self.log,
             telemetry_errors=self.telemetry_errors,
             now=now,
-            start_loops=self.start_loops,
+            start_loops=self.starter.start,
             on_lost=self.closing.worker_lost,
             on_broken=self.closing.backend_broke,
         ).build()
+        self.starter.workers = self.workers
         self.reader = PoolReader(
-            settings, self.dispatcher, backend=abilities.kind, rebuilds=self.workers.rebuilds, now=now
+            settings,
+            self.dispatcher,
+            backend=abilities.kind,
+            workers=self.workers,
+            breaker=lambda: None if self.breaker is None else self.breaker.state,
+            errors=self.telemetry_errors.counts,
+            now=now,
         )
         self.watchdog = PoolWatchdog(
             pool=settings.name,
@@ -136,7 +149,7 @@ class Engine:
             telemetry_errors=self.telemetry_errors,
             hung_after=settings.hung_after,
             now=now,
-            start_loops=self._start_missing,
+            start_loops=self.starter.start_missing,
             refresh_workers=self.workers.refresh,
             retry_failed=self._retry_failed,
             repair_workers=self.workers.repair,
@@ -149,7 +162,7 @@ class Engine:
                 dispatcher=self.dispatcher,
                 settlement=self.settlement,
                 workers=self.workers,
-                start_loops=self.start_loops,
+                start_loops=self.starter.start,
                 log=self.log,
                 call_thread=self.call_thread,
                 telemetry_errors=self.telemetry_errors,
@@ -158,81 +171,90 @@ class Engine:
                 on_stopped=self._stopped,
             )
         )
-        self._starting = False
+        self.at_exit = PoolAtExit(
+            settings,
+            self.dispatcher,
+            self.closing,
+            self.stopper,
+            start_loops=self.starter.start,
+            holds_up_exit=abilities.holds_up_exit,
+        )
+        # Whether the pool was used: only then does it have threads. Set under _beginning, last of all.
+        self.used = False
+        self._beginning = threading.RLock()
         self.collector = collector_of(registry)
 
     def open(self) -> None:
-        """Register the pool with the watchdog, the collector, the exit and the fork hook, and log its start.
+        """Export the pool. It has no thread before its first use, so that a process may fork until then.
 
         Raises:
-            RuntimeError: No thread can be started.
             ValueError: A pool of that name is alive.
         """
         try:
-            background_thread().add_periodic(self.watchdog)
-            self._export = self.collector.add(self.settings.name, self)
-            disable_in_children(self)
-            exit_registry.add(self)
-            self.log.thread.open()
-            self.tracing.open()
-            self.log.info(
-                "pool.created",
-                backend=self.abilities.kind,
-                workers=self.settings.max_workers,
-                queue_capacity=self.settings.queue_capacity,
-            )
+            self._export = self.collector.add(self.settings.name, self.reader)
+            exit_registry.add(self.at_exit)
         except BaseException:
             self.discard()
             raise
 
+    def begin(self) -> None:
+        """Start what watches over the pool, at its first use, and log that.
+
+        An interrupt in here leaves the rest to the next use.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        if self.used:
+            return
+        with self._beginning:
+            if self.used:
+                return
+            background_thread().add_periodic(self.watchdog)
+            self.log.thread.open()
+            self.tracing.open()
+            self.used = self.at_exit.used = True
+        # Not in the context of the request that comes to use it first.
+        Context().run(self.log.created, self.abilities.kind, self.settings)
+
+    def stop(self, deadline: float, *, wait: bool, cancel_queued: bool = False) -> StopReport:
+        """Stop the pool; see `Stopper.stop`."""
+        # Also a pool that was never used logs its end, unless the process has no thread for that any more.
+        with suppress(RuntimeError):
+            self.begin()
+        return self.stopper.stop(deadline, wait=wait, cancel_queued=cancel_queued)
+
     def discard(self) -> None:
         """Undo `open` for a pool whose construction failed."""
         background_thread().remove_periodic(self.watchdog)
-        self.collector.withdraw(self.settings.name, self)
-        exit_registry.remove(self)
+        self.collector.withdraw(self.settings.name, self.reader)
+        exit_registry.remove(self.at_exit)
         self.workers.close()
         self.sinks.discard()
         self.dispatcher.retire_workers()
-
-    def snapshot(self) -> PoolSnapshot:
-        """Read the pool at one moment, under one lock."""
-        self.workers.refresh()
-        breaker = None if self.breaker is None else self.breaker.state
-        errors = self.telemetry_errors.counts()
-        with self.dispatcher.lock:
-            facts, numbers = self.reader.facts(), tally(self.dispatcher.counters)
-        return PoolSnapshot(**facts, **numbers, breaker=breaker, telemetry_errors=errors)
 
     def close_metrics(self) -> None:
         """Export the pool no more."""
         self.collector.remove(self.settings.name, self._export)
 
-    def start_loops(self, count: int) -> None:
-        """Start ``count`` loops, or as many as the backend has threads for."""
-        for _ in range(count):
-            try:
-                self.workers.start()
-            except RuntimeError:
-                # None to be had; the loops that are there get to the waiting tasks in their turn.
-                return
-
     def pause(self) -> None:
         """Start no more tasks, and withdraw soon the tasks that worker processes were sent ahead."""
+        self.begin()
         self.dispatcher.pause()
         if self.dispatcher.worker_set.ahead:
             # By a thread in which no signal handler runs, which might come between the steps of it.
             self.call_thread.call_soon(self._requeue_all_ahead)
 
     def _requeue_all_ahead(self) -> None:
-        self.start_loops(self.dispatcher.requeue_all_ahead())
+        self.starter.start(self.dispatcher.requeue_all_ahead())
         self.settlement.drop_requeued()
 
     def resize(self, workers: int) -> None:
         """Set how many tasks may run at once."""
-        # The lock comes first: in a forked child it refuses, before anything is waited for or built.
+        self.begin()
         with self.dispatcher.lock:
             old = self.dispatcher.workers()
-        self.start_loops(self.dispatcher.resize(workers, self.workers.prepare_resize(workers)))
+        self.starter.start(self.dispatcher.resize(workers, self.workers.prepare_resize(workers)))
         self.workers.after_resize()
         self.log.info("pool.resized", old=old, new=workers)
 
@@ -241,6 +263,10 @@ class Engine:
 
         Called by a finalizer, which may run anywhere, also where any lock is held: it posts a call at most.
         """
+        if not self.used:
+            self._export.source = None  # there is nothing to stop, and all its numbers are 0
+            exit_registry.remove(self.at_exit)
+            return
         self._export.last = True
         if self.dispatcher.state is not State.STOPPED:
             self._stop_soon()
@@ -252,57 +278,19 @@ class Engine:
         """Estimate the seconds until a slot is free."""
         return self.reader.retry_after(self.watchdog.mean_duration())
 
-    # What the exit registry calls.
-
-    def close(self) -> None:
-        """Begin to drain."""
-        self.closing.exiting = True
-        self.start_loops(self.dispatcher.start_draining())
-
-    def drain_deadline(self) -> float:
-        """Return the seconds that the pool may take to drain."""
-        return self.settings.drain_deadline
-
-    def stop_at_exit(self, began: float, *, at_once: bool) -> None:
-        """Stop within the drain deadline, counted from ``began``, in this thread; or break off at once."""
-        self.stopper.stop_here(0.0 if at_once else self.settings.drain_deadline, began)
-
-    def hung_threads(self) -> list[int]:
-        """Return the idents of the threads of a stopped pool that do not end."""
-        workers = list(self.dispatcher.worker_set.workers)
-        return [worker.ident for worker in workers if worker.ident is not None]
-
-    def holds_up_exit(self) -> bool:
-        """Tell whether those threads would be joined at exit, and should not be."""
-        return self.abilities.holds_up_exit and self.settings.on_hang_exit == "exit"
-
     def forked(self) -> None:
-        """Disable the pool in a forked child: every use raises."""
+        """Disable this engine in a forked child: every use raises."""
         lock: Any = ForkedLock(self.settings.name)
         self.dispatcher.lock = self.runner.lock = lock
         if self.breaker is not None:
             self.breaker.forked(lock)
         self.telemetry_errors.forked()
+        self.log.forked()
         self.stopper.forked()
         # A child that was forked by a task of this pool is no worker of it.
         self.dispatcher.worker_set.workers = set()
 
     # What the parts report.
-
-    def _start_missing(self, count: int) -> None:
-        """Start the loops for which tasks wait in vain; called by the watchdog, which must not be held up."""
-        if self.abilities.leased:
-            self.start_loops(count)
-        elif count and not self._starting:
-            # A task may be handed over at once, and the application's own pickling or `submit` hang.
-            self._starting = True
-            self.call_thread.call_soon(partial(self._start_later, count))
-
-    def _start_later(self, count: int) -> None:
-        try:
-            self.start_loops(count)
-        finally:
-            self._starting = False
 
     def _retry_failed(self) -> None:
         """Try again what was asked for and failed."""
@@ -325,10 +313,10 @@ class Engine:
         self.log.flush_suppressed()
 
     def _stopped(self) -> None:
-        exit_registry.remove(self)
+        exit_registry.remove(self.at_exit)
         if self.dispatcher.worker_set.workers:
             # The watchdog goes on to speak of them.
-            exit_registry.add_hung(self)
+            exit_registry.add_hung(self.at_exit)
         else:
             self._release()
             self.call_thread.close(BRIEFLY)
@@ -336,14 +324,9 @@ class Engine:
     def _release(self) -> None:
         """Release the pool's resources, once it is stopped and its last worker is back."""
         background_thread().remove_periodic(self.watchdog)
-        exit_registry.remove_hung(self)
+        exit_registry.remove_hung(self.at_exit)
         self.workers.close()
-        breaker = None if self.breaker is None else self.breaker.state
-        with self.dispatcher.lock:
-            facts = self.reader.facts()
-        # A scrape needs the numbers; they must not keep the rest alive.
-        facts["breaker"] = breaker
-        self._export.source = StoppedPoolSource(facts, self.dispatcher.counters, self.telemetry_errors.counts)
+        self._export.source = self.reader.last_source()
         if self.breaker is not None:
             # The application's own circuit breaker outlives the pool. Another thread detaches it, since
             # pybreaker holds its lock while it runs a function of the application's.

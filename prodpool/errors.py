@@ -14,6 +14,7 @@ __all__ = [
     "BreakerOpenError",
     "PoolBrokenError",
     "PoolClosedError",
+    "PoolForkedError",
     "PoolFullError",
     "RateLimitError",
     "RejectedError",
@@ -94,7 +95,7 @@ class PoolFullError(RejectedError):
 
 
 class PoolClosedError(RejectedError):
-    """Raised when a pool takes no new tasks, because it is stopping, stopped or was built before a fork."""
+    """Raised when a pool takes no new tasks, because it is stopping or stopped."""
 
     def __init__(
         self,
@@ -110,6 +111,22 @@ class PoolClosedError(RejectedError):
             retry_after=retry_after,
         )
         self.detail = detail
+
+
+class PoolForkedError(_PoolError):
+    """Raised when a pool is used in a forked child, was used before the fork and cannot start anew.
+
+    It is not a `RejectedError`: to try again, or to tell a client to come back later, does not help.
+    """
+
+    def __init__(self, *, pool: str) -> None:
+        super().__init__(
+            f"pool {pool!r} was used before this process was forked, and its threads stayed in the parent: "
+            "build the pool after the fork, or give it a factory, from which it starts anew in each process, "
+            "such as InstrumentedPool(ThreadPoolExecutor, max_workers=8, ...)",
+            pool=pool,
+            retry_after=None,
+        )
 
 
 class PoolBrokenError(PoolClosedError, BrokenExecutor):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -61,8 +63,8 @@ def threads(*, name: str, max_workers: int | None = None, **options: Unpack[Pool
         ValueError: WORKER_POOL_SIZE is malformed, or any argument is wrong.
     """
     size = pool_size_from() if max_workers is None else max_workers
-    backend = DaemonThreadExecutor(check_name(name))
-    return InstrumentedPool(backend, name=name, max_workers=size, **options)
+    check_name(name)
+    return InstrumentedPool(lambda _: DaemonThreadExecutor(name), name=name, max_workers=size, **options)
 
 
 def processes(
@@ -80,7 +82,7 @@ def processes(
         name: As for `InstrumentedPool`.
         max_workers: None for as many processors as this process may use, by its affinity and its cgroup.
         start_method: One of multiprocessing's; None for ``"forkserver"``, or ``"spawn"`` where there is none,
-            or no folder for temporary files in which it could listen.
+            where it has no folder for temporary files to listen in, and in a child of a process that has one.
             ``"fork"`` copies a process that has threads, which may deadlock in the copy.
         initializer: Called in each worker process before its first task.
         initargs: Its arguments.
@@ -90,11 +92,16 @@ def processes(
         ValueError: Any argument is wrong.
     """
     methods = multiprocessing.get_all_start_methods()
-    if start_method is None:
-        start_method = "forkserver" if "forkserver" in methods and _can_listen() else "spawn"
-    context = multiprocessing.get_context(check_choice("start_method", start_method, tuple(methods)))
+    if start_method is not None:
+        check_choice("start_method", start_method, tuple(methods))
+    built_in = os.getpid()
 
     def build(workers: int) -> ProcessPoolExecutor:
+        method = start_method
+        if method is None:
+            can = "forkserver" in methods and _can_listen() and (os.getpid() == built_in or _can_fork_serve())
+            method = "forkserver" if can else "spawn"
+        context = multiprocessing.get_context(method)
         return ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=initargs)
 
     size = max_workers if max_workers is not None else usable_processors()
@@ -107,6 +114,15 @@ def _can_listen() -> bool:
         with tempfile.TemporaryDirectory(prefix="pymp-") as folder, socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(Path(folder, "listener-12345678")))
     except OSError:
+        return False
+    return True
+
+
+def _can_fork_serve() -> bool:
+    """Tell whether this process, which was forked, can have a fork server: not if its parent has one."""
+    try:
+        forkserver.ensure_running()
+    except ChildProcessError:
         return False
     return True
 

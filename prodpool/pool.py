@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import pybreaker
@@ -27,6 +28,7 @@ from prodpool.config.settings import (
     resolve_workers,
 )
 from prodpool.engine import Engine
+from prodpool.engine_holder import EngineHolder
 from prodpool.execution.current_task import is_inside
 from prodpool.shutdown.report import StopReport
 from prodpool.stats import PoolStats
@@ -34,7 +36,7 @@ from prodpool.submission.options import OptionsExecutor, PoolView
 from prodpool.submission.submitter import Submitter
 from prodpool.text import shown
 from prodpool.workers.backends import detect_backend
-from prodpool.workers.base import SupportsSubmit, shut_down
+from prodpool.workers.base import Capabilities, SupportsSubmit, shut_down
 from prodpool.workers.handoff.rebuildable_backend import BackendFactory, is_factory
 
 P = ParamSpec("P")
@@ -138,10 +140,9 @@ class InstrumentedPool(OptionsExecutor):
             check_collaborators(
                 registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock
             )
-            self._engine = Engine(
+            make = partial(
+                Engine,
                 settings,
-                backend,
-                abilities,
                 factory=factory,
                 breaker=breaker,
                 registry=REGISTRY if registry is None else registry,
@@ -149,16 +150,23 @@ class InstrumentedPool(OptionsExecutor):
                 logger=logger,
                 now=(SystemClock() if clock is None else clock).monotonic,
             )
-            self._engine.open()
-            self._submitter = Submitter(self._engine)
-            self._finalizer = weakref.finalize(self, self._engine.on_pool_collected)
+            again = None if factory is None else partial(_build_backend, factory, workers)
+            self._holder = EngineHolder(make, backend, abilities, again)
+            self._holder.open()
+            self._submitter = Submitter(self._holder)
+            self._finalizer = weakref.finalize(self, self._holder.on_pool_collected)
             self._finalizer.atexit = False
             undo.pop_all()
 
     @property
+    def _engine(self) -> Engine:
+        """The engine of this process."""
+        return self._holder.current()
+
+    @property
     def name(self) -> str:
         """The pool's name in metrics, logs and spans."""
-        return self._engine.settings.name
+        return self._holder.engine.settings.name
 
     def pause(self) -> None:
         """Start no more tasks until `resume`; running ones go on, and the queue fills up to its bound."""
@@ -166,7 +174,8 @@ class InstrumentedPool(OptionsExecutor):
 
     def resume(self) -> None:
         """Start tasks again."""
-        self._engine.start_loops(self._engine.dispatcher.resume())
+        engine = self._engine
+        engine.starter.start(engine.dispatcher.resume())
 
     def resize(self, max_workers: int) -> None:
         """Set how many tasks may run at once. Running tasks are never interrupted by it.
@@ -179,7 +188,7 @@ class InstrumentedPool(OptionsExecutor):
 
     def stats(self) -> PoolStats:
         """Return the pool's numbers at this moment, read under one lock."""
-        return PoolStats.of(self._engine.snapshot())
+        return PoolStats.of(self._engine.reader.snapshot())
 
     def dump(self) -> str:
         """Return what every worker does right now, as text for a person: task, for how long, and its stack.
@@ -208,7 +217,7 @@ class InstrumentedPool(OptionsExecutor):
         """
         seconds = self._drain_deadline() if deadline is None else check_seconds("deadline", deadline)
         self._refuse_from_inside("stop()")
-        return self._engine.stopper.stop(seconds, wait=True)
+        return self._stop(seconds, wait=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Stop the pool as an `Executor` does, but within ``drain_deadline``.
@@ -219,14 +228,16 @@ class InstrumentedPool(OptionsExecutor):
         """
         if wait:
             self._refuse_from_inside("shutdown(wait=True)")
-        self._engine.stopper.stop(self._drain_deadline(), wait=wait, cancel_queued=cancel_futures)
+        self._stop(self._drain_deadline(), wait=wait, cancel_queued=cancel_futures)
 
     def close_metrics(self) -> None:
         """Export this pool no more. Until then a stopped pool's metrics stay readable."""
-        self._engine.close_metrics()
+        self._holder.engine.close_metrics()
 
     def __repr__(self) -> str:
-        dispatcher = self._engine.dispatcher
+        if self._holder.inherited():
+            return f"<{type(self).__name__} {self.name!r} of the parent process, not used in this one>"
+        dispatcher = self._holder.engine.dispatcher
         return (
             f"<{type(self).__name__} {self.name!r} {dispatcher.state.value}: "
             f"{min(dispatcher.worker_set.running, dispatcher.workers())}/{dispatcher.workers()} running, "
@@ -235,16 +246,24 @@ class InstrumentedPool(OptionsExecutor):
 
     def _discard(self) -> None:
         """Leave nothing of a pool whose construction was broken off."""
-        engine: Engine | None = getattr(self, "_engine", None)
-        if engine is not None:
-            engine.discard()
+        holder: EngineHolder | None = getattr(self, "_holder", None)
+        if holder is not None:
+            holder.engine.discard()
 
     def _drain_deadline(self) -> float:
-        return self._engine.settings.drain_deadline
+        return self._holder.engine.settings.drain_deadline
+
+    def _stop(self, deadline: float, *, wait: bool, cancel_queued: bool = False) -> StopReport:
+        return self._holder.stop(deadline, wait=wait, cancel_queued=cancel_queued)
 
     def _refuse_from_inside(self, what: str) -> None:
-        if is_inside(self._engine.dispatcher.worker_set.workers):
+        if is_inside(self._holder.engine.dispatcher.worker_set.workers):
             raise RuntimeError(
                 f"{what} inside a task of pool {self.name!r}, or a done-callback of one, would wait for that "
                 "very task: call shutdown(wait=False) there, or stop the pool from outside"
             )
+
+
+def _build_backend(factory: BackendFactory, workers: int) -> tuple[Any, Capabilities]:
+    backend = factory(workers)
+    return backend, detect_backend(backend)

@@ -27,6 +27,7 @@ ORDER = (
     ("workers",),
     ("shutdown",),
     ("engine",),
+    ("engine_holder",),
     ("submission",),
     ("pool",),
     ("factories",),
@@ -39,7 +40,7 @@ WORKERS_ORDER = (
     ("base", "run_times", "serialization"),
     ("processes",),
     ("handoff", "threads"),
-    ("process_pools", "build"),
+    ("process_pools", "build", "loop_starter"),
     ("backends",),
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -13,6 +13,7 @@ from prodpool.errors import (
     BreakerOpenError,
     PoolBrokenError,
     PoolClosedError,
+    PoolForkedError,
     PoolFullError,
     RateLimitError,
     RejectedError,
@@ -40,6 +41,7 @@ EACH = [
     UnpicklableError(pool="mail", task="deliver", what="argument 1 does not pickle", error=TypeError("no")),
     TaskTimeoutError(pool="mail", task="deliver", timeout=2.5),
     RejectedError("no", pool="mail", reason=Reason.FULL),
+    PoolForkedError(pool="mail"),
 ]
 each = pytest.mark.parametrize("error", EACH, ids=lambda error: type(error).__name__)
 
@@ -127,6 +129,10 @@ def test_what_broke_is_a_broken_executor() -> None:
         (WorkerLostError(pool="mail", task="deliver", began=False), ["never began"]),
         (EACH[7], ["a process in it was killed", "build a new executor"]),
         (EACH[8], ["'deliver'", "SSLError", "worker process"]),
+        (
+            PoolForkedError(pool="mail"),
+            ["build the pool after the fork", "InstrumentedPool(ThreadPoolExecutor, "],
+        ),
         (EACH[9], ["'deliver'", "argument 1 does not pickle", "TypeError: no", "importable module"]),
     ],
 )

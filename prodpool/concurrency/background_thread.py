@@ -8,13 +8,13 @@ It ends when the last pool is gone, so that a process without pools has no threa
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
+from prodpool.concurrency import fork_hooks
 from prodpool.concurrency.interrupts import start_thread
 
 THREAD_NAME = "prodpool-watchdog"
@@ -159,5 +159,4 @@ def _after_fork() -> None:
     _watchdog = BackgroundThread()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork_hooks.register(_after_fork)

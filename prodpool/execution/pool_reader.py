@@ -1,14 +1,18 @@
-"""Reads the numbers of one pool for its snapshots, and estimates from them when a slot is free."""
+"""Takes the snapshots of one pool, and estimates from its numbers when a slot is free."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prodpool.config.settings import PoolSettings
 from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.telemetry.snapshot import PoolSnapshot, StoppedPoolSource, tally
 from prodpool.version import __version__
+
+if TYPE_CHECKING:
+    from prodpool.workers.base import Workers
 
 # Seconds that a task is taken to need while none has finished, and the least that `retry_after` says: a
 # caller that heeds it must not spin.
@@ -17,7 +21,17 @@ MIN_RETRY_AFTER = 0.01
 
 
 class PoolReader:
-    """Reads one pool."""
+    """Reads one pool; it is the pool's `Source` for exporters.
+
+    Args:
+        settings: The pool's arguments.
+        dispatcher: What holds its tasks and counters.
+        backend: Word for its backend.
+        workers: What runs its tasks.
+        breaker: Returns the state of its breaker; None without one.
+        errors: Returns how many errors its observers raised, by sink.
+        now: The pool's clock.
+    """
 
     def __init__(
         self,
@@ -25,17 +39,37 @@ class PoolReader:
         dispatcher: Dispatcher,
         *,
         backend: str,
-        rebuilds: Callable[[], int],
+        workers: Workers,
+        breaker: Callable[[], str | None],
+        errors: Callable[[], Mapping[str, int]],
         now: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
         self._backend = backend
-        self._rebuilds = rebuilds
+        self._workers = workers
+        self._breaker = breaker
+        self._errors = errors
         self._now = now
         self._busy_seconds = 0.0  # as read last; guarded by the dispatcher's lock
 
-    def facts(self) -> dict[str, Any]:
+    def snapshot(self) -> PoolSnapshot:
+        """Read the pool at one moment, under one lock."""
+        self._workers.refresh()
+        breaker, errors = self._breaker(), self._errors()
+        with self._dispatcher.lock:
+            facts, numbers = self._facts(), tally(self._dispatcher.counters)
+        return PoolSnapshot(**facts, **numbers, breaker=breaker, telemetry_errors=errors)
+
+    def last_source(self) -> StoppedPoolSource:
+        """Return what a scrape needs of a pool that has stopped; it does not keep the rest alive."""
+        breaker = self._breaker()
+        with self._dispatcher.lock:
+            facts = self._facts()
+        facts["breaker"] = breaker
+        return StoppedPoolSource(facts, self._dispatcher.counters, self._errors)
+
+    def _facts(self) -> dict[str, Any]:
         """Return the fields of a snapshot that the counters do not know. The dispatcher's lock is held."""
         settings, dispatcher = self._settings, self._dispatcher
         now = self._now()
@@ -64,7 +98,7 @@ class PoolReader:
             "oldest_queued": 0.0 if first is None else max(0.0, now - first.admitted_at),
             "longest_running": max(busy, default=0.0),
             "hung": sum(run >= settings.hung_after for run in busy),
-            "backend_rebuilds": self._rebuilds(),
+            "backend_rebuilds": self._workers.rebuilds(),
         }
 
     def retry_after(self, mean: float | None) -> float:

@@ -1,4 +1,4 @@
-"""The end of a process: pools that were not stopped, threads that never end, and forks.
+"""The end of a process: pools that were not stopped, and threads that never end.
 
 CPython joins every non-daemon thread before it runs ``atexit``, so one hung task in a foreign
 ``ThreadPoolExecutor`` keeps a process alive for ever. ``threading._register_atexit`` is the only
@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from prodpool.concurrency import call_queue
+from prodpool.concurrency import call_queue, fork_hooks
 from prodpool.concurrency.call_queue import any_busy, any_hangs, exit_begins
 from prodpool.shutdown.exit_join import skip_at_exit_join
 from prodpool.telemetry.exporters.prometheus import forget_after_fork
@@ -36,7 +36,7 @@ CALL_GRACE = 0.25
 
 
 class Stoppable(Protocol):
-    """A pool, as the process's exit and a fork see it."""
+    """A pool, as the process's exit sees it."""
 
     def close(self) -> None:
         """Begin to drain."""
@@ -55,9 +55,6 @@ class Stoppable(Protocol):
     def holds_up_exit(self) -> bool:
         """Tell whether those threads would be joined at exit, and should not be."""
         ...
-
-    def forked(self) -> None:
-        """Disable the pool in a forked child, where any lock may be held for ever."""
 
 
 class ExitRegistry:
@@ -92,10 +89,8 @@ class ExitRegistry:
         """Forget a stopped pool whose last thread has come back after all."""
         self._left_behind.discard(pool)
 
-    def forked(self) -> None:
-        """Disable every pool in a forked child."""
-        for pool in list(self._alive):
-            pool.forked()
+    def forget_after_fork(self) -> None:
+        """Forget the pools, which are the parent's."""
         self._alive.clear()
         self._left_behind.clear()
 
@@ -163,8 +158,7 @@ exit_registry = ExitRegistry()
 def _after_fork() -> None:
     forget_after_fork()
     call_queue.forget_after_fork()
-    exit_registry.forked()
+    exit_registry.forget_after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork_hooks.register(_after_fork)

@@ -122,7 +122,8 @@ class OptionsExecutor(Executor):
             PoolFullError: ``overload="reject"`` and no slot is free; ``retry_after`` is the seconds after
                 which one is likely. Also, whatever the policy, when it would wait inside a task of this pool.
             BreakerOpenError: The breaker holds tasks back for ``retry_after`` seconds.
-            PoolClosedError: `stop` or `shutdown` has begun, or the process was forked.
+            PoolClosedError: `stop` or `shutdown` has begun.
+            PoolForkedError: The process was forked since the pool was used, and it cannot start anew.
             TypeError: ``fn`` cannot be called.
 
         Threads: safe from any thread. With ``overload="block"`` it may block, and raises RuntimeError

@@ -29,6 +29,7 @@ from prodpool.text import said, shown
 
 if TYPE_CHECKING:
     from prodpool.engine import Engine
+    from prodpool.engine_holder import EngineHolder
 
 _NESTED = (
     "A task of this pool would wait here for a slot that only tasks of this pool can free: call the function "
@@ -39,7 +40,13 @@ _NESTED = (
 class Submitter:
     """Submits tasks to one pool."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, holder: EngineHolder) -> None:
+        self._holder = holder
+        self._mark = holder.mark
+        self._take(holder.engine)
+
+    def _take(self, engine: Engine) -> None:
+        """Submit to ``engine`` from now on."""
         self._engine = engine
         self._dispatcher = engine.dispatcher
         self._runner = engine.runner
@@ -47,6 +54,12 @@ class Submitter:
         self._now = engine.now
         self._overload = engine.settings.overload
         self._pool = engine.settings.name
+
+    def _enter_child(self) -> None:
+        """Go on with the engine of this process, which was forked since the last task."""
+        self._take(self._holder.current())
+        # Last: other threads look at it first.
+        self._mark = self._holder.mark
 
     def carries(self) -> bool:
         """Tell whether calls are carried to another process, so that it pays to carry several at once."""
@@ -103,6 +116,8 @@ class Submitter:
 
     def slot_count(self) -> int:
         """Return how many tasks the pool can hold, running and waiting."""
+        if not self._mark[0]:
+            self._enter_child()
         return self._dispatcher.worker_set.max_workers + self._dispatcher.queue_capacity
 
     async def submit_async(
@@ -148,6 +163,8 @@ class Submitter:
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Task:
         """Make the task and take its permits. From here on it is either admitted or given back."""
+        if not self._mark[0]:
+            self._enter_child()
         if not callable(fn):
             raise TypeError(f"fn={shown(fn)} cannot be called: pass the function and then its arguments")
         task = Task(fn, args, kwargs, copy_context(), self._now(), options)
@@ -175,7 +192,7 @@ class Submitter:
             # Its being short of stack must not be taken for the system's being short of threads.
             check_stack_depth()
             try:
-                self._engine.workers.start()
+                self._engine.starter.start_one()
             except RuntimeError as error:
                 # The system may be out of threads; loops that are there get to the task in their turn.
                 offer = self._dispatcher.try_admit(task, waiter, may_start=False)

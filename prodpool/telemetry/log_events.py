@@ -19,6 +19,7 @@ import structlog
 from opentelemetry import trace
 
 from prodpool.concurrency.call_queue import CallQueue
+from prodpool.config.settings import PoolSettings
 from prodpool.task.ending import Ending, TaskObserver
 from prodpool.task.outcomes import Result
 from prodpool.task.task import Task
@@ -78,13 +79,26 @@ class PoolLog:
     ) -> None:
         self._pool = pool
         self._resolve = LoggerResolver(logger)
-        self.thread = CallQueue(
-            f"prodpool-log-{pool}",
-            capacity=_CAPACITY,
-            failed=partial(telemetry_errors.report, "log"),
-            lost=partial(telemetry_errors.overflow, "log"),
-        )
+        self._telemetry_errors = telemetry_errors
+        self.thread = self._new_thread()
         self._buckets = {event: TokenBucket(_BURST, _PER_SECOND, now) for event in _LIMITED}
+
+    def forked(self) -> None:
+        """Go on in a forked child, where the thread is missing."""
+        self.thread = self._new_thread()
+
+    def _new_thread(self) -> CallQueue:
+        return CallQueue(
+            f"prodpool-log-{self._pool}",
+            capacity=_CAPACITY,
+            failed=partial(self._telemetry_errors.report, "log"),
+            lost=partial(self._telemetry_errors.overflow, "log"),
+        )
+
+    def created(self, backend: str, settings: PoolSettings) -> None:
+        """Write ``pool.created``."""
+        workers, queue_capacity = settings.max_workers, settings.queue_capacity
+        self.info("pool.created", backend=backend, workers=workers, queue_capacity=queue_capacity)
 
     def info(self, event: str, **fields: object) -> None:
         """Write a lifecycle event."""

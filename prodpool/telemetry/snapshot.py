@@ -41,7 +41,7 @@ class PoolSnapshot:
 
 
 class Source(Protocol):
-    """Where an exporter gets the numbers of one pool: the pool's engine, or what a stopped pool leaves."""
+    """Where an exporter gets the numbers of one pool: the pool's reader, or what a stopped pool leaves."""
 
     def snapshot(self) -> PoolSnapshot:
         """Read the pool now; safe from any thread that does not hold the pool's lock."""

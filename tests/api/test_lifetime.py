@@ -269,7 +269,20 @@ def test_a_pool_dropped_after_its_stop_is_scraped_once_more(registry: CollectorR
 
 def test_the_name_of_a_dropped_pool_is_free_again(registry: CollectorRegistry, logs: Logs) -> None:
     """Once a dropped pool has drained another one may have its name."""
-    prodpool.threads(name="again", max_workers=1, registry=registry, logger=logs.logger)
+    pool = prodpool.threads(name="again", max_workers=1, registry=registry, logger=logs.logger)
+    pool.submit(int).result(PATIENCE)
+    del pool
     until_collected(lambda: "pool.stopped" in logs.events)
+    with prodpool.threads(name="again", max_workers=1, registry=registry) as pool:
+        assert pool.submit(len, "again").result(PATIENCE) == 5
+
+
+def test_a_pool_dropped_unused_leaves_nothing(registry: CollectorRegistry) -> None:
+    """A pool that was never used has no thread; once dropped its name is free, and it is exported no more."""
+    threads = threading.active_count()
+    alive = weakref.ref(prodpool.threads(name="again", max_workers=1, registry=registry))
+    assert threading.active_count() == threads
+    until_collected(lambda: alive() is None)
+    assert b'pool="again"' not in generate_latest(registry)
     with prodpool.threads(name="again", max_workers=1, registry=registry) as pool:
         assert pool.submit(len, "again").result(PATIENCE) == 5

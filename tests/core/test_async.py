@@ -79,7 +79,7 @@ async def test_a_thousand_wait_without_a_thread(make_pool: MakePool, hold: Block
     assert ran == list(range(1_000))
     assert all(future.done() for future in [*occupied, *queued]), [*occupied, *queued]
     stats = check(pool.stats())
-    assert (stats.completed[Result.OK], pool._engine.snapshot().admission_wait.count) == (1_004, 1_000)
+    assert (stats.completed[Result.OK], pool._engine.reader.snapshot().admission_wait.count) == (1_004, 1_000)
 
 
 async def test_cancelled_waiter_gives_its_place_back(make_pool: MakePool, hold: BlockingTask) -> None:

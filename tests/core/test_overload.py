@@ -81,7 +81,7 @@ def test_admission_wait_is_observed(make_pool: MakePool, hold: BlockingTask) -> 
     for each in waiting:
         assert each.result(PATIENCE).result(PATIENCE) == 0
     crew.join()
-    assert pool._engine.snapshot().admission_wait.count == 3
+    assert pool._engine.reader.snapshot().admission_wait.count == 3
 
 
 def test_blocked_submitters_are_served_in_order(make_pool: MakePool, hold: BlockingTask) -> None:

@@ -1,4 +1,4 @@
-"""A pool used in a forked child says so, never hangs there, and leaves the parent's pool alone."""
+"""A pool in a forked child starts anew or says why not, never hangs there, and leaves the parent's alone."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ pytestmark = [
         pytest.param("inherited_processes", id="processes"),
         pytest.param("inherited_factory", id="factory"),
         pytest.param("stopped", id="stopped-before"),
+        pytest.param("unused", id="unused"),
+        pytest.param("unused_in_c", id="unused-forked-in-c"),
+        pytest.param("used_in_c", id="used-forked-in-c"),
         pytest.param("every_lock_executor", id="locks-held-executor"),
         pytest.param("every_lock_threads", id="locks-held-threads"),
         pytest.param("every_lock_processes", id="locks-held-processes"),

@@ -25,7 +25,7 @@ from tests.support import MakePool
 WAYS: dict[str, Callable[[InstrumentedPool], object]] = {
     "stop": lambda pool: pool.stop(1.0),
     "shutdown": lambda pool: pool.shutdown(wait=False),
-    "exit": lambda pool: pool._engine.stop_at_exit(time.monotonic(), at_once=False),
+    "exit": lambda pool: pool._engine.at_exit.stop_at_exit(time.monotonic(), at_once=False),
 }
 
 
@@ -195,7 +195,7 @@ def test_interrupted_twice_at_exit(make_pool: MakePool) -> None:
 
     stopper._dispatcher.start_draining = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        pool._engine.stop_at_exit(time.monotonic(), at_once=False)
+        pool._engine.at_exit.stop_at_exit(time.monotonic(), at_once=False)
     assert pool.stats().state == "stopped"
     assert (hung.done(), queued.cancelled(), wanted.is_set()) == (True, True, False)
     hang.set()

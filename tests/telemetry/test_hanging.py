@@ -132,6 +132,7 @@ def test_a_hung_log_holds_up_no_span(make_pool: MakePool, stuck: Stuck) -> None:
     """And the other way round."""
     spans = Spans()
     pool = make_pool(1, logger=hanging_logger(stuck), tracer_provider=spans.provider)
+    pool.submit(int).result(PATIENCE)
     stuck.wait_reached()
     pool.options(task="fails").submit(boom).exception(PATIENCE)
     assert attributes_of(spans.named("workerpool.task fails"))["workerpool.result"] == "error"
@@ -214,6 +215,7 @@ def test_trouble_that_nobody_can_be_told_of(make_pool: MakePool, stuck: Stuck) -
     logger.addHandler(handler)
     try:
         pool = make_pool(1, logger=structlog.wrap_logger(None, processors=[bad]))
+        pool.submit(int).result(PATIENCE)
         stuck.wait_reached()
         assert isinstance(pool.submit(boom).exception(PATIENCE), ValueError)
         began = time.monotonic()

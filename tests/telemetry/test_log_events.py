@@ -106,7 +106,8 @@ def test_a_quiet_life(make_pool: MakePool, logs: Logs) -> None:
 
 def test_threads_of_its_own(registry: CollectorRegistry, logs: Logs) -> None:
     """The backend of prodpool.threads() is called threads."""
-    with prodpool.threads(name="own", max_workers=2, registry=registry, logger=logs.logger):
+    with prodpool.threads(name="own", max_workers=2, registry=registry, logger=logs.logger) as pool:
+        pool.submit(int).result(PATIENCE)
         created = logs.wait_for("pool.created")
     assert created == entry("info", "pool.created", "own", backend="threads", workers=2, queue_capacity=4)
 

@@ -156,6 +156,7 @@ def test_structlog_configured_later(
     """A pool that is older than structlog's configuration writes to stdlib before, and to structlog after."""
     handler = records("prodpool")
     pool = make_pool(1, logger=None)
+    pool.submit(int).result(PATIENCE)
     assert flush_telemetry(pool)
     lines = configure()
     use(pool)

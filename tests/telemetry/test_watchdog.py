@@ -251,9 +251,12 @@ def test_expired_tasks_do_not_wait_for_a_worker(make_pool: MakePool, gate: Block
 
 
 def test_one_thread_for_all_pools(make_pool: MakePool) -> None:
-    """There is one watchdog thread, a daemon, however many pools there are, and none after the last."""
+    """There is one watchdog thread, a daemon, however many pools are in use, and none after the last."""
     until(lambda: not watchdog_threads())
     pools = [make_pool(1, name=f"pool_{number}") for number in range(5)]
+    assert watchdog_threads() == []
+    for pool in pools:
+        pool.submit(int).result(PATIENCE)
     threads = watchdog_threads()
     assert len(threads) == 1
     assert threads[0].daemon
@@ -262,7 +265,7 @@ def test_one_thread_for_all_pools(make_pool: MakePool) -> None:
     assert watchdog_threads() == threads
     pools[-1].stop()
     until(lambda: not watchdog_threads())
-    make_pool(1, name="after_all")
+    make_pool(1, name="after_all").submit(int).result(PATIENCE)
     assert len(watchdog_threads()) == 1
 
 

@@ -164,8 +164,17 @@ class Breaker:
                 self._circuit.breaker.remove_listener(self._listener)
 
     def forked(self, lock: Any) -> None:
-        """Disable it in a forked child, where any lock may be held for ever; uses meet ``lock`` instead."""
+        """Disable it in a forked child, where any lock may be held for ever; uses meet ``lock`` instead.
+
+        The application's own circuit breaker goes on in there, with a lock that nobody holds.
+        """
         self._lock = self._circuit_lock = lock
+        circuit: Any = self._circuit.breaker
+        if hasattr(circuit, "_lock"):
+            circuit._lock = threading.RLock()  # noqa: SLF001  # see __init__
+        self._circuit.unguard()
+        if self._listener in circuit.listeners:
+            circuit.remove_listener(self._listener)
 
     # -- closed --------------------------------------------------------------------------------------------
 

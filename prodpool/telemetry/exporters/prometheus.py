@@ -140,14 +140,15 @@ class Export:
     """One pool's place in a collector. A finalizer may write to it anywhere, so that takes no lock.
 
     Attributes:
-        source: Where its numbers come from. Once the pool has stopped, something that holds nothing else.
+        source: Where its numbers come from. Once the pool has stopped, something that holds nothing else;
+            None for a pool that was garbage-collected before its first use.
         last: Whether it is forgotten after one more scrape, because the pool was garbage-collected.
     """
 
     __slots__ = ("last", "source")
 
     def __init__(self, source: Source) -> None:
-        self.source = source
+        self.source: Source | None = source
         self.last = False
 
 
@@ -166,17 +167,23 @@ class PoolCollector(Collector):
         """
         with self._lock:
             before = self._exports.get(pool)
-            if before is not None and before.source.snapshot().state != "stopped":
+            alive = None if before is None else before.source
+            if alive is not None and alive.snapshot().state != "stopped":
                 raise ValueError(
                     f"name={pool!r}: a pool of that name is alive in this registry, and its metrics would "
                     "be counted twice: choose another name, stop that pool first, or pass another registry"
                 )
             self._exports.pop(pool, None)  # or the new one would have the old one's age
             self._exports[pool] = export = Export(source)
+            self._forget_unused()
             last = [name for name, each in self._exports.items() if each.last]
             for name in last[:-UNSCRAPED]:
                 del self._exports[name]
             return export
+
+    def _forget_unused(self) -> None:
+        for name in [name for name, each in self._exports.items() if each.source is None]:
+            del self._exports[name]
 
     def remove(self, pool: str, export: Export) -> None:
         """Export it no more."""
@@ -205,9 +212,10 @@ class PoolCollector(Collector):
         with self._lock:
             # Those that are forgotten now are read once more, and none is forgotten unread.
             last = [pool for pool, export in self._exports.items() if export.last]
-            sources = [export.source for export in self._exports.values()]
+            sources = [one for export in self._exports.values() if (one := export.source) is not None]
             for pool in last:
                 del self._exports[pool]
+            self._forget_unused()
         yield from self._families([source.snapshot() for source in sources])
 
     def _families(self, readings: list[PoolSnapshot]) -> Iterator[Metric]:

@@ -7,11 +7,13 @@ went wrong is on stderr.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import faulthandler
 import gc
 import logging
 import multiprocessing
 import os
+import queue
 import select
 import signal
 import sys
@@ -34,7 +36,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry, generate_latest
 
 import prodpool
-from prodpool import BreakerOpenError, BreakerPolicy, InstrumentedPool, PoolClosedError, Reason, RejectedError
+from prodpool import (
+    BreakerOpenError,
+    BreakerPolicy,
+    InstrumentedPool,
+    PoolClosedError,
+    PoolForkedError,
+    Reason,
+    RejectedError,
+)
 from prodpool.concurrency.background_thread import background_thread
 
 # Forking a process with threads is what this is about; 3.12 and later warn of it.
@@ -46,9 +56,9 @@ CONTAINERS = (list, tuple, dict, set, frozenset, deque, types.MethodType, types.
 REGISTRY = CollectorRegistry(auto_describe=True)
 
 
-def forked(do: Callable[[], object]) -> int:
+def forked(do: Callable[[], object], fork: Callable[[], int] = os.fork) -> int:
     """Call ``do`` in a forked child and return the child's pid."""
-    pid = os.fork()
+    pid = fork()
     if pid:
         return pid
     status = 1
@@ -171,14 +181,39 @@ def refused(call: Callable[..., Any], *args: Any, by: str = "held") -> None:
     """Assert that ``call`` raises the error that says what to do."""
     try:
         got = call(*args)
-    except PoolClosedError as error:
-        said, pool = str(error), error.pool
+    except PoolForkedError as error:
+        said, pool, rejected = str(error), error.pool, isinstance(error, RejectedError)
     else:
         raise AssertionError(f"{call} returned {got!r}")
-    assert (pool, "build the pool after the fork" in said) == (by, True), said
+    assert (pool, "build the pool after the fork" in said, rejected) == (by, True, False), said
+
+
+def closed(call: Callable[..., Any], *args: Any) -> None:
+    """Assert that ``call`` is rejected since the pool was stopped."""
+    try:
+        got = call(*args)
+    except PoolClosedError as error:
+        said = str(error)
+    else:
+        raise AssertionError(f"{call} returned {got!r}")
+    assert "a pool does not open again" in said, said
+
+
+class ErrorLines(logging.Handler):
+    """Collects the messages of the lines of level ERROR."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+        logging.getLogger("prodpool").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.put(record.getMessage())
 
 
 def use(held: Held) -> None:
+    """No use starts a pool anew whose threads stayed in the parent; one line says so."""
+    lines, threads = ErrorLines(), threading.active_count()
     pool, view = held.pool, held.pool.options(task="again")
     refused(pool.submit, int)
     refused(pool.submit_wait, int)
@@ -202,6 +237,46 @@ def use(held: Held) -> None:
 
     refused(lambda: asyncio.run(submit_async(pool)))
     refused(lambda: asyncio.run(submit_async(view)))
+    line = lines.messages.get(timeout=PATIENCE)
+    assert line.startswith("pool.forked pool=held"), line
+    assert "build the pool after the fork" in line
+    assert pool._holder.engine.log.thread.flush(PATIENCE)
+    assert lines.messages.empty()
+    assert threading.active_count() <= threads + 2  # the line's own, and that of asyncio
+
+
+def use_anew(held: Held) -> None:
+    """Each use finds a pool that begins at 0 and does all that a pool does; the view comes along."""
+    pool, view = held.pool, held.pool.options(task="again")
+    assert "not used in this one" in repr(pool)
+    assert view.submit(abs, -1).result(PATIENCE) == 1
+    assert pool.submit_wait(abs, -2).result(PATIENCE) == 2
+    assert list(view.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+
+    async def submit_async() -> int:
+        return await (await pool.submit_async(abs, -3))
+
+    assert asyncio.run(submit_async()) == 3
+    stats = pool.stats()
+    assert (stats.submitted, stats.state) == (8, "open")
+    collected = {
+        sample.name: sample.value for metric in pool._engine.collector.collect() for sample in metric.samples
+    }
+    assert collected["workerpool_submitted_total"] == 8.0
+    pool.pause()
+    pool.resume()
+    report = pool.stop(PATIENCE)
+    assert report.drained
+    closed(pool.submit, int)
+    closed(view.submit, int)
+
+
+def stop_first(held: Held) -> None:
+    """A pool that is stopped before its first use here stays so."""
+    stop(held)
+    closed(held.pool.submit, int)
+    closed(held.pool.stats)
+    assert os.getpid() not in BUILT_BY
 
 
 def ask_futures(held: Held) -> None:
@@ -274,27 +349,96 @@ def inherited() -> None:
 
 
 def inherited_threads() -> None:
-    """The same over daemon threads."""
-    in_turn(use, ask_futures, stop, scrape, build_anew, watch_anew, forget, backend="threads")
+    """Over threads of its own a pool starts anew in each child."""
+    in_turn(use_anew, ask_futures, stop_first, scrape, build_anew, watch_anew, forget, backend="threads")
 
 
 def inherited_processes() -> None:
     """The same over processes, whose workers stay the parent's."""
-    in_turn(use, ask_futures, stop, scrape, build_anew, watch_anew, forget, backend="processes")
+    in_turn(use_anew, ask_futures, stop_first, scrape, build_anew, watch_anew, forget, backend="processes")
 
 
 def inherited_factory() -> None:
-    """The same over a factory, which no use of the pool in a child calls."""
-    in_turn(use, ask_futures, stop, scrape, build_anew, watch_anew, forget, backend="factory")
+    """The same over a factory, which is called in the child by the first use alone."""
+    in_turn(use_anew, ask_futures, stop_first, scrape, build_anew, watch_anew, forget, backend="factory")
 
 
 def stopped() -> None:
     """A pool that was stopped before the fork refuses in the child too, whatever locks were held then."""
-    held = Held()
-    held.let_go()
-    with holding(locks_of(held.pool)):
-        pid = forked(partial(use, held))
-    wait_for(pid)
+    for backend in BACKENDS:
+        held = Held(backend)
+        held.let_go()
+        with holding(locks_of(held.pool)):
+            pid = forked(partial(closed, held.pool.submit, int))
+        wait_for(pid)
+        held.pool.close_metrics()
+
+
+class OwnSubmit(ThreadPoolExecutor):
+    """An executor of unknown kind, as far as a pool can tell."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(fn, *args, **kwargs)
+
+
+def unused(fork: Callable[[Callable[[], object]], int] = forked) -> None:
+    """A pool that was built and not used has no thread, and lives on in each child."""
+    warnings.simplefilter("error", DeprecationWarning)  # of 3.12: a fork of a process that has threads
+    context = multiprocessing.get_context("fork")
+    backends: dict[str, Any] = {
+        "executor": ThreadPoolExecutor(2),
+        "processes": ProcessPoolExecutor(2, mp_context=context),
+        "factory": build,
+        "own_submit": OwnSubmit(2),
+    }
+    pools = [
+        InstrumentedPool(backend, name=name, max_workers=2, registry=REGISTRY, breaker=BreakerPolicy())
+        for name, backend in backends.items()
+    ]
+    pools.append(prodpool.threads(name="threads", registry=REGISTRY, max_workers=2))
+    assert threading.active_count() == 1
+
+    def use_in_child(pool: InstrumentedPool) -> None:
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads, and forks its workers
+        assert list(pool.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+        line = f'workerpool_submitted_total{{pool="{pool.name}"}} 5.0'
+        assert line in generate_latest(REGISTRY).decode()
+        assert pool.stop(PATIENCE).drained
+
+    for _ in range(2):
+        for pool in pools:
+            wait_for(fork(partial(use_in_child, pool)))
+    warnings.simplefilter("ignore", DeprecationWarning)
+    for pool in pools:
+        use_in_child(pool)
+
+
+def c_forked(do: Callable[[], object]) -> int:
+    """Fork as uWSGI does, in C, where no hook of Python's runs."""
+    # PyDLL: the interpreter stays this thread's, so that the child has it.
+    return forked(do, fork=ctypes.PyDLL(None).fork)
+
+
+def unused_in_c() -> None:
+    """The same where the fork is made in C."""
+    unused(c_forked)
+
+
+def used_in_c() -> None:
+    """A fork made in C is noticed by the first use, also by several threads at once."""
+    for backend, do in {"executor": use_at_once, "threads": use_anew, "factory": use_anew}.items():
+        held = Held(backend)
+        wait_for(c_forked(partial(do, held)))
+        wait_for(c_forked(partial(stop_first, held)))
+        held.let_go()
+        held.pool.close_metrics()
+
+
+def use_at_once(held: Held) -> None:
+    """Every thread is refused, however many come at once."""
+    with ThreadPoolExecutor(8) as executor:
+        for refusal in [executor.submit(refused, held.pool.submit, int) for _ in range(32)]:
+            refusal.result(PATIENCE)
 
 
 def every_lock(backend: str) -> None:
@@ -302,7 +446,8 @@ def every_lock(backend: str) -> None:
     # With a breaker, whose locks come first, and without.
     for breaker in (BreakerPolicy(failure_rate=0.5), None):
         held = Held(backend, breaker=breaker)
-        for do in (use, ask_futures, stop, collect, build_anew):
+        using = use if backend == "executor" else use_anew
+        for do in (using, ask_futures, stop, collect, build_anew):
             locks = locks_of(held.pool, held.running, background_thread(), held.pool._engine.collector)
             assert len(locks) >= 8
             with holding(locks):
@@ -313,7 +458,7 @@ def every_lock(backend: str) -> None:
 
 def collect(held: Held) -> None:
     """Scrape past the registry, whose own lock is not ours to mend."""
-    assert not [metric for metric in held.pool._engine.collector.collect() if metric.samples]
+    assert not [metric for metric in held.pool._holder.engine.collector.collect() if metric.samples]
     held.pool.close_metrics()
 
 
@@ -352,7 +497,6 @@ def to_the_end_processes() -> None:
     held, context = Held("processes"), multiprocessing.get_context("fork")
 
     def do() -> None:
-        refused(held.pool.submit, int)
         backend = ProcessPoolExecutor(2, mp_context=context)
         # Stopped: multiprocessing waits for processes that nobody has told to end before it lets threads end.
         with InstrumentedPool(backend, name="own", registry=REGISTRY) as pool:
@@ -484,19 +628,21 @@ def scrape_all(pools: list[InstrumentedPool], over: threading.Event) -> None:
 def scraped(pools: list[InstrumentedPool]) -> str:
     """Scrape by a registry that nobody else uses: the lock of one that is shared is not ours to mend."""
     own = CollectorRegistry()
-    own.register(pools[0]._engine.collector)
+    own.register(pools[0]._holder.engine.collector)
     return generate_latest(own).decode()
 
 
-def use_all(pools: list[InstrumentedPool], future: Future[Any]) -> None:
-    """Use each inherited pool in each way, and one of this process's own."""
+def use_all(pools: list[InstrumentedPool], future: Future[Any], anew: int) -> None:
+    """Use the inherited pool over an executor in each way, start one of the others anew, and build one."""
     began = time.monotonic()
-    for pool in pools:
-        for call in (pool.submit, pool.submit_wait, pool.options(wait=1.0).submit):
-            refused(call, int, by=pool.name)
-        refused(pool.stats, by=pool.name)
-        refused(lambda pool=pool: list(pool.map(int, [1])), by=pool.name)
     assert "pool=" not in scraped(pools)
+    inherited = pools[0]
+    for call in (inherited.submit, inherited.submit_wait, inherited.options(wait=1.0).submit):
+        refused(call, int, by=inherited.name)
+    refused(inherited.stats, by=inherited.name)
+    refused(lambda: list(inherited.map(int, [1])), by=inherited.name)
+    assert [future.result(PATIENCE) for future in [pools[anew].submit(int) for _ in range(3)]] == [0, 0, 0]
+    counts_add_up(pools[anew])
     if not future.done():
         refused(future.result, 1.0, by=pools[1].name)
     for pool in pools:
@@ -514,9 +660,9 @@ def busy() -> None:
     threads.append(threading.Thread(target=scrape_all, args=(pools, over)))
     for thread in threads:
         thread.start()
-    for _ in range(100):
+    for number in range(100):
         futures = [pools[1].submit_wait(int) for _ in range(2)]
-        for pid in [forked(partial(use_all, pools, future)) for future in futures]:
+        for pid in [forked(partial(use_all, pools, future, 1 + number % 3)) for future in futures]:
             wait_for(pid)
     over.set()
     for thread in threads:
@@ -535,6 +681,6 @@ def counts_add_up(pool: InstrumentedPool) -> None:
 
 if __name__ == "__main__":
     ways = [inherited, inherited_threads, inherited_processes, from_a_task, to_the_end, to_the_end_processes]
-    ways += [inherited_factory, stopped, half_read, hammered, busy]
+    ways += [inherited_factory, stopped, unused, unused_in_c, used_in_c, half_read, hammered, busy]
     locked = {f"every_lock_{backend}": partial(every_lock, backend) for backend in BACKENDS}
     ({way.__name__: way for way in ways} | locked)[sys.argv[1]]()

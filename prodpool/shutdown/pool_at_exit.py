@@ -1,0 +1,65 @@
+"""One pool as the end of the process sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prodpool.config.settings import PoolSettings
+from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.shutdown.closing import Closing
+from prodpool.shutdown.stopper import Stopper
+
+
+class PoolAtExit:
+    """What the exit registry calls of one pool.
+
+    Args:
+        settings: The pool's arguments.
+        dispatcher: What holds its tasks.
+        closing: Is told that the process exits.
+        stopper: Stops it.
+        start_loops: Starts so many workers.
+        holds_up_exit: Whether CPython joins the threads of its backend at exit.
+    """
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        dispatcher: Dispatcher,
+        closing: Closing,
+        stopper: Stopper,
+        *,
+        start_loops: Callable[[int], None],
+        holds_up_exit: bool,
+    ) -> None:
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._closing = closing
+        self._stopper = stopper
+        self._start_loops = start_loops
+        self._holds_up_exit = holds_up_exit
+        # Set once the pool was used: one that was not has nothing to stop, and no thread to say so.
+        self.used = False
+
+    def close(self) -> None:
+        """Begin to drain."""
+        self._closing.exiting = True
+        self._start_loops(self._dispatcher.start_draining())
+
+    def drain_deadline(self) -> float:
+        """Return the seconds that the pool may take to drain."""
+        return self._settings.drain_deadline if self.used else 0.0
+
+    def stop_at_exit(self, began: float, *, at_once: bool) -> None:
+        """Stop within the drain deadline, counted from ``began``, in this thread; or break off at once."""
+        if self.used:
+            self._stopper.stop_here(0.0 if at_once else self._settings.drain_deadline, began)
+
+    def hung_threads(self) -> list[int]:
+        """Return the idents of the threads of a stopped pool that do not end."""
+        workers = list(self._dispatcher.worker_set.workers)
+        return [worker.ident for worker in workers if worker.ident is not None]
+
+    def holds_up_exit(self) -> bool:
+        """Tell whether those threads would be joined at exit, and should not be."""
+        return self._holds_up_exit and self._settings.on_hang_exit == "exit"
