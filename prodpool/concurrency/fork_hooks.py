@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 Mark: TypeAlias = "mmap.mmap | bytearray"
@@ -69,7 +70,9 @@ def _run_hooks() -> None:
         return
     try:
         for hook in _hooks:
-            hook()
+            # As Python does it: one that raises must not keep the others from it.
+            with suppress(Exception):
+                hook()
     finally:
         inherited[0] = 0
         _mark = _new_mark()

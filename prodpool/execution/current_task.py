@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Collection
 
+from prodpool.concurrency import fork_hooks
 from prodpool.scheduling.worker import Worker
 from prodpool.task.cancellation import CancelToken
 from prodpool.task.task import Task
@@ -96,8 +96,7 @@ def _after_fork() -> None:
     thread_state.remote = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork_hooks.register(_after_fork)
 
 
 def current_task() -> CurrentTask | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from prodpool.concurrency import fork_hooks
 from prodpool.workers.in_worker.call_loop import WorkerSockets
 from prodpool.workers.in_worker.frames import Frame, FrameReader, Kind, frame
 
@@ -185,5 +185,4 @@ def _after_fork() -> None:
     _open.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork_hooks.register(_after_fork)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from prodpool.concurrency import fork_hooks
 from prodpool.text import shown
 from prodpool.workers.base import kill
 from prodpool.workers.in_worker.frames import Kind
@@ -149,5 +149,4 @@ def _after_fork() -> None:
     _one_at_a_time = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork_hooks.register(_after_fork)

@@ -656,6 +656,9 @@ def use_all(pools: list[InstrumentedPool], future: Future[Any], anew: int) -> No
 def busy() -> None:
     """200 forks beside pools of every kind, while their tasks are logged, traced and scraped."""
     pools, over = busy_pools(), threading.Event()
+    for pool in pools:
+        # A module that is half imported at a fork can never be imported in the child.
+        pool.submit(int).result(PATIENCE)
     threads = [threading.Thread(target=submit_all_sorts, args=(pool, over)) for pool in pools * 2]
     threads.append(threading.Thread(target=scrape_all, args=(pools, over)))
     for thread in threads:
