@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,8 +27,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 STOP_DEADLINE = 1.0
 
 
+# Marked `beside`: about as long as what is marked `once` is shorter than the others.
+BESIDE = Path(__file__).parent / "process"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the longest tests out where `make test` says so. Named on pytest's own command line, they run."""
+    """Mark what runs beside the rest, and leave the longest tests out where `make test` says so.
+
+    Named on pytest's own command line, the longest run.
+    """
+    for item in items:
+        if BESIDE in item.path.parents:
+            item.add_marker("beside")
     if LEAVES_LONG_OUT:
         for item in items:
             if item.get_closest_marker("long"):

@@ -223,14 +223,18 @@ def main() -> int:
     pythons = {one: environment(one, wheel, lowest=options.lowest) for one in [first, *rest]}
 
     def test(interpreter: Interpreter, only: str, *, live: bool) -> Tally:
-        folder = STAGES / (interpreter.minor if only == "not once" else f"{interpreter.minor}-{only}")
+        folder = STAGES / (interpreter.minor if only.startswith("not") else f"{interpreter.minor}-once")
         stage(folder)
         marked = ["-m", only, *pytest_options]
         return run(interpreter, pythons[interpreter], wheel, folder, marked, live=live)
 
-    # Two at a time: what may depend on the interpreter on each of them, and the rest beside the first.
-    runs = [(first, "not once")] + ([] if options.lowest else [(first, "once")])
-    runs += [(interpreter, "not once") for interpreter in rest]
+    # Two at a time: what may depend on the interpreter on each of them, and the rest beside the first. Where
+    # there is no other, that rest is short, and takes over some of what is not.
+    runs = [(first, "not once"), (first, "once")] + [(interpreter, "not once") for interpreter in rest]
+    if options.lowest:
+        runs = [(first, "not once")]
+    elif not rest:
+        runs = [(first, "not (once or beside)"), (first, "once or beside")]
     with ThreadPoolExecutor(2) as executor:
         tests = [executor.submit(test, *run, live=number == 0) for number, run in enumerate(runs)]
         total = sum((test.result() for test in tests), Tally())

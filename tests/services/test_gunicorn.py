@@ -19,7 +19,7 @@ import urllib3
 from tests.helpers.waiting import PATIENCE, until
 from tests.support import ROOT
 
-pytestmark = [pytest.mark.once, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.once, pytest.mark.long, pytest.mark.timeout(180)]
 POOLS = ("executor", "factory", "template", "threads", "processes")
 
 
