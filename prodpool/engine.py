@@ -177,10 +177,13 @@ class Engine:
             self.closing,
             self.stopper,
             start_loops=self.starter.start,
+            shut_down_backend=self.workers.shutdown,
             holds_up_exit=abilities.holds_up_exit,
         )
         # Whether the pool was used: only then does it have threads. Set under _beginning, last of all.
         self.used = False
+        # Whether it may have begun: an interrupt may come between.
+        self._watched = False
         self._beginning = threading.RLock()
         self.collector = collector_of(registry)
 
@@ -210,6 +213,7 @@ class Engine:
         with self._beginning:
             if self.used:
                 return
+            self._watched = True
             background_thread().add_periodic(self.watchdog)
             self.log.thread.open()
             self.tracing.open()
@@ -232,6 +236,7 @@ class Engine:
         self.workers.close()
         self.sinks.discard()
         self.dispatcher.retire_workers()
+        self._detach_breaker()
 
     def close_metrics(self) -> None:
         """Export the pool no more."""
@@ -263,9 +268,12 @@ class Engine:
 
         Called by a finalizer, which may run anywhere, also where any lock is held: it posts a call at most.
         """
-        if not self.used:
-            self._export.source = None  # there is nothing to stop, and all its numbers are 0
+        if not self._watched:
+            # There is nothing to stop, and all its numbers are 0. Its backend may have threads of its own.
+            self._export.source = None
             exit_registry.remove(self.at_exit)
+            if not self.abilities.leased and self.abilities.template is None:
+                self.call_thread.call_soon(self.workers.shutdown)
             return
         self._export.last = True
         if self.dispatcher.state is not State.STOPPED:
@@ -327,6 +335,9 @@ class Engine:
         exit_registry.remove_hung(self.at_exit)
         self.workers.close()
         self._export.source = self.reader.last_source()
+        self._detach_breaker()
+
+    def _detach_breaker(self) -> None:
         if self.breaker is not None:
             # The application's own circuit breaker outlives the pool. Another thread detaches it, since
             # pybreaker holds its lock while it runs a function of the application's.

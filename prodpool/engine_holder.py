@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -17,6 +19,7 @@ from prodpool.engine import Engine
 from prodpool.errors import PoolClosedError, PoolForkedError
 from prodpool.shutdown.report import StopReport
 from prodpool.task.outcomes import State
+from prodpool.workers.backends import is_unstarted
 from prodpool.workers.base import Capabilities, shut_down
 
 _holders: WeakSet[EngineHolder] = WeakSet()
@@ -45,8 +48,11 @@ class EngineHolder:
         self._lock = threading.RLock()
         # Whether the engine was disabled by a fork: it is the parent's.
         self._inherited = False
-        # Whether an inherited pool was stopped here.
+        # Referenced, since its finalizer may wait for threads that are not here.
+        self._parents_backend: Any = None
+        # Whether the pool was stopped here before it had an engine of this process.
         self._stopped = False
+        self._metrics_closed = False
         self._reported = False
         self._was_open = True
         self.engine = make(backend, abilities)
@@ -66,25 +72,31 @@ class EngineHolder:
         Raises:
             PoolForkedError: That cannot be done.
             PoolClosedError: The pool was stopped here, or before the fork.
+            ValueError: Another pool of that name was built here.
             Exception: What the pool's factory raised.
         """
         if not self.mark[0]:
             fork_hooks.notice_fork()
             with self._lock:
-                if self._inherited:
+                if not self.mark[0]:
+                    self.forked()  # an interrupt may have kept the hook from it
                     self._start_anew()
         return self.engine
 
     def stop(self, deadline: float, *, wait: bool, cancel_queued: bool) -> StopReport:
         """Stop the pool; see `Stopper.stop`. One that was inherited and not used here has nothing to stop."""
-        if self.mark[0]:
-            return self.engine.stop(deadline, wait=wait, cancel_queued=cancel_queued)
+        if not self.mark[0]:
+            fork_hooks.notice_fork()
+            self._stopped = True
+            if not self.mark[0]:
+                return self.engine.stopper.stop(deadline, wait=wait, cancel_queued=cancel_queued)
+        return self.engine.stop(deadline, wait=wait, cancel_queued=cancel_queued)
+
+    def close_metrics(self) -> None:
+        """Export the pool no more, in this process and those forked from it."""
         fork_hooks.notice_fork()
-        with self._lock:
-            self._stopped |= self._inherited
-            engine, begun_here = self.engine, not self._inherited
-        stop = engine.stop if begun_here else engine.stopper.stop
-        return stop(deadline, wait=wait, cancel_queued=cancel_queued)
+        self._metrics_closed = True
+        self.engine.close_metrics()
 
     def inherited(self) -> bool:
         """Tell whether the engine is the parent's, since the pool was not used here."""
@@ -97,41 +109,70 @@ class EngineHolder:
 
     def forked(self) -> None:
         """Disable the engine in a forked child."""
+        if self._inherited or fork_hooks.is_of_this_process(self.mark):
+            return
         self._lock = threading.RLock()
-        if not self._inherited:
-            self._inherited = True
-            self._was_open = self.engine.dispatcher.state is State.OPEN
-            self.engine.forked()
+        self._was_open = self.engine.dispatcher.state is State.OPEN
+        self._reported = False
+        self.engine.forked()
+        self._inherited = True
 
     def _start_anew(self) -> None:
+        backend, abilities = self._backend_for_child()
+        try:
+            if self.mark[0]:
+                # A signal handler has come in between, and has used the pool.
+                self._shut_down_built(backend)
+                return
+            new = self._make(backend, abilities)
+        except BaseException:
+            self._shut_down_built(backend)
+            raise
+        try:
+            new.open()
+            if self._metrics_closed:
+                new.close_metrics()
+            self._parents_backend = self.engine.backend
+            self.engine, self._inherited = new, False
+        except BaseException:
+            if self.engine is not new:
+                new.discard()
+                self._shut_down_built(backend)
+            raise
+        # Last: other threads look at it without the lock.
+        self.mark = fork_hooks.process_mark()
+        if self._stopped:
+            new.stop(0.0, wait=False)
+            raise PoolClosedError(pool=new.settings.name)
+
+    def _backend_for_child(self) -> tuple[Any, Capabilities]:
         engine = self.engine
         if self._stopped or not self._was_open:
             raise PoolClosedError(pool=engine.settings.name)
         if self._build_backend is not None:
             backend, abilities = self._build_backend()
-        elif not engine.used or engine.abilities.template is not None:
+        elif engine.abilities.template is not None or (not engine.used and is_unstarted(engine.backend)):
             backend, abilities = engine.backend, engine.abilities
         else:
+            error = PoolForkedError(pool=engine.settings.name)
             if not self._reported:
                 self._reported = True
-                engine.log.error("pool.forked", detail=str(PoolForkedError(pool=engine.settings.name)))
-            raise PoolForkedError(pool=engine.settings.name)
-        try:
-            new = self._make(backend, abilities)
-            new.open()
-        except BaseException:
-            if self._build_backend is not None:
-                shut_down(backend)
-            raise
-        self.engine = new
-        self._inherited = False
-        # Last: what other threads look at without the lock.
-        self.mark = fork_hooks.process_mark()
+                engine.log.error("pool.forked", detail=str(error))
+            raise error
+        if abilities.template is not None:
+            abilities = replace(abilities, template=abilities.template.in_child())
+        return backend, abilities
+
+    def _shut_down_built(self, backend: Any) -> None:
+        if self._build_backend is not None:
+            shut_down(backend)
 
 
 def _after_fork() -> None:
     for holder in list(_holders):
-        holder.forked()
+        # One that cannot be disabled now is, before it is used.
+        with suppress(Exception):
+            holder.forked()
 
 
 fork_hooks.register(_after_fork)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -82,7 +80,8 @@ def processes(
         name: As for `InstrumentedPool`.
         max_workers: None for as many processors as this process may use, by its affinity and its cgroup.
         start_method: One of multiprocessing's; None for ``"forkserver"``, or ``"spawn"`` where there is none,
-            where it has no folder for temporary files to listen in, and in a child of a process that has one.
+            or no folder for temporary files in which it could listen. In a forked child of a process
+            that has a fork server, ``"spawn"`` takes the place of ``"forkserver"``.
             ``"fork"`` copies a process that has threads, which may deadlock in the copy.
         initializer: Called in each worker process before its first task.
         initargs: Its arguments.
@@ -92,16 +91,11 @@ def processes(
         ValueError: Any argument is wrong.
     """
     methods = multiprocessing.get_all_start_methods()
-    if start_method is not None:
-        check_choice("start_method", start_method, tuple(methods))
-    built_in = os.getpid()
+    if start_method is None:
+        start_method = "forkserver" if "forkserver" in methods and _can_listen() else "spawn"
+    context = multiprocessing.get_context(check_choice("start_method", start_method, tuple(methods)))
 
     def build(workers: int) -> ProcessPoolExecutor:
-        method = start_method
-        if method is None:
-            can = "forkserver" in methods and _can_listen() and (os.getpid() == built_in or _can_fork_serve())
-            method = "forkserver" if can else "spawn"
-        context = multiprocessing.get_context(method)
         return ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=initargs)
 
     size = max_workers if max_workers is not None else usable_processors()
@@ -114,15 +108,6 @@ def _can_listen() -> bool:
         with tempfile.TemporaryDirectory(prefix="pymp-") as folder, socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(Path(folder, "listener-12345678")))
     except OSError:
-        return False
-    return True
-
-
-def _can_fork_serve() -> bool:
-    """Tell whether this process, which was forked, can have a fork server: not if its parent has one."""
-    try:
-        forkserver.ensure_running()
-    except ChildProcessError:
         return False
     return True
 

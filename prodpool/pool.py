@@ -150,7 +150,11 @@ class InstrumentedPool(OptionsExecutor):
                 logger=logger,
                 now=(SystemClock() if clock is None else clock).monotonic,
             )
-            again = None if factory is None else partial(_build_backend, factory, workers)
+            again = (
+                None
+                if factory is None
+                else partial(_build_backend, factory, workers, own=settings.own_backend)
+            )
             self._holder = EngineHolder(make, backend, abilities, again)
             self._holder.open()
             self._submitter = Submitter(self._holder)
@@ -232,7 +236,7 @@ class InstrumentedPool(OptionsExecutor):
 
     def close_metrics(self) -> None:
         """Export this pool no more. Until then a stopped pool's metrics stay readable."""
-        self._holder.engine.close_metrics()
+        self._holder.close_metrics()
 
     def __repr__(self) -> str:
         if self._holder.inherited():
@@ -264,6 +268,6 @@ class InstrumentedPool(OptionsExecutor):
             )
 
 
-def _build_backend(factory: BackendFactory, workers: int) -> tuple[Any, Capabilities]:
+def _build_backend(factory: BackendFactory, workers: int, *, own: bool) -> tuple[Any, Capabilities]:
     backend = factory(workers)
-    return backend, detect_backend(backend)
+    return backend, detect_backend(backend, own=own)

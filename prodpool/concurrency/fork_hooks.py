@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import time
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
@@ -18,22 +18,20 @@ from typing import TypeAlias
 Mark: TypeAlias = "mmap.mmap | bytearray"
 # Of madvise(2), Linux 4.14 on. CPython has no name for it.
 _WIPE_ON_FORK = 18
-# Seconds between two looks of a thread that waits until another has run the hooks.
-_PAUSE = 0.0005
-
 _hooks: list[Callable[[], None]] = []
-# By process: which thread runs the hooks. `setdefault` is atomic.
-_claims: dict[int, object] = {}
+# By process, so that none of them is held by a thread that stayed in the parent. `setdefault` is atomic.
+_locks: dict[int, threading.RLock] = {}
+
+
+# The process in which the hooks were run last, or this module was imported.
+_ran_in = os.getpid()
 
 
 def _new_mark() -> Mark:
     if sys.platform == "linux":
-        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        try:
+        with suppress(OSError, ValueError):
+            page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             page.madvise(_WIPE_ON_FORK)
-        except OSError:
-            page.close()
-        else:
             page[0] = 1
             return page
     return bytearray(b"\1")
@@ -47,11 +45,15 @@ def process_mark() -> Mark:
 
     Where the kernel cannot wipe memory, the hooks set it to 0, and so not after a fork made in C.
     """
+    notice_fork()
     return _mark
 
 
 def register(hook: Callable[[], None]) -> None:
-    """Have ``hook`` called in every child that is forked from now on, after those registered before it."""
+    """Have ``hook`` called in every child that is forked from now on, after those registered before it.
+
+    It may be called once more if an interrupt comes in the midst of the hooks.
+    """
     _hooks.append(hook)
 
 
@@ -61,22 +63,36 @@ def notice_fork() -> None:
         _run_hooks()
 
 
+def is_of_this_process(mark: Mark) -> bool:
+    """Tell whether a mark is known to be this process's; it is not where the kernel wipes nothing."""
+    return isinstance(mark, mmap.mmap) and bool(mark[0])
+
+
+def _ran_here() -> bool:
+    return is_of_this_process(_mark) if isinstance(_mark, mmap.mmap) else _ran_in == os.getpid()
+
+
 def _run_hooks() -> None:
-    global _mark  # noqa: PLW0603  # one per process is the point
-    inherited, token = _mark, object()
-    if _claims.setdefault(os.getpid(), token) is not token:
-        while _mark is inherited:
-            time.sleep(_PAUSE)
+    """Call the hooks, unless that was done in this process, perhaps by a hook of the application's."""
+    global _mark, _ran_in  # one per process is the point
+    if _ran_here():
         return
-    try:
+    with _locks.setdefault(os.getpid(), threading.RLock()):
+        interrupt: BaseException | None = None
         for hook in _hooks:
-            # As Python does it: one that raises must not keep the others from it.
-            with suppress(Exception):
+            if _ran_here():  # by another thread, or by a signal handler on top of this frame
+                return
+            try:
                 hook()
-    finally:
+            except Exception:  # noqa: BLE001, S110  # as Python does it: the others are to run all the same
+                pass
+            except BaseException as error:  # noqa: BLE001  # a signal handler's: likewise
+                interrupt = error
+        inherited, new = _mark, _new_mark()
         inherited[0] = 0
-        _mark = _new_mark()
-        _claims.clear()
+        _ran_in, _mark = os.getpid(), new
+    if interrupt is not None:
+        raise interrupt
 
 
 if hasattr(os, "register_at_fork"):

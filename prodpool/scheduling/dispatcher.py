@@ -172,8 +172,8 @@ class Dispatcher(PoolControl):
         with self.lock:
             reserved = self.state is not State.STOPPED and self.worker_set.add_starting(worker)
             if reserved:
-                # The place that comes with it is for the first waiter.
-                self._admit_waiters()
+                # The place that comes with it is for the first waiter, whose task a parked worker may take.
+                self._assign_queued()
         self.notify_waiters()
         return reserved
 

@@ -153,7 +153,8 @@ class PoolState:
         while worker_set.parked.length and self.queue.length:
             worker_set.assign_parked(self.queue)
             self._admit_waiters()
-        wanted = self.queue.length + self.waiters.length - worker_set.starting
+        # A loop that is coming up brings no place for a waiter: its place may be taken by a task run inline.
+        wanted = max(0, self.queue.length - worker_set.starting) + self.waiters.length
         return max(0, min(worker_set.max_workers - len(worker_set.workers), wanted))
 
     def _requeue_all_ahead(self) -> None:

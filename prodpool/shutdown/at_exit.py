@@ -95,6 +95,7 @@ class ExitRegistry:
         self._left_behind.clear()
 
     def _stop_all(self) -> None:
+        fork_hooks.notice_fork()
         pools = list(self._alive)
         began = time.monotonic()
         exit_begins()

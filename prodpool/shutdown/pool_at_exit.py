@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from prodpool.config.settings import PoolSettings
 from prodpool.scheduling.dispatcher import Dispatcher
@@ -19,6 +20,7 @@ class PoolAtExit:
         closing: Is told that the process exits.
         stopper: Stops it.
         start_loops: Starts so many workers.
+        shut_down_backend: Shuts the backend down without waiting, if the pool owns it.
         holds_up_exit: Whether CPython joins the threads of its backend at exit.
     """
 
@@ -30,6 +32,7 @@ class PoolAtExit:
         stopper: Stopper,
         *,
         start_loops: Callable[[int], None],
+        shut_down_backend: Callable[[], None],
         holds_up_exit: bool,
     ) -> None:
         self._settings = settings
@@ -37,6 +40,7 @@ class PoolAtExit:
         self._closing = closing
         self._stopper = stopper
         self._start_loops = start_loops
+        self._shut_down_backend = shut_down_backend
         self._holds_up_exit = holds_up_exit
         # Set once the pool was used: one that was not has nothing to stop, and no thread to say so.
         self.used = False
@@ -54,6 +58,10 @@ class PoolAtExit:
         """Stop within the drain deadline, counted from ``began``, in this thread; or break off at once."""
         if self.used:
             self._stopper.stop_here(0.0 if at_once else self._settings.drain_deadline, began)
+        else:
+            # It may have threads all the same, which CPython would join.
+            with suppress(Exception):
+                self._shut_down_backend()
 
     def hung_threads(self) -> list[int]:
         """Return the idents of the threads of a stopped pool that do not end."""

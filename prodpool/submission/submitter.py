@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,9 @@ class Submitter:
             except RejectedError as error:
                 self._release_permits(task)
                 self._dispatcher.count_rejection(error.reason)
+                # The watchdog is to log what is dropped, also where nothing was ever admitted.
+                with suppress(RuntimeError):
+                    self._engine.begin()
                 raise
         return task
 

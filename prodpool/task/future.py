@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from prodpool.concurrency import fork_hooks
 from prodpool.concurrency.background_thread import background_thread
 from prodpool.concurrency.interrupts import in_main_thread, meant_for_thread
 from prodpool.task.future_owner import CallbackRunner, FutureOwner
@@ -301,6 +302,8 @@ class PoolFuture(Future[T]):
             self._owner.run_inline(task)
         lock = threading.Lock()
         lock.acquire()
+        # In a child that was forked in C, the pool's lock raises from now on.
+        fork_hooks.notice_fork()
         with self._owner.lock:
             if self._state in _OVER:
                 return

@@ -10,6 +10,16 @@ from prodpool.workers.base import Capabilities
 from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
 
 
+def is_unstarted(backend: Any) -> bool:
+    """Tell whether a backend is known to have no thread yet, so that it works in a forked child."""
+    if isinstance(backend, ThreadPoolExecutor):
+        return not backend._threads  # noqa: SLF001  # likewise
+    if isinstance(backend, ProcessPoolExecutor):
+        private: Any = backend
+        return private._executor_manager_thread is None  # noqa: SLF001  # likewise
+    return False
+
+
 # Long, since it has a case for every kind.
 def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
     """Look at ``backend``; ``own``: the pool alone uses it.

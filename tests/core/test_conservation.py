@@ -392,7 +392,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         # Who stands in line may have to wait for a worker that is on its way back, and takes it.
         # Or for what another has been given ahead, which is taken back if it is not begun at once.
         ahead = any(self.ahead.values())
-        assert not (dispatcher.worker_set.parked and line) or full or self.returning or ahead
+        # Or for a place that the watchdog has to bring, since the start of a worker failed.
+        waits = dispatcher.worker_set.parked and line
+        assert not waits or full or self.returning or ahead or dispatcher.repair()
         # Some loop comes by, or the watchdog starts what is missing.
         assert not (queued or line) or dispatcher.worker_set.workers or dispatcher.repair()
 

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pybreaker
 import pytest
 from prometheus_client import CollectorRegistry
 
 import prodpool
-from prodpool import BreakerPolicy, InstrumentedPool, PoolFullError
+from prodpool import BreakerOpenError, BreakerPolicy, InstrumentedPool, PoolFullError
 from prodpool.testing import ManualClock, flush_telemetry
 from tests.helpers.tasks import BlockingTask, TaskError
 from tests.helpers.waiting import PATIENCE
@@ -343,6 +344,18 @@ def test_drops_are_summed_up(make_pool: MakePool, logs: Logs, gate: BlockingTask
 def storm(pool: InstrumentedPool, fn: Callable[[], object], times: int) -> None:
     for _ in range(times):
         pool.submit(fn).exception(PATIENCE)
+
+
+def test_dropped_before_the_first_task(make_pool: MakePool, logs: Logs) -> None:
+    """What a breaker refuses is told also of a pool that no task was ever admitted to."""
+    breaker = pybreaker.CircuitBreaker(reset_timeout=60)
+    breaker.open()
+    pool = make_pool(1, breaker=breaker)
+    for _ in range(3):
+        with pytest.raises(BreakerOpenError):
+            pool.submit(int)
+    assert logs.wait_for("pool.dropping") == entry("warning", "pool.dropping", dropped=3, breaker_open=3)
+    assert logs.events[0] == "pool.created"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
+from prodpool.concurrency import fork_hooks
 from prodpool.telemetry.counters import HistogramSnapshot
 from prodpool.telemetry.snapshot import BREAKER_STATES, PoolSnapshot, Source
 
@@ -165,6 +166,7 @@ class PoolCollector(Collector):
         Raises:
             ValueError: A pool of that name is alive.
         """
+        fork_hooks.notice_fork()
         with self._lock:
             before = self._exports.get(pool)
             alive = None if before is None else before.source
@@ -209,6 +211,7 @@ class PoolCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read every pool and return the families."""
+        fork_hooks.notice_fork()
         with self._lock:
             # Those that are forgotten now are read once more, and none is forgotten unread.
             last = [pool for pool, export in self._exports.items() if export.last]

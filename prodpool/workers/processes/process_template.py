@@ -7,11 +7,13 @@ these things are said (docs/decisions, D14; guarded by tests/backends/test_priva
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -47,6 +49,15 @@ class ProcessTemplate:
     linger: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     script: str | None = field(default_factory=lambda: getattr(sys.modules.get("__main__"), "__file__", None))
+
+    def in_child(self) -> ProcessTemplate:
+        """Return what a worker process is made of in this process, which was forked.
+
+        Its parent's fork server, if it has one, is no child of this process, and there is no second one.
+        """
+        if self.context.get_start_method() == "forkserver" and not _can_fork_serve():
+            return replace(self, context=multiprocessing.get_context("spawn"))
+        return self
 
     @property
     def forks(self) -> bool:
@@ -94,6 +105,14 @@ class ProcessTemplate:
         if not known:
             main.__file__ = self.script
         return known
+
+
+def _can_fork_serve() -> bool:
+    try:
+        forkserver.ensure_running()
+    except (ChildProcessError, OSError):
+        return False
+    return True
 
 
 def of_process_pool(backend: ProcessPoolExecutor) -> ProcessTemplate:

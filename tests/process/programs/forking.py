@@ -45,6 +45,7 @@ from prodpool import (
     Reason,
     RejectedError,
 )
+from prodpool.concurrency import fork_hooks
 from prodpool.concurrency.background_thread import background_thread
 
 # Forking a process with threads is what this is about; 3.12 and later warn of it.
@@ -434,6 +435,99 @@ def used_in_c() -> None:
         held.pool.close_metrics()
 
 
+def around_a_fork_in_c() -> None:
+    """What else may be done in such a child before a pool is used there finds no pool of the parent's."""
+    for backend in ("executor", "threads"):
+        held = Held(backend)
+        for do in (ask_futures, scrape, build_anew, collect):
+            wait_for(c_forked(partial(do, held)))
+        with holding(locks_of(held.pool, held.running, held.pool._engine.collector)):
+            pids = [c_forked(partial(do, held)) for do in (collect, build_anew)]
+        for pid in pids:
+            wait_for(pid)
+        held.let_go()
+        held.pool.close_metrics()
+
+
+def started_elsewhere() -> None:
+    """A pool cannot live on over an executor that was used without it: its threads are missing."""
+    shared = ThreadPoolExecutor(2)
+    shared.submit(int).result(PATIENCE)
+    pool = InstrumentedPool(shared, name="held", registry=REGISTRY, own_backend=False)
+    wait_for(forked(partial(refused, pool.submit, int)))
+    assert pool.submit(int).result(PATIENCE) == 0
+
+
+def by_an_earlier_hook() -> None:
+    """A hook of the application's may use the pool before prodpool's own hook runs there."""
+    held, seen = Held("threads"), []
+    hook = fork_hooks._run_hooks
+
+    def use_it() -> None:
+        # As a hook does that was registered before prodpool was imported.
+        seen.append(held.pool.submit(abs, -4).result(PATIENCE))
+        hook()
+        seen.append(held.pool.submit(abs, -5).result(PATIENCE))
+        assert (seen, held.pool.stats().submitted) == ([4, 5], 2)
+
+    wait_for(c_forked(use_it))
+    held.let_go()
+
+
+class Odd:
+    """A factory that does something odd when it is called in a child."""
+
+    def __init__(self) -> None:
+        self.then: Callable[[], object] = int
+
+    def __call__(self, workers: int) -> ThreadPoolExecutor:
+        self.then()
+        return ThreadPoolExecutor(workers)
+
+
+def odd_factories() -> None:
+    """A factory may raise, use the pool, or be stopped meanwhile: nothing is left of what it had begun."""
+    odd = Odd()
+    pool = InstrumentedPool(odd, name="held", max_workers=1, registry=REGISTRY)
+    pool.submit(int).result(PATIENCE)
+
+    def fail_once() -> None:
+        odd.then = fail
+        for _ in range(2):
+            try:
+                pool.submit(int)
+            except LookupError:
+                continue
+            raise AssertionError("it did not raise")
+        odd.then = int
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+    def use_within() -> None:
+        results: list[int] = []
+
+        def use_once() -> None:
+            odd.then = int
+            results.append(pool.submit(abs, -2).result(PATIENCE))
+
+        odd.then = use_once
+        results.append(pool.submit(abs, -3).result(PATIENCE))
+        assert (results, pool.stats().submitted) == ([2, 3], 2)
+
+    def stop_within() -> None:
+        odd.then = pool.stop
+        closed(pool.submit, int)
+        closed(pool.submit, int)
+
+    def closed_metrics() -> None:
+        pool.close_metrics()
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+        assert "pool=" not in generate_latest(REGISTRY).decode()
+
+    for do in (fail_once, use_within, stop_within, closed_metrics):
+        wait_for(forked(do))
+    assert pool.stop(PATIENCE).drained
+
+
 def use_at_once(held: Held) -> None:
     """Every thread is refused, however many come at once."""
     with ThreadPoolExecutor(8) as executor:
@@ -684,6 +778,15 @@ def counts_add_up(pool: InstrumentedPool) -> None:
 
 if __name__ == "__main__":
     ways = [inherited, inherited_threads, inherited_processes, from_a_task, to_the_end, to_the_end_processes]
-    ways += [inherited_factory, stopped, unused, unused_in_c, used_in_c, half_read, hammered, busy]
+    ways += [
+        inherited_factory,
+        stopped,
+        unused,
+        unused_in_c,
+        used_in_c,
+        around_a_fork_in_c,
+        started_elsewhere,
+    ]
+    ways += [by_an_earlier_hook, odd_factories, half_read, hammered, busy]
     locked = {f"every_lock_{backend}": partial(every_lock, backend) for backend in BACKENDS}
     ({way.__name__: way for way in ways} | locked)[sys.argv[1]]()
