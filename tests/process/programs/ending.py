@@ -197,7 +197,8 @@ def interrupted(pool: InstrumentedPool) -> None:
 def holds_log(pool: InstrumentedPool) -> None:
     """A task hangs while it holds the lock that every log line, and logging's own atexit, wants."""
     at_exit.FORCED_EXIT_AFTER = 0.5
-    flush_telemetry(pool)  # or the line about its birth would be the one that waits for the lock
+    pool.submit(int).result()
+    flush_telemetry(pool)  # or the line about its first use would be the one that waits for the lock
     (handler,) = logging.getLogger().handlers
 
     def hold_the_lock() -> None:
