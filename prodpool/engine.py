@@ -179,6 +179,7 @@ class Engine:
             start_loops=self.starter.start,
             shut_down_backend=self.workers.shutdown,
             holds_up_exit=abilities.holds_up_exit,
+            is_used=lambda: self.used,
         )
         # Whether the pool was used: only then does it have threads. Set under _beginning, last of all.
         self.used = False
@@ -217,7 +218,7 @@ class Engine:
             background_thread().add_periodic(self.watchdog)
             self.log.thread.open()
             self.tracing.open()
-            self.used = self.at_exit.used = True
+            self.used = True
         # Not in the context of the request that comes to use it first.
         Context().run(self.log.created, self.abilities.kind, self.settings)
 

@@ -83,7 +83,7 @@ class EngineHolder:
                     self._start_anew()
         return self.engine
 
-    def stop(self, deadline: float, *, wait: bool, cancel_queued: bool) -> StopReport:
+    def stop(self, deadline: float, *, wait: bool, cancel_queued: bool = False) -> StopReport:
         """Stop the pool; see `Stopper.stop`. One that was inherited and not used here has nothing to stop."""
         if not self.mark[0]:
             fork_hooks.notice_fork()

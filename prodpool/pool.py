@@ -221,7 +221,7 @@ class InstrumentedPool(OptionsExecutor):
         """
         seconds = self._drain_deadline() if deadline is None else check_seconds("deadline", deadline)
         self._refuse_from_inside("stop()")
-        return self._stop(seconds, wait=True)
+        return self._holder.stop(seconds, wait=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Stop the pool as an `Executor` does, but within ``drain_deadline``.
@@ -232,7 +232,7 @@ class InstrumentedPool(OptionsExecutor):
         """
         if wait:
             self._refuse_from_inside("shutdown(wait=True)")
-        self._stop(self._drain_deadline(), wait=wait, cancel_queued=cancel_futures)
+        self._holder.stop(self._drain_deadline(), wait=wait, cancel_queued=cancel_futures)
 
     def close_metrics(self) -> None:
         """Export this pool no more. Until then a stopped pool's metrics stay readable."""
@@ -256,9 +256,6 @@ class InstrumentedPool(OptionsExecutor):
 
     def _drain_deadline(self) -> float:
         return self._holder.engine.settings.drain_deadline
-
-    def _stop(self, deadline: float, *, wait: bool, cancel_queued: bool = False) -> StopReport:
-        return self._holder.stop(deadline, wait=wait, cancel_queued=cancel_queued)
 
     def _refuse_from_inside(self, what: str) -> None:
         if is_inside(self._holder.engine.dispatcher.worker_set.workers):

@@ -22,6 +22,7 @@ class PoolAtExit:
         start_loops: Starts so many workers.
         shut_down_backend: Shuts the backend down without waiting, if the pool owns it.
         holds_up_exit: Whether CPython joins the threads of its backend at exit.
+        is_used: Tells whether it was used.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class PoolAtExit:
         start_loops: Callable[[int], None],
         shut_down_backend: Callable[[], None],
         holds_up_exit: bool,
+        is_used: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
@@ -42,8 +44,8 @@ class PoolAtExit:
         self._start_loops = start_loops
         self._shut_down_backend = shut_down_backend
         self._holds_up_exit = holds_up_exit
-        # Set once the pool was used: one that was not has nothing to stop, and no thread to say so.
-        self.used = False
+        # A pool that was not used has nothing to stop, and no thread to say so.
+        self._is_used = is_used
 
     def close(self) -> None:
         """Begin to drain."""
@@ -52,11 +54,11 @@ class PoolAtExit:
 
     def drain_deadline(self) -> float:
         """Return the seconds that the pool may take to drain."""
-        return self._settings.drain_deadline if self.used else 0.0
+        return self._settings.drain_deadline if self._is_used() else 0.0
 
     def stop_at_exit(self, began: float, *, at_once: bool) -> None:
         """Stop within the drain deadline, counted from ``began``, in this thread; or break off at once."""
-        if self.used:
+        if self._is_used():
             self._stopper.stop_here(0.0 if at_once else self._settings.drain_deadline, began)
         else:
             # It may have threads all the same, which CPython would join.

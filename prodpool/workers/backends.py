@@ -13,7 +13,7 @@ from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
 def is_unstarted(backend: Any) -> bool:
     """Tell whether a backend is known to have no thread yet, so that it works in a forked child."""
     if isinstance(backend, ThreadPoolExecutor):
-        return not backend._threads  # noqa: SLF001  # likewise
+        return not backend._threads  # noqa: SLF001  # private (D28; guarded by a test)
     if isinstance(backend, ProcessPoolExecutor):
         private: Any = backend
         return private._executor_manager_thread is None  # noqa: SLF001  # likewise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from concurrent.futures import CancelledError, ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
-from prodpool.workers.backends import detect_backend
+from prodpool.workers.backends import detect_backend, is_unstarted
 from prodpool.workers.base import NotTakenError
 from prodpool.workers.handoff.dask import CancelledThereError
 from prodpool.workers.process_pools import REPLACES_DEAD_WORKERS
@@ -96,6 +96,18 @@ def test_no_recipe(build: Any) -> None:
         assert detect_backend(backend).template is None
     with handed(1) as backend:
         assert detect_backend(backend).template is None
+
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@pytest.mark.parametrize("build", [ThreadPoolExecutor, partial(ProcessPoolExecutor, mp_context=SPAWN)])
+def test_whether_an_executor_has_begun(build: Any) -> None:
+    """An executor of the standard library has no thread before its first task, and says so from then on."""
+    with build(1) as executor:
+        assert is_unstarted(executor)
+        executor.submit(abs, -1).result(PATIENCE)
+        assert not is_unstarted(executor)
 
 
 def test_dask_says_how_many() -> None:

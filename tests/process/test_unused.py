@@ -11,7 +11,6 @@ from tests.process.children import TOO_LONG
 
 PROGRAM = """
 import queue, threading, sys
-from concurrent.futures import Future
 from prodpool import InstrumentedPool
 
 class Started:

@@ -168,13 +168,12 @@ class Breaker:
 
         The application's own circuit breaker goes on in there, with a lock that nobody holds.
         """
-        self._lock = self._circuit_lock = lock
+        self._circuit_lock = threading.RLock()
         circuit: Any = self._circuit.breaker
         if hasattr(circuit, "_lock"):
-            circuit._lock = threading.RLock()  # noqa: SLF001  # see __init__
-        self._circuit.unguard()
-        if self._listener in circuit.listeners:
-            circuit.remove_listener(self._listener)
+            circuit._lock = self._circuit_lock  # noqa: SLF001  # see __init__
+        self.detach()
+        self._lock = self._circuit_lock = lock
 
     # -- closed --------------------------------------------------------------------------------------------
 

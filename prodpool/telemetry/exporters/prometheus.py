@@ -166,7 +166,6 @@ class PoolCollector(Collector):
         Raises:
             ValueError: A pool of that name is alive.
         """
-        fork_hooks.notice_fork()
         with self._lock:
             before = self._exports.get(pool)
             alive = None if before is None else before.source
