@@ -415,9 +415,54 @@ def unused(fork: Callable[[Callable[[], object]], int] = forked) -> None:
 
 
 def c_forked(do: Callable[[], object]) -> int:
-    """Fork as uWSGI does, in C, where no hook of Python's runs."""
-    # PyDLL: the interpreter stays this thread's, so that the child has it.
-    return forked(do, fork=ctypes.PyDLL(None).fork)
+    """Fork as uWSGI does, in C, where no hook of Python's runs, and return the child's pid.
+
+    CPython's own hook makes the interpreter's lock anew. Without it the lock is lost in a child if another
+    thread waited for it, or was being started, just then (unbit/uwsgi 2387). No pool can mend that: such a
+    child is given up and another one forked.
+    """
+    for _ in range(20):
+        reader, writer = os.pipe()
+
+        def do_if_sound(writer: int = writer) -> None:
+            # Kills the process also where no Python code can run any more.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(5)
+            exchange_the_interpreter()
+            signal.alarm(0)
+            os.write(writer, b"1")
+            os.close(writer)
+            do()
+
+        # PyDLL: the interpreter stays this thread's, so that the child has it.
+        pid = forked(do_if_sound, fork=ctypes.PyDLL(None).fork)
+        os.close(writer)
+        sound = os.read(reader, 1)
+        os.close(reader)
+        if sound:
+            return pid
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGALRM
+    raise AssertionError("no child of twenty had a sound interpreter")
+
+
+def exchange_the_interpreter() -> None:
+    """Have two threads take turns, as often as shows whether the interpreter's lock works."""
+    ours, theirs = threading.Lock(), threading.Lock()
+    ours.acquire()
+    theirs.acquire()
+
+    def take_turns() -> None:
+        for _ in range(20):
+            ours.acquire()
+            theirs.release()
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    for _ in range(20):
+        ours.release()
+        theirs.acquire()
+    thread.join()
 
 
 def unused_in_c() -> None:
