@@ -38,6 +38,7 @@ from prodpool.task.outcomes import State
 from prodpool.telemetry.counters import PoolCounters
 from prodpool.telemetry.exporters.prometheus import collector_of
 from prodpool.telemetry.log_events import PoolLog, TaskLog
+from prodpool.telemetry.pool_exports import Export
 from prodpool.telemetry.sinks import TelemetrySinks
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracing import Tracing
@@ -186,16 +187,13 @@ class Engine:
         # Whether it may have begun: an interrupt may come between.
         self._watched = False
         self._beginning = threading.RLock()
-        self.collector = collector_of(registry)
+        self.exports = collector_of(registry).exports
+        self._export = Export(settings.name, self.reader)
 
     def open(self) -> None:
-        """Export the pool. It has no thread before its first use, so that a process may fork until then.
-
-        Raises:
-            ValueError: A pool of that name is alive.
-        """
+        """Export the pool. It has no thread before its first use, so that a process may fork until then."""
         try:
-            self._export = self.collector.add(self.settings.name, self.reader)
+            self.exports.add(self._export)
             exit_registry.add(self.at_exit)
         except BaseException:
             self.discard()
@@ -232,7 +230,7 @@ class Engine:
     def discard(self) -> None:
         """Undo `open` for a pool whose construction failed."""
         background_thread().remove_periodic(self.watchdog)
-        self.collector.withdraw(self.settings.name, self.reader)
+        self.exports.remove(self._export)
         exit_registry.remove(self.at_exit)
         self.workers.close()
         self.sinks.discard()
@@ -241,7 +239,7 @@ class Engine:
 
     def close_metrics(self) -> None:
         """Export the pool no more."""
-        self.collector.remove(self.settings.name, self._export)
+        self.exports.remove(self._export)
 
     def pause(self) -> None:
         """Start no more tasks, and withdraw soon the tasks that worker processes were sent ahead."""
@@ -265,7 +263,7 @@ class Engine:
         self.log.info("pool.resized", old=old, new=workers)
 
     def on_pool_collected(self) -> None:
-        """Drain a pool to which no reference is left; its numbers stay for one more scrape.
+        """Drain a pool to which no reference is left; its numbers stay with those of its name.
 
         Called by a finalizer, which may run anywhere, also where any lock is held: it posts a call at most.
         """
@@ -276,7 +274,7 @@ class Engine:
             if not self.abilities.leased and self.abilities.template is None:
                 self.call_thread.call_soon(self.workers.shutdown)
             return
-        self._export.last = True
+        self._export.collected = True
         if self.dispatcher.state is not State.STOPPED:
             self._stop_soon()
 
@@ -336,6 +334,7 @@ class Engine:
         exit_registry.remove_hung(self.at_exit)
         self.workers.close()
         self._export.source = self.reader.last_source()
+        self._export.released = True
         self._detach_breaker()
 
     def _detach_breaker(self) -> None:

@@ -58,11 +58,7 @@ class EngineHolder:
         self.engine = make(backend, abilities)
 
     def open(self) -> None:
-        """Export the pool, and have it disabled in children that are forked from now on.
-
-        Raises:
-            ValueError: A pool of that name is alive.
-        """
+        """Export the pool, and have it disabled in children that are forked from now on."""
         _holders.add(self)
         self.engine.open()
 
@@ -72,7 +68,6 @@ class EngineHolder:
         Raises:
             PoolForkedError: That cannot be done.
             PoolClosedError: The pool was stopped here, or before the fork.
-            ValueError: Another pool of that name was built here.
             Exception: What the pool's factory raised.
         """
         if not self.mark[0]:

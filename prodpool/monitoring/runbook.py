@@ -12,7 +12,7 @@ from prodpool.monitoring.incident_history import findings, history_values
 from prodpool.monitoring.model import Alert, render
 from prodpool.monitoring.slo_alerts import BURNS, BurnRate
 from prodpool.monitoring.thresholds import AlertThresholds
-from prodpool.telemetry.exporters.prometheus import COUNTERS, GAUGES, HISTOGRAMS
+from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 TEMPLATE = "runbook.template.md"
 _SECTION = re.compile(r"^### (\w+)$", re.MULTILINE)
@@ -81,7 +81,7 @@ def _metric_table() -> str:
             for spec in specs:
                 labels = "".join(f" `{label}`" for label in spec.labels)
                 yield f"| `{spec.name}` | {kind} |{labels} | {spec.help} |"
-        for name, text, _ in HISTOGRAMS:
-            yield f"| `{name}` | histogram | | {text} |"
+        for each in HISTOGRAMS:
+            yield f"| `{each.name}` | histogram | | {each.help} |"
 
     return "\n".join(lines())

@@ -23,7 +23,7 @@ from prodpool.monitoring.prometheus_rules import groups, rule_files
 from prodpool.monitoring.runbook import runbook
 from prodpool.monitoring.thresholds import AlertThresholds
 from prodpool.monitoring.yaml_writer import to_yaml
-from prodpool.telemetry.exporters.prometheus import COUNTERS, GAUGES, HISTOGRAMS
+from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from tests.support import ROOT, missing
 
 pytestmark = pytest.mark.once
@@ -164,7 +164,7 @@ def test_the_pages_count_them() -> None:
 
 def test_rules_read_what_is_exported_and_recorded() -> None:
     """Every metric that a rule names is exported or recorded, with labels that it has."""
-    exported = {each.name for each in (*COUNTERS, *GAUGES)} | {f"{name}_bucket" for name, _, _ in HISTOGRAMS}
+    exported = {each.name for each in (*COUNTERS, *GAUGES)} | {f"{each.name}_bucket" for each in HISTOGRAMS}
     recorded = {rule.name for group in GROUPS for rule in group.rules if not isinstance(rule, Alert)}
     exprs = [render(rule.expr, AlertThresholds()) for group in GROUPS for rule in group.rules]
     named = {name for expr in exprs for name in re.findall(r"(?:pool:)?workerpool_[a-z0-9_:]+", expr)}

@@ -9,7 +9,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from prodpool.telemetry.exporters import prometheus as catalogue
+from prodpool.telemetry import metrics as catalogue
 from tests.dashboards.boards import FILES, Asked, View, asked, selectors, variables
 from tests.observe.child import get
 from tests.observe.prometheus import Prometheus
@@ -105,7 +105,7 @@ def test_every_metric_is_shown(busy: list[str]) -> None:
         if family.name.startswith("workerpool_")
     }
     specified = {spec.name.removesuffix("_total") for spec in (*catalogue.COUNTERS, *catalogue.GAUGES)}
-    assert set(families) == specified | {name for name, _, _ in catalogue.HISTOGRAMS}
+    assert set(families) == specified | {spec.name for spec in catalogue.HISTOGRAMS}
     asked_for = used()
     assert {name for name, samples in families.items() if not samples & asked_for} == set()
 

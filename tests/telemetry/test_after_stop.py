@@ -6,6 +6,7 @@ import multiprocessing
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from prometheus_client import CollectorRegistry
 
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError
-from prodpool.telemetry.exporters import prometheus
+from prodpool.telemetry import pool_exports
+from prodpool.telemetry.exporters.prometheus import collector_of
 from tests.helpers.accounting import scrape
 from tests.helpers.waiting import PATIENCE, until_collected
 from tests.support import MakePool
@@ -25,7 +27,12 @@ MAKERS: dict[str, Callable[..., InstrumentedPool]] = {
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")), **options
     ),
 }
+STOPPED = "workerpool_stopped{"
 COMPLETED = 'workerpool_completed_total{pool="%s",result="ok"}'
+
+
+def is_collected(engine: weakref.ref[Any]) -> bool:
+    return engine() is None
 
 
 def used(pool: InstrumentedPool, *, stop: bool) -> weakref.ref[Any]:
@@ -41,25 +48,41 @@ def used(pool: InstrumentedPool, *, stop: bool) -> weakref.ref[Any]:
 def test_nothing_but_numbers(
     registry: CollectorRegistry, make: Callable[..., InstrumentedPool], stop: bool
 ) -> None:
-    """A pool that nobody refers to is let go of before anybody scrapes, and is scraped once more."""
+    """A pool that nobody refers to is let go of before anybody scrapes; its numbers stay."""
     engine = used(make(name="dropped", registry=registry), stop=stop)
     until_collected(lambda: engine() is None)
     assert scrape(registry)[COMPLETED % "dropped"] == 1
-    assert COMPLETED % "dropped" not in scrape(registry)
+    assert scrape(registry)[COMPLETED % "dropped"] == 1
 
 
-def test_nobody_scrapes(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of dropped pools of ever new names the latest are kept for a scrape, up to a bound."""
-    monkeypatch.setattr(prometheus, "UNSCRAPED", 3)
+def kept_names(registry: CollectorRegistry) -> list[str]:
+    return sorted(sample.split('"')[1] for sample in scrape(registry) if STOPPED in sample)
+
+
+def test_ever_new_names(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest names that have no pool any more stay; older ones are scraped once, up to a bound."""
+    monkeypatch.setattr(pool_exports, "KEPT_NAMES", 2)
+    monkeypatch.setattr(pool_exports, "UNSCRAPED_NAMES", 4)
     alive = prodpool.threads(name="alive", max_workers=1, registry=registry)
     for number in range(6):
-        used(prodpool.threads(name=f"dropped_{number}", max_workers=1, registry=registry), stop=True)
-    other = prodpool.threads(name="other", max_workers=1, registry=registry)
-    samples = scrape(registry)
-    kept = [name for name in ["alive", *(f"dropped_{n}" for n in range(6))] if COMPLETED % name in samples]
-    assert kept == ["alive", "dropped_3", "dropped_4", "dropped_5"]
-    for pool in (alive, other):
-        pool.stop()
+        engine = used(prodpool.threads(name=f"gone_{number}", max_workers=1, registry=registry), stop=True)
+        until_collected(partial(is_collected, engine))
+    assert kept_names(registry) == ["alive", "gone_2", "gone_3", "gone_4", "gone_5"]
+    assert kept_names(registry) == ["alive", "gone_4", "gone_5"]
+    alive.stop()
+
+
+def test_without_scrapes_the_names_are_bounded(
+    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is never scraped does not keep what it would show of all the names it ever had."""
+    monkeypatch.setattr(pool_exports, "KEPT_NAMES", 2)
+    monkeypatch.setattr(pool_exports, "UNSCRAPED_NAMES", 4)
+    exports = collector_of(registry).exports
+    for number in range(30):
+        engine = used(prodpool.threads(name=f"gone_{number}", max_workers=1, registry=registry), stop=True)
+        until_collected(partial(is_collected, engine))
+    assert len(exports._names) + len(exports._retired) <= 4 + 2 * 4 + 1
 
 
 def test_refused_after_the_stop(make_pool: MakePool, registry: CollectorRegistry) -> None:

@@ -390,19 +390,6 @@ def test_a_stopped_pool_stays_readable(make_pool: MakePool, registry: CollectorR
     assert series(registry) == {}
 
 
-def test_a_pool_of_the_same_name_replaces_a_stopped_one(
-    make_pool: MakePool, registry: CollectorRegistry
-) -> None:
-    """A new pool begins its series at 0, and the old one's close_metrics() does not take them away."""
-    old = make_pool(1, name="mail")
-    old.submit(len, "").result(PATIENCE)
-    old.stop()
-    make_pool(1, name="mail")
-    assert value(registry, "workerpool_submitted_total", pool="mail") == 0
-    old.close_metrics()
-    assert value(registry, "workerpool_stopped", pool="mail") == 0
-
-
 def test_stopped_from_the_beginning_of_the_drain(
     make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask
 ) -> None:

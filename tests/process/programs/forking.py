@@ -47,6 +47,7 @@ from prodpool import (
 )
 from prodpool.concurrency import fork_hooks
 from prodpool.concurrency.background_thread import background_thread
+from prodpool.telemetry.exporters.prometheus import collector_of
 
 # Forking a process with threads is what this is about; 3.12 and later warn of it.
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -55,6 +56,7 @@ LOCKS = (type(threading.Lock()), type(threading.RLock()))
 BACKENDS = ("executor", "threads", "processes", "factory")
 CONTAINERS = (list, tuple, dict, set, frozenset, deque, types.MethodType, types.CellType, partial)
 REGISTRY = CollectorRegistry(auto_describe=True)
+COLLECTOR = collector_of(REGISTRY)
 
 
 def forked(do: Callable[[], object], fork: Callable[[], int] = os.fork) -> int:
@@ -260,9 +262,7 @@ def use_anew(held: Held) -> None:
     assert asyncio.run(submit_async()) == 3
     stats = pool.stats()
     assert (stats.submitted, stats.state) == (8, "open")
-    collected = {
-        sample.name: sample.value for metric in pool._engine.collector.collect() for sample in metric.samples
-    }
+    collected = {sample.name: sample.value for metric in COLLECTOR.collect() for sample in metric.samples}
     assert collected["workerpool_submitted_total"] == 8.0
     pool.pause()
     pool.resume()
@@ -486,7 +486,7 @@ def around_a_fork_in_c() -> None:
         held = Held(backend)
         for do in (ask_futures, scrape, build_anew, collect):
             wait_for(c_forked(partial(do, held)))
-        with holding(locks_of(held.pool, held.running, held.pool._engine.collector)):
+        with holding(locks_of(held.pool, held.running, COLLECTOR)):
             pids = [c_forked(partial(do, held)) for do in (collect, build_anew)]
         for pid in pids:
             wait_for(pid)
@@ -587,17 +587,18 @@ def every_lock(backend: str) -> None:
         held = Held(backend, breaker=breaker)
         using = use if backend == "executor" else use_anew
         for do in (using, ask_futures, stop, collect, build_anew):
-            locks = locks_of(held.pool, held.running, background_thread(), held.pool._engine.collector)
+            locks = locks_of(held.pool, held.running, background_thread(), COLLECTOR)
             assert len(locks) >= 8
             with holding(locks):
                 pid = forked(partial(do, held))
             wait_for(pid)
         held.let_go()
+        held.pool.close_metrics()
 
 
 def collect(held: Held) -> None:
     """Scrape past the registry, whose own lock is not ours to mend."""
-    assert not [metric for metric in held.pool._holder.engine.collector.collect() if metric.samples]
+    assert not [metric for metric in COLLECTOR.collect() if metric.samples]
     held.pool.close_metrics()
 
 
@@ -682,7 +683,7 @@ def look_at(pool: InstrumentedPool, over: threading.Event) -> None:
     while not over.is_set():
         pool.stats()
         # Past the registry's own lock: a child that is forked while it is held is not ours to mend.
-        list(pool._engine.collector.collect())
+        list(COLLECTOR.collect())
 
 
 def live_on(pool: InstrumentedPool) -> None:
@@ -767,7 +768,7 @@ def scrape_all(pools: list[InstrumentedPool], over: threading.Event) -> None:
 def scraped(pools: list[InstrumentedPool]) -> str:
     """Scrape by a registry that nobody else uses: the lock of one that is shared is not ours to mend."""
     own = CollectorRegistry()
-    own.register(pools[0]._holder.engine.collector)
+    own.register(COLLECTOR)
     return generate_latest(own).decode()
 
 
