@@ -58,7 +58,11 @@ class EngineHolder:
         self.engine = make(backend, abilities)
 
     def open(self) -> None:
-        """Export the pool, and have it disabled in children that are forked from now on."""
+        """Export the pool, and have it disabled in children that are forked from now on.
+
+        Raises:
+            ValueError: In prometheus_client's multiprocess mode, its folder cannot be written to.
+        """
         _holders.add(self)
         self.engine.open()
 

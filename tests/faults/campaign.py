@@ -34,8 +34,8 @@ BESIDE = 12
 BESIDE_REMOTE = 5
 LEAVE_EVERY = 8
 MOST_POINTS = 3_000
-# Seconds in which the process ends by itself, or says where it hangs: CPython's own executor may have lost the
-# lock of a future for want of memory, and CPython waits for its thread. More than any of our deadlines at exit.
+# Seconds in which the process ends by itself, or says where it hangs: more than any of our deadlines at exit.
+# For want of memory CPython's own executor may have lost the lock of a future, and its thread is joined.
 ENDING = 90.0
 # All of the code that a verdict may hang in.
 ANYWHERE = os.sep
