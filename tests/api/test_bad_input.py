@@ -38,7 +38,7 @@ Rows = list[tuple[str, Any, list[str]]]
 NO_COUNTS: list[Any] = [NAN, INF, 2.0, "3", True, []]
 NO_SECONDS: list[Any] = [NAN, -1, -0.001, -INF, "1", True, None, [], HUGE, -HUGE, 1j]
 NO_NAMES: list[Any] = [
-    "", "Mail", "_mail", "9mail", "mail-out", "mail.out", "mail out", "mail\n", "mäil", None, 3, b"mail",
+    "", "_mail", "-mail", "mail out", "mail=out", "mail\n", "mäil", "m" * 101, '"mail"', None, 3, b"mail",
 ]  # fmt: skip
 NO_BUCKETS: list[Any] = [(), (1, 1), (2, 1), (INF,), (INF, INF), 5, True]
 COUNTS: Rows = [
@@ -60,7 +60,7 @@ OTHERS: Rows = [
         for value in ("drop", "REJECT", "", None, True, 1, ["reject"])
     ),
     *(("on_hang_exit", value, ["'exit'", "'wait'"]) for value in ("kill", None, True)),
-    *(("name", value, ["such as 'webhook_delivery'"]) for value in NO_NAMES),
+    *(("name", value, ["such as 'webhook-delivery'"]) for value in NO_NAMES),
     *(
         ("buckets", value, ["must be", "seconds"])
         for value in ((), (1, 1), (2, 1), (INF,), (INF, INF), 5, True)
