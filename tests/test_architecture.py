@@ -31,7 +31,7 @@ ORDER = (
     ("submission",),
     ("pool",),
     ("factories",),
-    ("testing", "cli"),
+    ("testing", "cli", "opentelemetry"),
     ("__init__", "__main__"),
 )
 # The same inside workers/.
