@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
 from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
+from tests.helpers.waiting import PATIENCE
 from tests.support import MakePool
 
 
@@ -164,9 +165,17 @@ def test_a_subclass_that_keeps_its_submit(registry: CollectorRegistry) -> None:
 
 def test_a_worker_count_nobody_knows(registry: CollectorRegistry) -> None:
     """Without max_workers a backend that does not say its size is refused."""
-    for backend in (DaemonThreadExecutor("test"), Executor(), Overriding(1)):
+    for backend in (DaemonThreadExecutor("test"), Executor()):
         with pytest.raises(ValueError, match=r"max_workers=None.*pass max_workers"):
             InstrumentedPool(backend, name="test", registry=registry)
+
+
+def test_a_subclass_with_a_submit_of_its_own(registry: CollectorRegistry) -> None:
+    """A ThreadPoolExecutor subclass that replaces submit is handed each task by it, and says its size."""
+    with InstrumentedPool(Overriding(2), name="test", registry=registry) as pool:
+        assert pool.stats().workers == 2
+        assert pool.submit(len, "mail").result(PATIENCE) == 4
+        assert not pool._engine.abilities.leased
 
 
 def test_the_private_name_that_the_size_is_read_from() -> None:
