@@ -148,6 +148,9 @@ class Dispatcher(PoolControl):
         """Note that a dropped task is settled: its future has ended and its callbacks were made."""
         with self.lock:
             self.unsettled.discard(task)
+            if self.idle_wanted:
+                self._signal_if_idle()
+        self.notify_idle_waiters()
 
     def request_cancel(self, task: Task) -> None:
         """Ask a running task to end, also where it runs in a worker process of the pool's own."""
@@ -192,6 +195,7 @@ class Dispatcher(PoolControl):
             if not worker.begun:
                 self.worker_set.remove(worker)
             self._signal_if_idle()
+        self.notify_idle_waiters()
 
     def mark_started(self, worker: Worker) -> Task | None:
         """Give a loop that has just started its first task; dismiss it if it was removed before that."""
@@ -228,7 +232,7 @@ class Dispatcher(PoolControl):
             last = worker.prev = worker_set.parked.last
             last.next = worker_set.parked.last = worker
             worker_set.parked.length = free
-        if self.state is not State.OPEN:
+        if self.idle_wanted:
             self._signal_if_idle()
         return None
 
@@ -279,7 +283,8 @@ class Dispatcher(PoolControl):
         with self.lock:
             left = self.worker_set.retire_idle(worker)
             self._signal_if_idle()
-            return left
+        self.notify_idle_waiters()
+        return left
 
     def worker_failed(self, worker: Worker) -> Task | None:
         """Remove a worker whose loop never started or broke down.
