@@ -173,7 +173,7 @@ class InstrumentedPool(StoppableExecutor):
 
     @property
     def capacity(self) -> int:
-        """How many tasks the pool holds at most: those that may run at once, and those that may wait.
+        """The number of tasks that the pool holds at most, those that run and those that wait.
 
         For servers that are to refuse what an executor could not take, such as
         ``grpc.server(pool, maximum_concurrent_rpcs=pool.capacity)``. `resize` changes it.

@@ -211,7 +211,8 @@ class OptionsExecutor(Executor):
         """Call ``fn`` for each set of arguments; yield the results in order.
 
         Lazy and bounded: as many calls as fit are submitted at once, the others as results are read. It
-        waits for slots whatever the overload policy. Closing the iterator cancels what has not begun.
+        waits for slots whatever the overload policy. Closing the iterator cancels what has not begun, and
+        sets ``current_task().cancelled`` for what runs.
 
         Args:
             fn: Called with one item of each iterable.
