@@ -259,7 +259,7 @@
         "rules": [
           {
             "alert": "PoolBreakerOpen",
-            "expr": "max by (job, instance, pool) (max_over_time(workerpool_breaker_state{state=\"closed\"}[1m])) == 0",
+            "expr": "max by (job, instance, pool) (max_over_time(workerpool_breaker_state{state=\"closed\"}[1m]))\n< sum by (job, instance, pool) (workerpool_breaker_state)",
             "for": "5m",
             "labels": {
               "component": "workerpool",

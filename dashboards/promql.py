@@ -136,7 +136,8 @@ def workers_needed(by: str) -> str:
 def breaker(by: str) -> str:
     """Return 0 for a closed breaker, 1 for a half-open one, 2 for an open one; the worst of a group."""
     half_open = series("breaker_state", 'state="half_open"')
-    return f"max by ({by}) (2 * {series('breaker_state', OPEN)} or 1 * {half_open})"
+    # Where several processes are one instance the gauge counts their breakers.
+    return f"max by ({by}) (2 * clamp_max({series('breaker_state', OPEN)}, 1) or clamp_max({half_open}, 1))"
 
 
 def peak(expr: str) -> str:

@@ -36,9 +36,8 @@ from prodpool.shutdown.report import StopReport
 from prodpool.shutdown.stopper import Stopper
 from prodpool.task.outcomes import State
 from prodpool.telemetry.counters import PoolCounters
-from prodpool.telemetry.exporters.prometheus import collector_of
+from prodpool.telemetry.exporters.pool_metrics import PoolMetrics
 from prodpool.telemetry.log_events import PoolLog, TaskLog
-from prodpool.telemetry.pool_exports import Export
 from prodpool.telemetry.sinks import TelemetrySinks
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracing import Tracing
@@ -187,13 +186,18 @@ class Engine:
         # Whether it may have begun: an interrupt may come between.
         self._watched = False
         self._beginning = threading.RLock()
-        self.exports = collector_of(registry).exports
-        self._export = Export(settings.name, self.reader)
+        self.metrics = PoolMetrics(
+            settings.name, self.reader, registry, partial(self.telemetry_errors.report, "metrics")
+        )
 
     def open(self) -> None:
-        """Export the pool. It has no thread before its first use, so that a process may fork until then."""
+        """Export the pool. It has no thread before its first use, so that a process may fork until then.
+
+        Raises:
+            ValueError: In prometheus_client's multiprocess mode, its folder cannot be written to.
+        """
         try:
-            self.exports.add(self._export)
+            self.metrics.open()
             exit_registry.add(self.at_exit)
         except BaseException:
             self.discard()
@@ -214,6 +218,7 @@ class Engine:
                 return
             self._watched = True
             background_thread().add_periodic(self.watchdog)
+            self.metrics.begin()
             self.log.thread.open()
             self.tracing.open()
             self.used = True
@@ -230,7 +235,7 @@ class Engine:
     def discard(self) -> None:
         """Undo `open` for a pool whose construction failed."""
         background_thread().remove_periodic(self.watchdog)
-        self.exports.remove(self._export)
+        self.metrics.close()
         exit_registry.remove(self.at_exit)
         self.workers.close()
         self.sinks.discard()
@@ -239,7 +244,7 @@ class Engine:
 
     def close_metrics(self) -> None:
         """Export the pool no more."""
-        self.exports.remove(self._export)
+        self.metrics.close()
 
     def pause(self) -> None:
         """Start no more tasks, and withdraw soon the tasks that worker processes were sent ahead."""
@@ -269,12 +274,12 @@ class Engine:
         """
         if not self._watched:
             # There is nothing to stop, and all its numbers are 0. Its backend may have threads of its own.
-            self._export.source = None
+            self.metrics.pool_collected(used=False)
             exit_registry.remove(self.at_exit)
             if not self.abilities.leased and self.abilities.template is None:
                 self.call_thread.call_soon(self.workers.shutdown)
             return
-        self._export.collected = True
+        self.metrics.pool_collected(used=True)
         if self.dispatcher.state is not State.STOPPED:
             self._stop_soon()
 
@@ -327,14 +332,14 @@ class Engine:
         else:
             self._release()
             self.call_thread.close(BRIEFLY)
+        self.metrics.stopped()
 
     def _release(self) -> None:
         """Release the pool's resources, once it is stopped and its last worker is back."""
         background_thread().remove_periodic(self.watchdog)
         exit_registry.remove_hung(self.at_exit)
         self.workers.close()
-        self._export.source = self.reader.last_source()
-        self._export.released = True
+        self.metrics.release(self.reader.last_source())
         self._detach_breaker()
 
     def _detach_breaker(self) -> None:

@@ -58,7 +58,11 @@ class EngineHolder:
         self.engine = make(backend, abilities)
 
     def open(self) -> None:
-        """Export the pool, and have it disabled in children that are forked from now on."""
+        """Export the pool, and have it disabled in children that are forked from now on.
+
+        Raises:
+            ValueError: In prometheus_client's multiprocess mode, its folder cannot be written to.
+        """
         _holders.add(self)
         self.engine.open()
 
@@ -68,7 +72,7 @@ class EngineHolder:
         Raises:
             PoolForkedError: That cannot be done.
             PoolClosedError: The pool was stopped here, or before the fork.
-            Exception: What the pool's factory raised.
+            Exception: What the pool's factory raised; or this process can have no worker processes.
         """
         if not self.mark[0]:
             fork_hooks.notice_fork()
@@ -115,6 +119,8 @@ class EngineHolder:
     def _start_anew(self) -> None:
         backend, abilities = self._backend_for_child()
         try:
+            if abilities.template is not None:
+                abilities = replace(abilities, template=abilities.template.in_child())
             if self.mark[0]:
                 # A signal handler has come in between, and has used the pool.
                 self._shut_down_built(backend)
@@ -154,8 +160,6 @@ class EngineHolder:
                 self._reported = True
                 engine.log.error("pool.forked", detail=str(error))
             raise error
-        if abilities.template is not None:
-            abilities = replace(abilities, template=abilities.template.in_child())
         return backend, abilities
 
     def _shut_down_built(self, backend: Any) -> None:

@@ -52,7 +52,7 @@ class InstrumentedPool(StoppableExecutor):
     Args:
         backend: A ``ThreadPoolExecutor``, a ``ProcessPoolExecutor``, an executor of loky or dask, whatever
             else has ``submit``; or what builds one of so many workers, and is called again if it breaks.
-        name: What metrics, logs and spans call it; ``^[a-z][a-z0-9_]*$``. The
+        name: What metrics, logs and spans call it, such as ``webhook-delivery``. The
             numbers of pools of one name in one registry are added up.
         max_workers: Tasks that run at once; None takes the backend's own number.
         queue_capacity: Tasks that may wait; None for twice the workers, 0 for none.

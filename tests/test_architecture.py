@@ -32,7 +32,7 @@ ORDER = (
     ("lifetime",),
     ("pool",),
     ("factories",),
-    ("testing", "cli"),
+    ("testing", "cli", "opentelemetry"),
     ("__init__", "__main__"),
 )
 # The same inside workers/.

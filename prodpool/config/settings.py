@@ -17,7 +17,8 @@ OnHangExit = Literal["exit", "wait"]
 
 WORKER_POOL_SIZE = "WORKER_POOL_SIZE"
 DEFAULT_POOL_SIZE = 50
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# What a label's value, a thread's name, an URL and a line of log all take as it is.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,99}")
 
 
 # Seconds. Every threshold of an alert must be one of these below the last.
@@ -72,12 +73,12 @@ def check_name(name: object) -> str:
     """Return ``name`` if it can be a metric label's value as the project writes them."""
     if not isinstance(name, str):
         raise TypeError(
-            f"name={name!r} must be a string: name the pool after its work, such as 'webhook_delivery'"
+            f"name={name!r} must be a string: name the pool after its work, such as 'webhook-delivery'"
         )
     if _NAME.fullmatch(name) is None:
         raise ValueError(
-            f"name={name!r} does not fit ^[a-z][a-z0-9_]*$: use lower-case letters, digits and "
-            "underscores, beginning with a letter, such as 'webhook_delivery'"
+            f"name={name!r} cannot be a pool's name: use up to 100 letters, digits and any of _ . : / @ -, "
+            "beginning with a letter or digit, such as 'webhook-delivery'"
         )
     return name
 
@@ -123,10 +124,18 @@ def check_flag(argument: str, value: object) -> bool:
 
 def check_methods(argument: str, value: object, methods: tuple[str, ...], advice: str) -> None:
     """Check that ``value`` has ``methods``, or is None."""
-    missing = [name for name in methods if not callable(getattr(value, name, None))]
+    missing = [name for name in methods if _lacks(value, name)]
     if value is not None and (missing or isinstance(value, type)):
         lacks = f"has no {missing[0]}()" if missing else "is a class"
         raise TypeError(f"{argument}={value!r} {lacks}: pass {advice}")
+
+
+def _lacks(value: object, method: str) -> bool:
+    try:
+        return not callable(getattr(value, method, None))
+    except RuntimeError:
+        # structlog's AsyncBoundLogger has its methods only where an event loop runs.
+        return False
 
 
 def check_collaborators(*, registry: object, tracer_provider: object, logger: object, clock: object) -> None:

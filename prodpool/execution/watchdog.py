@@ -11,7 +11,7 @@ from prodpool.execution.settlement import Settlement
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.scheduling.worker import Worker
 from prodpool.task.outcomes import State
-from prodpool.telemetry.log_events import PoolLog, task_fields
+from prodpool.telemetry.log_events import PoolLog
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 
 # Seconds between two summaries of drops, and over which the mean duration for retry_after is taken.
@@ -156,5 +156,5 @@ class PoolWatchdog:
         # Without a lock the task may have ended meanwhile, and the stack be another's.
         if activity is None or not activity.tasks or worker.busy_since() != since:
             return
-        fields = {**task_fields(activity.tasks[-1]), "task": activity.names[-1]}
-        self._log.warning("task.still_running", **fields, elapsed=elapsed, stack=activity.stack)
+        task, name = activity.tasks[-1], activity.names[-1]
+        self._log.task_still_running(task, name, elapsed=elapsed, stack=activity.stack)

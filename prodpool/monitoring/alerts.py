@@ -201,7 +201,11 @@ _DEPENDENCIES = (
     Alert(
         name="PoolBreakerOpen",
         severity="warning",
-        expr='max by (<process>) (max_over_time(workerpool_breaker_state{state="closed"}[1m])) == 0',
+        # And not `closed == 0`: where several processes are one instance, or pools one name, it counts them.
+        expr="""
+            max by (<process>) (max_over_time(workerpool_breaker_state{state="closed"}[1m]))
+            < sum by (<process>) (workerpool_breaker_state)
+        """,
         hold_for=300.0,
         per_process=True,
         summary="The breaker of pool {{ $labels.pool }} stays open",

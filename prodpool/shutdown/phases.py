@@ -16,7 +16,6 @@ from prodpool.concurrency.call_thread import CallThread
 from prodpool.concurrency.signal_safe_event import SignalSafeEvent
 from prodpool.shutdown.report import StopReport
 from prodpool.task.outcomes import Reason, State
-from prodpool.telemetry.log_events import task_fields
 from prodpool.workers.base import kill
 
 if TYPE_CHECKING:
@@ -240,17 +239,13 @@ class StopPhases:
         # Not lost, but not back either: it hangs in a done-callback of a task that has finished.
         name = task.name if lost else f"a done-callback of {task.name}"
         elapsed = 0.0 if started is None else worker.now() - started
-        self._log_event(
-            self._log.error,
-            "task.abandoned",
-            **{**task_fields(task), "task": name, "elapsed": elapsed, "stack": worker.stack()},
-        )
+        self._log_event(self._log.task_abandoned, task, name, elapsed=elapsed, stack=worker.stack())
         return [name, *names]
 
-    def _log_event(self, write: Callable[..., None], event: str, **fields: object) -> None:
+    def _log_event(self, write: Callable[..., None], *args: object, **fields: object) -> None:
         if not self._silent:
             self._spoke = True
-            write(event, **fields)
+            write(*args, **fields)
 
     def _report_limit(self) -> float:
         """Return the seconds left for the rest of the stop once the report is known."""

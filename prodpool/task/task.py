@@ -111,7 +111,7 @@ class Task:
     @property
     def name(self) -> str:
         """The name for logs and spans; worked out when asked, since most tasks are never named."""
-        return self.options.task or callable_name(self.fn)
+        return self.options.task or callable_name(self.fn, self.args)
 
     def request_cancel(self) -> None:
         """Ask the running task to end; it may look at ``current_task().cancelled``."""
@@ -133,11 +133,19 @@ def _nothing() -> None:
     """Stand in for a forgotten call."""
 
 
-def callable_name(fn: Callable[..., Any]) -> str:
-    """Name a callable without ever looking at its arguments."""
-    while isinstance(fn, partial):
-        fn = fn.func
+def callable_name(fn: Any, args: tuple[Any, ...] = ()) -> str:
+    """Name a callable, and never its arguments: only the one that ``Context.run`` calls is looked at.
+
+    ``asyncio.to_thread`` and gRPC submit that, and all of their tasks would have one name.
+    """
     try:
-        return short_name(str(fn.__qualname__))
+        while True:
+            if isinstance(fn, partial):
+                fn, args = fn.func, (*fn.args, *args)
+            elif args and isinstance(getattr(fn, "__self__", None), Context) and fn.__name__ == "run":
+                fn, *rest = args
+                args = tuple(rest)
+            else:
+                return short_name(str(fn.__qualname__))
     except Exception:  # noqa: BLE001  # an instance: without the attribute, or with a __getattr__ that raises
         return type_name(fn)

@@ -17,9 +17,13 @@ from prodpool.task.outcomes import Reason, Result
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One traced observation of a bucket: its trace, its value in seconds, its Unix time."""
+    """One traced observation of a bucket: its trace and span, its value in seconds, its Unix time.
+
+    The ids are hexadecimal.
+    """
 
     trace_id: str
+    span_id: str
     value: float
     timestamp: float
 

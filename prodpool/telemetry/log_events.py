@@ -7,6 +7,7 @@ structlog's own traceback renderers print locals by default, and locals hold tas
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -108,6 +109,14 @@ class PoolLog:
         """Write an event that a person should look at by day."""
         self._write("warning", event, fields)
 
+    def task_still_running(self, task: Task, name: str, **fields: object) -> None:
+        """Write ``task.still_running``."""
+        self._write("warning", "task.still_running", {**task_fields(task), "task": name, **fields}, task)
+
+    def task_abandoned(self, task: Task, name: str, **fields: object) -> None:
+        """Write ``task.abandoned``."""
+        self._write("error", "task.abandoned", {**task_fields(task), "task": name, **fields}, task)
+
     def error(self, event: str, **fields: object) -> None:
         """Write an event that a person should look at now."""
         self._write("error", event, fields)
@@ -119,12 +128,12 @@ class PoolLog:
         if self._buckets[event].take():
             fields["error"] = type_name(error)
             fields["stack"] = render_error(error)
-            self._write("error" if panic else "warning", event, {**task_fields(task), **fields})
+            self._write("error" if panic else "warning", event, {**task_fields(task), **fields}, task)
 
     def task_slow(self, task: Task, **fields: object) -> None:
         """Write ``task.slow``."""
         if self._buckets["task.slow"].take():
-            self._write("warning", "task.slow", {**task_fields(task), **fields})
+            self._write("warning", "task.slow", {**task_fields(task), **fields}, task)
 
     def callback_failed(self, callback: str, error: BaseException) -> None:
         """Write ``task.callback_error`` with the callback's own stack."""
@@ -138,16 +147,17 @@ class PoolLog:
             if bucket.suppressed:
                 self._write("warning", event, {"suppressed": bucket.reset(), "summary": True})
 
-    def _write(self, method: str, event: str, fields: dict[str, object]) -> None:
+    def _write(self, method: str, event: str, fields: dict[str, object], task: Task | None = None) -> None:
         bucket = self._buckets.get(event)
         if bucket is not None and bucket.suppressed and "suppressed" not in fields:
             fields["suppressed"] = bucket.reset()
         fields = {
             key: round(value, _DIGITS) if isinstance(value, float) else value for key, value in fields.items()
         }
-        # In the context of here: what the application has bound to it (structlog.contextvars) is to be in the
-        # line.
-        self.thread.post(copy_context().run, self._hand_over, method, event, fields)
+        # In the context of the task, or of here: what the application has bound to it (structlog.contextvars,
+        # the current span, what a logging filter reads) is to be in the line.
+        context = copy_context() if task is None else task.context.copy()
+        self.thread.post(context.run, self._hand_over, method, event, fields)
 
     def _hand_over(self, method: str, event: str, fields: dict[str, object]) -> None:
         getattr(self._resolve(), method)(event, pool=self._pool, **fields)
@@ -190,37 +200,70 @@ class LoggerResolver:
     """
 
     def __init__(self, given: Any) -> None:
-        self._given = _over_stdlib(given) if isinstance(given, logging.Logger) else given
+        of_stdlib = isinstance(given, logging.Logger | logging.LoggerAdapter)
+        self._given = StdlibLogger(given) if of_stdlib else given
         self._stdlib: Any = None
         self._structlog: Any = None
 
     def __call__(self) -> Any:
-        """Return the logger to use now."""
+        """Return the logger to use now, in a thread where no event loop runs."""
         if self._given is not None:
-            return self._given
+            return _synchronous(self._given)
         if structlog.is_configured():
             if self._structlog is None:
                 self._structlog = structlog.get_logger("prodpool")
-            return self._structlog
+            return _synchronous(self._structlog)
         if self._stdlib is None:
             logger = logging.getLogger("prodpool")
             if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
                 logger.addHandler(logging.NullHandler())
-            self._stdlib = _over_stdlib(logger)
+            self._stdlib = StdlibLogger(logger)
         return self._stdlib
 
 
-def _over_stdlib(logger: logging.Logger) -> Any:
-    return structlog.wrap_logger(
-        logger,
-        processors=[structlog.stdlib.filter_by_level, _as_message],
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
+def _synchronous(logger: Any) -> Any:
+    """Return the synchronous logger in structlog's AsyncBoundLogger: no loop would ever write the lines."""
+    if not hasattr(logger, "bind"):
+        return logger
+    try:
+        bound = logger.bind()
+    except RuntimeError:
+        # One can only be made where a loop runs.
+        bound = asyncio.run(_bind(logger))
+    return bound.sync_bl if isinstance(bound, structlog.stdlib.AsyncBoundLogger) else bound
 
 
-def _as_message(_logger: Any, _method: str, fields: Any) -> tuple[tuple[str, str], dict[str, Any]]:
-    """Render ``event key=value ...`` and the stack below it, for a plain logging handler."""
-    event, stack = fields.pop("event"), fields.pop("stack", None)
-    line = " ".join([str(event), *(f"{key}={value}" for key, value in fields.items())])
-    # The message goes in as an argument: a "%" in a task's name must not be taken for a format.
-    return ("%s", line if stack is None else f"{line}\n{stack}"), {}
+async def _bind(logger: Any) -> Any:
+    return logger.bind()
+
+
+class StdlibLogger:
+    """Writes events to a logger of the standard library, as ``event key=value ...`` with the stack below.
+
+    All records of an event have one template, by which error trackers group them. The fields are attributes
+    of the record as well, for formatters and filters.
+    """
+
+    def __init__(self, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self._logger = logger
+
+    def info(self, event: str, **fields: object) -> None:
+        """Write at level INFO."""
+        self._log(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Write at level WARNING."""
+        self._log(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Write at level ERROR."""
+        self._log(logging.ERROR, event, fields)
+
+    def _log(self, level: int, event: str, fields: dict[str, object]) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        line = " ".join(f"{key}={value}" for key, value in fields.items() if key != "stack")
+        stack = fields.get("stack")
+        # The event is ours and has no "%"; a task's name may have one, and must not be taken for a format.
+        template, args = (f"{event} %s", (line,)) if stack is None else (f"{event} %s\n%s", (line, stack))
+        self._logger.log(level, template, *args, extra=fields)

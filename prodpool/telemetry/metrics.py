@@ -129,7 +129,7 @@ GAUGES = (
     ),
     MetricSpec(
         "workerpool_breaker_state",
-        "1 for the state that the breaker is in.",
+        "1 for the state that the breaker is in; in multiprocess mode, how many are.",
         ("state",),
         _breaker,
         merge=max,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from prodpool.telemetry.readings import Reading, Totals, read_gauges
@@ -26,16 +27,18 @@ class Export:
 
     Attributes:
         pool: The pool's name.
+        report: Counts an error that exporting raised.
         source: Where its numbers come from. Once it is released, something that holds nothing else of it;
             None for a pool that was garbage-collected before its first use.
         collected: Whether the pool was garbage-collected, so that nobody can submit to it.
         released: Whether it has stopped, and its last worker is back.
     """
 
-    __slots__ = ("collected", "pool", "released", "source")
+    __slots__ = ("collected", "pool", "released", "report", "source")
 
-    def __init__(self, pool: str, source: Source) -> None:
+    def __init__(self, pool: str, source: Source, report: Callable[[BaseException], None]) -> None:
         self.pool = pool
+        self.report = report
         self.source: Source | None = source
         self.collected = False
         self.released = False
@@ -122,15 +125,24 @@ class PoolExports:
         self._names = {}
         self._retired = {}
 
-    def readings(self) -> list[Reading]:
-        """Read every pool and return the numbers of each name."""
+    def exports(self) -> list[Export]:
+        """Return the pools that are there."""
         with self._lock:
-            self._retire_all()
+            return [export for name in self._names.values() for export in name.exports]
+
+    def readings(self, pool: str | None = None) -> list[Reading]:
+        """Read every pool, or those of one name, and return the numbers of each name."""
+        with self._lock:
+            if pool is None:
+                self._retire_all()
             names = self._retired | self._names
-            # None is forgotten unread.
-            self._forget(KEPT_NAMES)
+            if pool is None:
+                # None is forgotten unread.
+                self._forget(KEPT_NAMES)
+            else:
+                names = {name: each for name, each in names.items() if name == pool}
         # Without the lock: to read a pool may take its time.
-        return [reading for pool, name in names.items() if (reading := name.reading(pool)) is not None]
+        return [reading for each, name in names.items() if (reading := name.reading(each)) is not None]
 
     def _replace(self, pool: str, before: _Name | None, name: _Name) -> bool:
         """Store a name, unless a signal handler has stored another."""

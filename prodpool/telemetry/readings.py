@@ -31,6 +31,22 @@ class Totals:
             },
         )
 
+    def minus(self, earlier: Totals) -> Totals:
+        """Return what came after ``earlier``, which are totals of the same pools."""
+        return Totals(
+            {
+                name: {labels: value - earlier._value(name, labels) for labels, value in values.items()}
+                for name, values in self.counters.items()
+            },
+            {
+                name: _difference(histogram, *earlier._histogram(name))
+                for name, histogram in self.histograms.items()
+            },
+        )
+
+    def _value(self, name: str, labels: Labels) -> float:
+        return self.counters.get(name, {}).get(labels, 0)
+
     def _histogram(self, name: str) -> Iterable[HistogramSnapshot]:
         return [self.histograms[name]] if name in self.histograms else []
 
@@ -80,6 +96,19 @@ def _sum_of(histograms: Sequence[HistogramSnapshot]) -> HistogramSnapshot:
         buckets.append((bound, count, _newest(exemplar for _, exemplar in there)))
     total, observed = sum(each.total for each in histograms), sum(each.count for each in histograms)
     return HistogramSnapshot(tuple(buckets), total, observed)
+
+
+def _difference(now: HistogramSnapshot, before: HistogramSnapshot | None = None) -> HistogramSnapshot:
+    if before is None:
+        return now
+    # The bounds of a name change with its pools. Only those that were there before can be counted from.
+    by_bound = {bound: (count, exemplar) for bound, count, exemplar in before.buckets}
+    buckets = tuple(
+        (bound, count - by_bound[bound][0], None if exemplar == by_bound[bound][1] else exemplar)
+        for bound, count, exemplar in now.buckets
+        if bound in by_bound
+    )
+    return HistogramSnapshot(buckets, now.total - before.total, now.count - before.count)
 
 
 def _newest(exemplars: Iterable[Exemplar | None]) -> Exemplar | None:

@@ -157,7 +157,8 @@ class Tracing(TaskObserver):
             with self._telemetry_errors.guard("trace"):
                 context = task.span.get_span_context()
                 if context.trace_flags.sampled:
-                    return Exemplar(trace.format_trace_id(context.trace_id), value, time.time())
+                    ids = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+                    return Exemplar(*ids, value, time.time())
         return None
 
     def _look(self, now: float) -> bool:

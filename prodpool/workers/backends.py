@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
@@ -32,7 +33,8 @@ def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
     """
     if isinstance(backend, DaemonThreadExecutor):
         return Capabilities(kind="threads", max_workers=None, leased=True, holds_up_exit=False, linger=10.0)
-    if isinstance(backend, ThreadPoolExecutor) and type(backend).submit is ThreadPoolExecutor.submit:
+    bases = {f"{base.__module__}.{base.__qualname__}" for base in type(backend).__mro__}
+    if isinstance(backend, ThreadPoolExecutor) and _has_its_submit(backend, bases):
         return Capabilities(
             kind="ThreadPoolExecutor",
             # Private, but the only place where the size is said (docs/decisions, D3; guarded by a test).
@@ -55,7 +57,6 @@ def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
         its = callable(getattr(getattr(backend, "executor", None), "submit", None))
         fits = "its .executor, which has" if its else "a concurrent.futures.ThreadPoolExecutor"
         raise TypeError(f"backend={shown(backend)} has no submit(): pass {fits}")
-    bases = {f"{base.__module__}.{base.__qualname__}" for base in type(backend).__mro__}
     if isinstance(backend, ProcessPoolExecutor):
         from prodpool.workers.process_pools import of_process_pool  # noqa: PLC0415
 
@@ -70,4 +71,13 @@ def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
         from prodpool.workers.handoff.dask import of_dask  # noqa: PLC0415
 
         return of_dask(backend)
-    return Capabilities(kind=type_name(backend), max_workers=None, leased=False, holds_up_exit=False)
+    size = getattr(backend, "_max_workers", None) if isinstance(backend, ThreadPoolExecutor) else None
+    return Capabilities(kind=type_name(backend), max_workers=size, leased=False, holds_up_exit=False)
+
+
+def _has_its_submit(backend: ThreadPoolExecutor, bases: Collection[str]) -> bool:
+    """Tell whether what is submitted runs as it stands in a thread of ``backend``, so that a loop may."""
+    if "concurrent.futures.interpreter.InterpreterPoolExecutor" in bases:  # CPython 3.14
+        return False
+    # Not which function it is: OpenTelemetry's ThreadingInstrumentor and others put a wrapper in its place.
+    return next(base for base in type(backend).__mro__ if "submit" in vars(base)) is ThreadPoolExecutor

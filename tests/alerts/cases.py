@@ -242,6 +242,18 @@ CASES = (
         "PoolHungTasks", "for-five-minutes", 16, POOL.with_(gauges={"hung_tasks": [(10, 0), (5, 1), (9, 0)]})
     ),
     fires("PoolBreakerOpen", 17, breaker((10, "closed"), (3, "open"), (0.25, "half_open"), (20, "open"))),
+    fires(
+        "PoolBreakerOpen",
+        17,
+        POOL.with_(gauges={CLOSED: [(10, 4), (30, 3)], OPEN: [(10, 0), (30, 1)], HALF_OPEN: [(40, 0)]}),
+        how="in-one-of-four-processes",
+    ),
+    near_miss(
+        "PoolBreakerOpen",
+        "but-a-process-more-and-one-less",
+        30,
+        POOL.with_(gauges={CLOSED: [(10, 4), (10, 5), (20, 3)], OPEN: [(40, 0)], HALF_OPEN: [(40, 0)]}),
+    ),
     near_miss("PoolBreakerOpen", "for-five-minutes", 16, breaker((10, "closed"), (5, "open"), (9, "closed"))),
     fires("PoolBreakerFlapping", 20, breaker(*[(0.5, "closed"), (0.25, "open")] * 30), how="quickly"),
     fires("PoolBreakerFlapping", 20, breaker(*[(4, "closed"), (0.5, "open")] * 6)),

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from prodpool import InstrumentedPool
 from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
+from tests.helpers.waiting import PATIENCE
 from tests.support import MakePool
 
 
@@ -38,7 +39,7 @@ Rows = list[tuple[str, Any, list[str]]]
 NO_COUNTS: list[Any] = [NAN, INF, 2.0, "3", True, []]
 NO_SECONDS: list[Any] = [NAN, -1, -0.001, -INF, "1", True, None, [], HUGE, -HUGE, 1j]
 NO_NAMES: list[Any] = [
-    "", "Mail", "_mail", "9mail", "mail-out", "mail.out", "mail out", "mail\n", "mäil", None, 3, b"mail",
+    "", "_mail", "-mail", "mail out", "mail=out", "mail\n", "mäil", "m" * 101, '"mail"', None, 3, b"mail",
 ]  # fmt: skip
 NO_BUCKETS: list[Any] = [(), (1, 1), (2, 1), (INF,), (INF, INF), 5, True]
 COUNTS: Rows = [
@@ -60,7 +61,7 @@ OTHERS: Rows = [
         for value in ("drop", "REJECT", "", None, True, 1, ["reject"])
     ),
     *(("on_hang_exit", value, ["'exit'", "'wait'"]) for value in ("kill", None, True)),
-    *(("name", value, ["such as 'webhook_delivery'"]) for value in NO_NAMES),
+    *(("name", value, ["such as 'webhook-delivery'"]) for value in NO_NAMES),
     *(
         ("buckets", value, ["must be", "seconds"])
         for value in ((), (1, 1), (2, 1), (INF,), (INF, INF), 5, True)
@@ -164,9 +165,17 @@ def test_a_subclass_that_keeps_its_submit(registry: CollectorRegistry) -> None:
 
 def test_a_worker_count_nobody_knows(registry: CollectorRegistry) -> None:
     """Without max_workers a backend that does not say its size is refused."""
-    for backend in (DaemonThreadExecutor("test"), Executor(), Overriding(1)):
+    for backend in (DaemonThreadExecutor("test"), Executor()):
         with pytest.raises(ValueError, match=r"max_workers=None.*pass max_workers"):
             InstrumentedPool(backend, name="test", registry=registry)
+
+
+def test_a_subclass_with_a_submit_of_its_own(registry: CollectorRegistry) -> None:
+    """A ThreadPoolExecutor subclass that replaces submit is handed each task by it, and says its size."""
+    with InstrumentedPool(Overriding(2), name="test", registry=registry) as pool:
+        assert pool.stats().workers == 2
+        assert pool.submit(len, "mail").result(PATIENCE) == 4
+        assert not pool._engine.abilities.leased
 
 
 def test_the_private_name_that_the_size_is_read_from() -> None:

@@ -73,7 +73,9 @@ def test_bad_size(threads: Threads, size: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "Ready", "9lives", "with-dash", "with space", "ünder", 3, None], ids=repr
+    "name",
+    ["", "-dash", ".dot", "with space", "ünder", "a=b", '"', "line\nbreak", "x" * 101, 3, None],
+    ids=repr,
 )
 def test_bad_name(threads: Threads, name: object) -> None:
     """A bad name is an error that names it."""

@@ -23,6 +23,13 @@ from tests.support import Logs, MakePool
 # Names
 
 
+@pytest.mark.parametrize("name", ["acme-corp", "Orders", "eu/west:2", "mail.send", "a@b", "9", "m" * 100])
+def test_names(make_pool: MakePool, registry: CollectorRegistry, name: str) -> None:
+    """What services call their parts is a name, and a label's value as it is."""
+    make_pool(1, name=name).submit(len, "mail").result(PATIENCE)
+    assert registry.get_sample_value("workerpool_submitted_total", {"pool": name}) == 1
+
+
 def test_one_name_in_two_registries(make_pool: MakePool) -> None:
     """Pools of one name may live side by side in different registries."""
     registries = CollectorRegistry(), CollectorRegistry()

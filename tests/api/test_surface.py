@@ -14,6 +14,7 @@ from enum import Enum
 import pytest
 
 import prodpool
+import prodpool.opentelemetry
 import prodpool.testing
 from prodpool import InstrumentedPool, PoolFuture, PoolView
 from prodpool.config.settings import DEFAULT_BUCKETS, PoolSettings
@@ -115,7 +116,7 @@ def test_submit_takes_its_own_arguments_by_position_only() -> None:
 
 def annotated() -> Iterator[tuple[str, object]]:
     """Yield every public function, class, constructor, method and getter."""
-    for module in (prodpool, prodpool.testing):
+    for module in (prodpool, prodpool.opentelemetry, prodpool.testing):
         for name in module.__all__:
             thing = getattr(module, name)
             if name in ALIASES:

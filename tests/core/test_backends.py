@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
@@ -35,6 +36,38 @@ def shared() -> Iterator[ThreadPoolExecutor]:
     """A backend of one thread that belongs to the test."""
     with ThreadPoolExecutor(1) as backend:
         yield backend
+
+
+request = ContextVar("request", default="none")
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Carry the submitter's context into the thread, as OpenTelemetry's ThreadingInstrumentor does."""
+    submit = ThreadPoolExecutor.submit
+
+    def wrapper(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return submit(self, copy_context().run, fn, *args, **kwargs)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", wrapper)
+
+
+@pytest.mark.usefixtures("agent")
+def test_an_agent_replaces_submit(registry: CollectorRegistry) -> None:
+    """A ThreadPoolExecutor is known as one, and no thread keeps the context of the request that needed it."""
+    with InstrumentedPool(ThreadPoolExecutor(2), name="test", registry=registry) as pool:
+        assert pool._engine.abilities.leased
+        token = request.set("first")
+        assert pool.submit(request.get).result(PATIENCE) == "first"
+        request.reset(token)
+        assert pool.submit(request.get).result(PATIENCE) == "none"
+        seen: list[str] = []
+        gate = BlockingTask()
+        future = pool.submit(gate)
+        future.add_done_callback(lambda _: seen.append(request.get()))
+        gate.release()
+        pool.stop(PATIENCE)
+        assert seen == ["none"]
 
 
 def leased(pool: InstrumentedPool) -> Any:

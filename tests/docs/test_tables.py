@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import prodpool
+import prodpool.opentelemetry
 import prodpool.testing
 from tests.support import ROOT
 
@@ -46,10 +47,12 @@ def test_every_environment_variable_is_in_the_reference() -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    """The API page has an entry for each name of `prodpool` and `prodpool.testing`, and for nothing else."""
+    """The API page has an entry for each name of the public modules, and for nothing else."""
     page = (ROOT / "docs" / "reference" / "api.md").read_text()
     entries = re.findall(r"^\.\. \w+:: (prodpool[.\w]+)", page, re.MULTILINE)
     public = {
-        f"{module.__name__}.{name}" for module in (prodpool, prodpool.testing) for name in module.__all__
+        f"{module.__name__}.{name}"
+        for module in (prodpool, prodpool.opentelemetry, prodpool.testing)
+        for name in module.__all__
     }
     assert sorted(entries) == sorted({*public, "prodpool.__version__"})

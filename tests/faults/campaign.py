@@ -34,6 +34,9 @@ BESIDE = 12
 BESIDE_REMOTE = 5
 LEAVE_EVERY = 8
 MOST_POINTS = 3_000
+# Seconds in which the process ends by itself, or says where it hangs: more than any of our deadlines at exit.
+# For want of memory CPython's own executor may have lost the lock of a future, and its thread is joined.
+ENDING = 90.0
 # All of the code that a verdict may hang in.
 ANYWHERE = os.sep
 left: list[Case] = []
@@ -216,6 +219,7 @@ def begin(options: argparse.Namespace) -> None:
 
 def end(*, broken: bool) -> None:
     """Let the interpreter end by itself, unless what is broken would hold it up."""
+    faulthandler.dump_traceback_later(ENDING, exit=True)
     say(ending=time.monotonic())
     if broken:
         os._exit(1)

@@ -37,6 +37,7 @@ pytestmark = [
         pytest.param("from_a_task", id="forked-from-a-task"),
         pytest.param("to_the_end", id="ends-as-an-interpreter"),
         pytest.param("to_the_end_processes", id="ends-as-multiprocessing-does"),
+        pytest.param("daemonic", id="of-a-daemonic-process"),
         pytest.param("half_read", id="lets-go-of-a-map"),
         pytest.param("hammered", id="200-forks", marks=pytest.mark.slow),
         pytest.param("busy", id="200-forks-busy", marks=pytest.mark.slow),

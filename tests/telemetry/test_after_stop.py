@@ -79,7 +79,7 @@ def test_without_scrapes_the_names_are_bounded(
     monkeypatch.setattr(pool_exports, "KEPT_NAMES", 2)
     monkeypatch.setattr(pool_exports, "UNSCRAPED_NAMES", 4)
     exports = collector_of(registry).exports
-    for number in range(30):
+    for number in range(20):
         engine = used(prodpool.threads(name=f"gone_{number}", max_workers=1, registry=registry), stop=True)
         until_collected(partial(is_collected, engine))
     assert len(exports._names) + len(exports._retired) <= 4 + 2 * 4 + 1

@@ -6,6 +6,8 @@ import ast
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,20 @@ def test_a_failed_task(
     assert stack.index("in task\n") < stack.index(f"in {fn.__name__}\n")
     assert error in stack.splitlines()[-1]
     assert f"{Path(prodpool.__file__).parent}/" not in stack
+
+
+@pytest.mark.parametrize("way", ["run", "partial", "twice"])
+def test_the_name_of_what_a_context_runs(make_pool: MakePool, logs: Logs, way: str) -> None:
+    """What asyncio.to_thread and gRPC submit has the name of the function, and not that of Context.run."""
+    pool = make_pool(1)
+    run: Any = copy_context().run
+    if way == "run":
+        pool.submit(run, partial(boom)).exception(PATIENCE)
+    elif way == "partial":
+        pool.submit(partial(run, boom)).exception(PATIENCE)
+    else:
+        pool.submit(run, copy_context().run, boom).exception(PATIENCE)
+    assert logs.wait_for("task.error")["task"] == "boom"
 
 
 def test_a_failed_task_that_is_read_is_logged_once(make_pool: MakePool, logs: Logs) -> None:

@@ -15,8 +15,11 @@ from structlog.testing import CapturingLogger
 
 from prodpool import InstrumentedPool
 from prodpool.testing import flush_telemetry
-from tests.helpers.waiting import PATIENCE
+from tests.helpers.tasks import BlockingTask
+from tests.helpers.waiting import PATIENCE, until
 from tests.support import ROOT, Logs, MakePool
+
+EVENTS = ["pool.created", "task.error", "pool.draining", "pool.stopped"]
 
 
 def boom() -> None:
@@ -127,6 +130,101 @@ def test_the_level_of_a_stdlib_logger_counts(make_pool: MakePool, records: Any) 
     handler = records("app.pools", logging.WARNING)
     use(make_pool(1, logger=logging.getLogger("app.pools")))
     assert [head.split()[0] for _, head in handler.heads] == ["task.error"]
+
+
+def test_a_template_for_each_event(make_pool: MakePool, records: Callable[[str], Records]) -> None:
+    """All records of an event have one template, and its fields as attributes; the caller is prodpool."""
+    handler = records("app.pools")
+    pool = make_pool(1, logger=logging.getLogger("app.pools"))
+    for name in ("first", "second"):
+        pool.options(task=name).submit(boom).exception(PATIENCE)
+    pool.stop()
+    failed = [record for record in handler.records if "task.error" in record.msg]
+    assert [(record.msg, record.task, record.pool) for record in failed] == [  # type: ignore[attr-defined]
+        ("task.error %s\n%s", "first", "test"),
+        ("task.error %s\n%s", "second", "test"),
+    ]
+    assert {record.module for record in handler.records} == {"log_events"}
+    assert {record.msg for record in handler.records} == {
+        "pool.created %s",
+        "task.error %s\n%s",
+        "pool.draining %s",
+        "pool.stopped %s",
+    }
+
+
+def test_an_adapter_of_the_stdlib(make_pool: MakePool, records: Callable[[str], Records]) -> None:
+    """A LoggerAdapter is a stdlib logger as well, and adds what it adds."""
+    handler = records("app.pools")
+    adapter = logging.LoggerAdapter(logging.getLogger("app.pools"), {"service": "orders"})
+    use(make_pool(1, logger=adapter))
+    assert [head.split()[0] for _, head in handler.heads] == EVENTS
+    assert {record.service for record in handler.records} == {"orders"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "configured"])
+def test_an_asynchronous_logger(
+    make_pool: MakePool, records: Callable[[str], Records], configure: Any, given: bool
+) -> None:
+    """What AsyncBoundLogger would leave to an event loop is written, though none runs where the lines are."""
+    handler = records("app.pools")
+    options: dict[str, Any] = {
+        "wrapper_class": structlog.stdlib.AsyncBoundLogger,
+        "processors": [structlog.stdlib.render_to_log_kwargs],
+    }
+    stdlib = logging.getLogger("app.pools")
+    if given:
+        use(make_pool(1, logger=structlog.wrap_logger(stdlib, **options)))
+    else:
+        configure()
+        structlog.configure(**options, logger_factory=lambda *_: stdlib)
+        use(make_pool(1, logger=None))
+    assert [head for _, head in handler.heads] == EVENTS
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["error", "slow"])
+def test_the_context_of_the_task(make_pool: MakePool, fails: bool) -> None:
+    """A line about a task bears what was bound to the context that it was submitted in, and in the task."""
+    lines: list[tuple[str, str, str]] = []
+
+    def keep(_logger: object, _method: str, fields: Any) -> Any:
+        lines.append((fields["event"], fields.get("request", ""), fields.get("step", "")))
+        raise structlog.DropEvent
+
+    def task() -> None:
+        structlog.contextvars.bind_contextvars(step="charged")
+        if fails:
+            raise LookupError("no such order")
+
+    processors = [structlog.contextvars.merge_contextvars, keep]
+    logger = structlog.wrap_logger(None, processors=processors)
+    pool = make_pool(1, logger=logger, slow_after=60.0 if fails else 0.0)
+    with structlog.contextvars.bound_contextvars(request="r-77"):
+        future = pool.submit(task)
+    future.exception(PATIENCE)
+    assert flush_telemetry(pool)
+    about_it = [line for line in lines if line[0].startswith("task.")]
+    assert about_it == [("task.error" if fails else "task.slow", "r-77", "charged")]
+
+
+def test_the_context_of_a_task_that_hangs(make_pool: MakePool, gate: BlockingTask) -> None:
+    """So do the lines of the watchdog and of a stop that gives a task up."""
+    lines: list[tuple[str, str]] = []
+
+    def keep(_logger: object, _method: str, fields: Any) -> Any:
+        lines.append((fields["event"], fields.get("request", "")))
+        raise structlog.DropEvent
+
+    processors = [structlog.contextvars.merge_contextvars, keep]
+    logger = structlog.wrap_logger(None, processors=processors)
+    pool = make_pool(1, logger=logger, hung_after=0.01)
+    with structlog.contextvars.bound_contextvars(request="r-77"):
+        pool.submit(gate)
+    gate.wait_started()
+    until(lambda: ("task.still_running", "r-77") in lines)
+    pool.stop(0.0)
+    gate.release()
+    assert ("task.abandoned", "r-77") in lines
 
 
 def test_no_format_in_a_name(make_pool: MakePool, records: Callable[[str], Records]) -> None:

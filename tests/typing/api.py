@@ -8,10 +8,16 @@ from typing import Unpack, assert_type
 
 import pybreaker
 import structlog
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics.export import (
+    ConsoleMetricExporter,
+    MetricExporter,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
-import prodpool
+import prodpool.opentelemetry
 from prodpool import (
     BackendFactory,
     BreakerOpenError,
@@ -41,6 +47,17 @@ from prodpool import (
     current_task,
     threads,
 )
+
+
+def export() -> None:
+    """An exporter of the SDK is wrapped, and the result is one."""
+    exporter = prodpool.opentelemetry.PoolMetricExporter(
+        ConsoleMetricExporter(), registry=CollectorRegistry()
+    )
+    exporter.attach(NoOpMeterProvider())
+    PeriodicExportingMetricReader(exporter)
+    as_any: MetricExporter = exporter
+    del as_any
 
 
 def work(size: int, *, unit: str = "kB") -> str:

@@ -26,6 +26,10 @@ from prodpool.workers.processes.connection import WorkerConnection
 POSSIBLE = sys.platform != "win32"
 
 
+class DaemonicProcessError(RuntimeError):
+    """Raised where multiprocessing lets this process have no children, however often it is tried."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessTemplate:
     """What a worker process is made of.
@@ -54,7 +58,11 @@ class ProcessTemplate:
         """Return what a worker process is made of in this process, which was forked.
 
         Its parent's fork server, if it has one, is no child of this process, and there is no second one.
+
+        Raises:
+            DaemonicProcessError: This process may not have children.
         """
+        _check_may_start()
         if self.context.get_start_method() == "forkserver" and not _can_fork_serve():
             return replace(self, context=multiprocessing.get_context("spawn"))
         return self
@@ -68,8 +76,10 @@ class ProcessTemplate:
         """Start a process at the other end of ``connection`` and return it.
 
         Raises:
+            DaemonicProcessError: This process may not have children.
             Exception: The system has none to give; or the initializer, say, does not pickle.
         """
+        _check_may_start()
         return connection.start(
             partial(
                 self._start,
@@ -105,6 +115,16 @@ class ProcessTemplate:
         if not known:
             main.__file__ = self.script
         return known
+
+
+def _check_may_start() -> None:
+    process = multiprocessing.current_process()
+    if __debug__ and process.daemon:  # multiprocessing asserts it, and so does not under -O
+        raise DaemonicProcessError(
+            f"{process.name} is a daemonic process, and multiprocessing lets it have no children: use a pool "
+            "of threads here, or submit from a process that is not daemonic. Children of Celery's prefork "
+            "pool and of multiprocessing.Pool are; with `celery worker --pool=threads` there are none"
+        )
 
 
 def _can_fork_serve() -> bool:

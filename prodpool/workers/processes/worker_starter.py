@@ -13,7 +13,7 @@ from prodpool.text import shown
 from prodpool.workers.base import kill
 from prodpool.workers.in_worker.frames import Kind
 from prodpool.workers.processes.connection import WorkerConnection
-from prodpool.workers.processes.process_template import ProcessTemplate
+from prodpool.workers.processes.process_template import DaemonicProcessError, ProcessTemplate
 from prodpool.workers.processes.remote_worker import RemoteWorker, how_it_ended
 from prodpool.workers.processes.restart_backoff import RestartBackoff
 from prodpool.workers.serialization import RemoteTraceback
@@ -70,7 +70,8 @@ class WorkerStarter:
                 self._connect(worker)
             except Exception as error:  # noqa: BLE001  # the system's, or the application's initializer's
                 self.release(worker)
-                if not self._backoff.failed() and not self._any_is_up() and not self.closed.is_set():
+                may_come_up = self._backoff.failed() and not isinstance(error, DaemonicProcessError)
+                if not may_come_up and not self._any_is_up() and not self.closed.is_set():
                     self.broken = _without_frames(error)
                     self._on_broken(self.broken)
                     return False

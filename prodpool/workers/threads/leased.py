@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -85,7 +86,9 @@ class LeasedWorkers:
         try:
             thread_state.submitting = True
             with Unmasked():
-                loop_future: Future[Any] = self._backend.submit(fn, *args)
+                # In an empty context: an agent that carries it into threads would leave the span of the first
+                # request in this one for ever.
+                loop_future: Future[Any] = Context().run(self._backend.submit, fn, *args)
             return loop_future
         finally:
             thread_state.submitting = False

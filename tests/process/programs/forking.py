@@ -44,10 +44,12 @@ from prodpool import (
     PoolForkedError,
     Reason,
     RejectedError,
+    WorkerLostError,
 )
 from prodpool.concurrency import fork_hooks
 from prodpool.concurrency.background_thread import background_thread
 from prodpool.telemetry.exporters.prometheus import collector_of
+from prodpool.workers.processes import restart_backoff
 
 # Forking a process with threads is what this is about; 3.12 and later warn of it.
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -649,6 +651,36 @@ def to_the_end_processes() -> None:
     held.let_go()
 
 
+def daemonic() -> None:
+    """A process that may have no children says so at once; pools it inherited work as soon as it may."""
+    context = multiprocessing.get_context("fork")
+    inherited = [
+        InstrumentedPool(ProcessPoolExecutor(1, mp_context=context), name="template", registry=REGISTRY),
+        prodpool.processes(name="factory", max_workers=1, start_method="fork", registry=REGISTRY),
+    ]
+
+    def do() -> None:
+        restart_backoff.FIRST_DELAY = 2 * PATIENCE  # to try again would take too long
+        own = InstrumentedPool(ProcessPoolExecutor(1, mp_context=context), name="own", registry=REGISTRY)
+        for pool in [*inherited * 2, own]:
+            try:
+                pool.submit(int).result(PATIENCE)
+            except (RuntimeError, WorkerLostError) as error:
+                assert "of_celery is a daemonic process" in str(error), error  # noqa: PT017
+                assert "use a pool of threads" in str(error)  # noqa: PT017
+            else:
+                raise AssertionError("it should have raised")
+        multiprocessing.current_process().daemon = False
+        for pool in inherited:
+            assert pool.submit(abs, -5).result(PATIENCE) == 5
+            assert pool.stop(PATIENCE).drained
+
+    child = context.Process(target=do, name="of_celery", daemon=True)
+    child.start()
+    child.join(PATIENCE)
+    assert child.exitcode == 0
+
+
 def half_read() -> None:
     """A child lets go of a map that its parent half read; the watchdog of its own pool outlives that."""
     pool, go = InstrumentedPool(ThreadPoolExecutor(1), name="held", registry=REGISTRY), threading.Event()
@@ -824,6 +856,7 @@ def counts_add_up(pool: InstrumentedPool) -> None:
 
 if __name__ == "__main__":
     ways = [inherited, inherited_threads, inherited_processes, from_a_task, to_the_end, to_the_end_processes]
+    ways.append(daemonic)
     ways += [
         inherited_factory,
         stopped,

@@ -1,0 +1,108 @@
+"""Pools that an application builds at import, in the children that a real Celery worker forks after that."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.waiting import until
+from tests.services.celery_broker import INBOX, OUTBOX, configured
+from tests.services.service import POOLS, Service, answers, service
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.long,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
+]
+CHILDREN = 2
+
+
+class Worker:
+    """A Celery worker that works for `celery_app`."""
+
+    def __init__(self, served: Service, folder: Path, processes: int) -> None:
+        self.log = served.lines
+        self._folder = folder
+        self._processes = processes
+        self._app = configured(folder / "client")
+        self._rounds = 0
+
+    def call(self, task: str, *args: object, times: int = 1) -> list[object]:
+        """Have a task run by Celery so many times at once; return the answers that it leaves."""
+        self._rounds += 1
+        place = self._folder / f"answers-{self._rounds}"
+        for _ in range(times):
+            self._app.send_task(task, (str(place), *args))
+        for message in Path(self._folder, "client", OUTBOX).iterdir():
+            message.rename(Path(self._folder, "worker", INBOX, message.name))
+        found, processes = answers(place, times)
+        assert len(processes) == min(times, self._processes)
+        return found
+
+    def answers(self, pool: str) -> list[object]:
+        """Return what a pool answers to each of the children."""
+        return self.call("ask", pool, CHILDREN, times=CHILDREN)
+
+
+@contextmanager
+def working(
+    folder: Path, pool: str = "prefork", end: signal.Signals = signal.SIGKILL, **env: str
+) -> Iterator[Worker]:
+    """Have a Celery worker until the block ends."""
+    command = ["-m", "celery", "-A", "tests.services.celery_app", "worker", f"--pool={pool}"]
+    command += [f"--concurrency={CHILDREN}", "-O", "fair", "--loglevel=INFO"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    env |= {"BROKER": str(folder / "worker")}
+    with service(command, folder / "celery.log", env, end=end) as served:
+        served.until_logged(" ready.")
+        yield Worker(served, folder, CHILDREN if pool == "prefork" else 1)
+
+
+def says_what_to_use_instead(worker: Worker, pool: str) -> bool:
+    """Tell whether a pool of worker processes says to each child, again and again, what is wrong there."""
+    return all(
+        str(answer).startswith("DaemonicProcessError: ForkPoolWorker-")
+        and "use a pool of threads" in str(answer)
+        and "celery worker --pool=threads" in str(answer)
+        for answer in worker.answers(pool) + worker.answers(pool)
+    )
+
+
+def test_pools_built_before_the_fork(tmp_path: Path) -> None:
+    """Pools over threads work in each child, and are drained if it stops them. Processes it cannot have."""
+    with working(tmp_path, end=signal.SIGTERM, STOP_POOLS="yes") as worker:
+        for pool in ("executor", "factory", "threads"):
+            assert worker.answers(pool) == [5, 5]
+        for pool in ("template", "processes"):
+            assert says_what_to_use_instead(worker, pool)
+        assert worker.log("ERROR") == []
+        assert worker.call("leave") == ["left"]
+    assert Path(tmp_path, "answers-8", "done").exists(), worker.log("")
+
+
+def test_pools_used_before_the_fork(tmp_path: Path) -> None:
+    """They start anew in each child where they can, and else say why not."""
+    with working(tmp_path, USED_POOLS=" ".join(POOLS)) as worker:
+        for pool in ("factory", "threads"):
+            assert worker.answers(pool) == [5, 5]
+        for answer in worker.answers("executor") + worker.answers("executor"):
+            assert str(answer).startswith("PoolForkedError: pool 'executor' was used before")
+        for pool in ("template", "processes"):
+            assert says_what_to_use_instead(worker, pool)
+        until(lambda: len(worker.log("ERROR")) >= CHILDREN)  # written by threads of their own
+        lines = worker.log("ERROR")
+        assert len(lines) == CHILDREN
+        assert all(line.startswith("ERROR:prodpool:pool.forked pool=executor") for line in lines)
+
+
+def test_celerys_own_pool_of_threads(tmp_path: Path) -> None:
+    """Nothing is forked, and pools of every kind work."""
+    with working(tmp_path, "threads") as worker:
+        for pool in POOLS:
+            assert worker.answers(pool) == [5, 5]

@@ -1,0 +1,164 @@
+"""The metrics of all workers of a real gunicorn, while some of them are killed and others recycled."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import urllib3
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.helpers.waiting import PATIENCE, until
+from tests.support import ROOT
+
+pytestmark = [pytest.mark.once, pytest.mark.long, pytest.mark.timeout(240)]
+WORKERS, POOL_SIZE = 4, 3
+SUBMITTED, GAUGE = "workerpool_submitted_total", "workerpool_workers"
+
+
+class Counted:
+    """A gunicorn that serves `counted_app`, and clients of it who count what they got."""
+
+    def __init__(self, socket_number: int, port: int, folder: Path) -> None:
+        self.log = folder / "gunicorn.log"
+        self._http = urllib3.PoolManager(maxsize=16, retries=False, timeout=PATIENCE)
+        self._url = f"http://127.0.0.1:{port}"
+        metrics = folder / "metrics"
+        metrics.mkdir()
+        command = [sys.executable, "-m", "gunicorn", "--preload", f"--workers={WORKERS}", "--threads=4"]
+        command += [f"--bind=fd://{socket_number}", "--graceful-timeout=20", f"--pythonpath={ROOT}"]
+        command += ["--max-requests=200", "--config=python:tests.services.counted_conf"]
+        with self.log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [*command, "tests.services.counted_app:application"],
+                stdout=stream,
+                stderr=stream,
+                cwd=ROOT,
+                env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+                pass_fds=[socket_number],
+            )
+
+    def get(self, path: str = "") -> bytes | None:
+        """Fetch a page over a connection of its own; None if its worker was killed meanwhile."""
+        try:
+            answer = self._http.request("GET", f"{self._url}/{path}", headers={"Connection": "close"})
+        except urllib3.exceptions.HTTPError:
+            return None
+        return answer.data if answer.status == 200 else None
+
+    def series(self) -> dict[tuple[str, ...], float] | None:
+        """Scrape the service."""
+        page = self.get("metrics")
+        if page is None:
+            return None
+        return {
+            (sample.name, *sorted(f"{label}={value}" for label, value in sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(page.decode())
+            for sample in family.samples
+        }
+
+    def value(self, name: str) -> float | None:
+        """Return the sum of all series of one name."""
+        found = self.series()
+        return None if found is None else sum(each for (of, *_), each in found.items() if of == name)
+
+    def workers(self) -> list[int]:
+        """Return the pids of the workers that are there, the oldest first."""
+        log = self.log.read_text()
+        began = [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", log)]
+        return [pid for pid in began if Path(f"/proc/{pid}").exists()]
+
+    def load(self, requests: int) -> int:
+        """Have eight clients make so many requests; return how many were answered."""
+        with ThreadPoolExecutor(8) as clients:
+            return sum(page == b"5" for page in clients.map(lambda _: self.get(), range(requests)))
+
+
+@contextmanager
+def counted(tmp_path: Path) -> Iterator[Counted]:
+    """Serve until the block ends, which must go well."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        service = Counted(listener.fileno(), listener.getsockname()[1], tmp_path)
+        try:
+            until(lambda: service.log.read_text().count("Booting worker") == WORKERS)
+            yield service
+            service.process.send_signal(signal.SIGTERM)
+            assert service.process.wait(PATIENCE) == 0, service.log.read_text()
+        finally:
+            service.process.kill()
+            service.process.wait()
+
+
+@contextmanager
+def scraping(service: Counted) -> Iterator[list[dict[tuple[str, ...], float]]]:
+    """Scrape throughout the block; yields the scrapes."""
+    scrapes: list[dict[tuple[str, ...], float]] = []
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.is_set():
+            if (found := service.series()) is not None:
+                scrapes.append(found)
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield scrapes
+    finally:
+        over.set()
+        thread.join(PATIENCE)
+
+
+def fell(scrapes: list[dict[tuple[str, ...], float]]) -> Counter[str]:
+    """Return the counters and parts of histograms that went down between two scrapes."""
+    found: Counter[str] = Counter()
+    for before, after in pairwise(scrapes):
+        for series, value in before.items():
+            grows = series[0].endswith(("_total", "_bucket", "_count", "_sum"))
+            if grows and after.get(series, -1.0) < value:
+                found[" ".join(series)] += 1
+    return found
+
+
+def test_sums_are_exact(tmp_path: Path) -> None:
+    """Workers are ended and recycled under load: no counter falls, and in the end no task is missing."""
+    with counted(tmp_path) as service:
+        with scraping(service) as scrapes:
+            answered = service.load(300)
+            for _ in range(2):
+                os.kill(service.workers()[0], signal.SIGTERM)
+                answered += service.load(300)
+        until(lambda: service.value(SUBMITTED) == answered)
+        assert service.value("workerpool_queue_dwell_seconds_count") == answered
+        assert service.value("workerpool_completed_total") == answered
+        assert len(scrapes) > 10
+        assert fell(scrapes) == {}
+        log = service.log.read_text()
+        assert "Autorestarting worker after current request" in log
+        assert log.count("Booting worker") >= WORKERS + 3
+        # Of those that are gone no gauge is left; one that has not run a task yet has none.
+        until(lambda: service.load(40) and service.value(GAUGE) == WORKERS * POOL_SIZE)
+
+
+def test_killed_workers(tmp_path: Path) -> None:
+    """A worker that is killed at once takes what it has counted since its last write with it, and no more."""
+    with counted(tmp_path) as service, scraping(service) as scrapes:
+        answered = service.load(200)
+        until(lambda: service.value(SUBMITTED) == answered)
+        for pid in service.workers()[:2]:
+            os.kill(pid, signal.SIGKILL)
+        assert service.load(10) > 0
+        until(lambda: (service.value(SUBMITTED) or 0) > answered)
+        assert fell(scrapes) == {}

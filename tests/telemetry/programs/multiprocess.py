@@ -1,0 +1,188 @@
+"""A process in prometheus_client's multiprocess mode: ``multiprocess.py WAY``.
+
+It prints one JSON object: what a scrape of this process alone shows of each series, as it was last.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, values
+from prometheus_client.parser import text_string_to_metric_families
+
+import prodpool
+from prodpool import BreakerPolicy, InstrumentedPool, PoolClosedError
+from prodpool.telemetry.exporters.prometheus_multiprocess import MultiprocessWriter, multiprocess_writer
+
+PATIENCE = 30.0
+FOLDER = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+
+
+def say() -> None:
+    """Print what this process counts."""
+    series = {
+        f"{sample.name} {json.dumps(sample.labels, sort_keys=True)}": sample.value
+        for family in text_string_to_metric_families(generate_latest(REGISTRY).decode())
+        for sample in family.samples
+        if sample.name.startswith("workerpool_")
+    }
+    sys.stdout.write(json.dumps({"pid": os.getpid(), "series": series}) + "\n")
+    sys.stdout.flush()
+
+
+def writer() -> MultiprocessWriter:
+    """Return what the watchdog calls once a second."""
+    found = multiprocess_writer()
+    assert found is not None
+    return found
+
+
+def work(tasks: int, name: str = "mail") -> InstrumentedPool:
+    """Do tasks of all sorts over a pool of that name."""
+    pool = InstrumentedPool(ThreadPoolExecutor(2), name=name, breaker=BreakerPolicy())
+    for number in range(tasks):
+        pool.submit(divmod, 1, number % 5).exception(PATIENCE)
+    pool.submit(time.sleep, 0.02).result(PATIENCE)
+    return pool
+
+
+def stopped() -> None:
+    """Stop two pools of different names; the last numbers are written then."""
+    for pool in (work(7), work(3, "other")):
+        pool.stop(PATIENCE)
+    say()
+
+
+def at_exit() -> None:
+    """Leave the pool to the end of the process; what it counts does not change any more."""
+    globals()["kept"] = work(5)
+    say()
+
+
+def killed() -> None:
+    """Be killed once all is written, with a task running."""
+    pool, begun = work(4), threading.Event()
+
+    def run_on() -> None:
+        begun.set()
+        time.sleep(PATIENCE)
+
+    pool.submit(run_on)
+    begun.wait(PATIENCE)
+    writer().write()
+    say()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def one_name() -> None:
+    """Use pools of one name one after the other, and of two registries."""
+    for tasks in (2, 3):
+        work(tasks).stop(PATIENCE)
+        gc.collect()
+    other = InstrumentedPool(ThreadPoolExecutor(1), name="mail", registry=CollectorRegistry())
+    other.submit(int).result(PATIENCE)
+    other.stop(PATIENCE)
+    say()
+
+
+def refusing() -> None:
+    """A stopped pool goes on to be written, by the watchdog: 50 tasks are refused after its stop."""
+    pool = work(1)
+    pool.stop(PATIENCE)
+    for _ in range(50):
+        try:
+            pool.submit(int)
+        except PoolClosedError:
+            continue
+    say()
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends and not any(50.0 in numbers for numbers in in_files().values()):
+        time.sleep(0.01)
+    os._exit(0)
+
+
+def in_files() -> dict[str, list[float]]:
+    """Return the numbers of refused tasks that are in this process's file."""
+    from prometheus_client.mmap_dict import MmapedDict
+
+    (path,) = FOLDER.glob(f"counter_{os.getpid()}.db")
+    found = MmapedDict.read_all_values_from_file(path)  # type: ignore[no-untyped-call]
+    return {key: [value] for key, value, *_ in found if '"closed"' in key}
+
+
+def same_files() -> None:
+    """Write into files that another process has had, as one does that gets its pid."""
+    values.ValueClass = values.MultiProcessValue(lambda: "again")  # type: ignore[no-untyped-call]
+    work(6).stop(PATIENCE)
+    say()
+
+
+def forgotten() -> None:
+    """Export a pool no more; its gauges are in no sum then."""
+    pool = work(2)
+    writer().write()
+    pool.close_metrics()
+    writer().write()
+    say()
+    os._exit(0)
+
+
+def forked() -> None:
+    """Fork while the files are being written, again and again; each child counts for itself."""
+    parents = prodpool.threads(name="mail", max_workers=1)
+    parents.submit(int).result(PATIENCE)
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            writer().write()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    for _ in range(25):
+        pid = os.fork()
+        if not pid:
+            signal.alarm(int(PATIENCE))
+            parents.submit(int).result(PATIENCE)
+            parents.stop(PATIENCE)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, f"a child ended with {os.waitstatus_to_exitcode(status)}"
+    over.set()
+    thread.join()
+    parents.stop(PATIENCE)
+    say()
+
+
+def folder_goes_away() -> None:
+    """Lose the folder: the tasks do not notice, and the pools count it."""
+    pool = work(1)
+    shutil.rmtree(FOLDER)
+    writer().write()
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    pool.stop(PATIENCE)
+    say()
+
+
+def missing_folder() -> None:
+    """A folder that is not there is said at construction."""
+    FOLDER.rmdir()
+    try:
+        prodpool.threads(name="mail", max_workers=1)
+    except ValueError as error:
+        sys.stdout.write(json.dumps({"pid": os.getpid(), "said": str(error), "series": {}}) + "\n")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    globals()[sys.argv[1]]()
