@@ -24,15 +24,13 @@ from prodpool.config.settings import (
     check_count,
     check_name,
     check_prefetch_fits,
-    check_seconds,
     resolve_workers,
 )
 from prodpool.engine import Engine
 from prodpool.engine_holder import EngineHolder
-from prodpool.execution.current_task import is_inside
-from prodpool.shutdown.report import StopReport
+from prodpool.lifetime import StoppableExecutor
 from prodpool.stats import PoolStats
-from prodpool.submission.options import OptionsExecutor, PoolView
+from prodpool.submission.options import PoolView
 from prodpool.submission.submitter import Submitter
 from prodpool.text import shown
 from prodpool.workers.backends import detect_backend
@@ -43,7 +41,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class InstrumentedPool(OptionsExecutor):
+class InstrumentedPool(StoppableExecutor):
     """Wraps an executor in a bounded queue, numbers, traces, logs, a breaker and a stop that ends.
 
     The pool owns the queue. It leases the threads of a ``ThreadPoolExecutor``, which then run long-lived
@@ -61,7 +59,7 @@ class InstrumentedPool(OptionsExecutor):
         overload: What `submit` does when nothing more may wait: "reject", "block" or "caller_runs".
         slow_after: Seconds of running from which a finished task is logged as slow.
         hung_after: Seconds of running from which a task counts as hung and its live stack is logged.
-        drain_deadline: Seconds that `stop`, `shutdown`, ``with`` and interpreter exit may take.
+        drain_deadline: Seconds that `stop`, `shutdown`, the end of ``with`` and interpreter exit may take.
         breaker: A `BreakerPolicy`, a ``pybreaker.CircuitBreaker``, or None.
         registry: The Prometheus registry to export to; None for the default one.
         tracer_provider: None for the global one, once the application has set it.
@@ -81,8 +79,9 @@ class InstrumentedPool(OptionsExecutor):
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
 
-    asyncio: ``loop.run_in_executor(pool, fn)`` works, with a view too; ``loop.set_default_executor(pool)``
-        does not, since asyncio takes nothing but a ``ThreadPoolExecutor`` there.
+    asyncio: ``async with`` stops it while the event loop goes on. ``loop.run_in_executor(pool, fn)`` works,
+        with a view too; ``loop.set_default_executor(pool)`` does not, since asyncio takes nothing but a
+        ``ThreadPoolExecutor`` there.
     Source: concurrent.futures.Executor, docs.python.org/3/library/concurrent.futures.html
     """
 
@@ -172,6 +171,16 @@ class InstrumentedPool(OptionsExecutor):
         """The pool's name in metrics, logs and spans."""
         return self._holder.engine.settings.name
 
+    @property
+    def capacity(self) -> int:
+        """The number of tasks that the pool holds at most, those that run and those that wait.
+
+        For servers that are to refuse what an executor could not take, such as
+        ``grpc.server(pool, maximum_concurrent_rpcs=pool.capacity)``. `resize` changes it.
+        """
+        dispatcher = self._engine.dispatcher
+        return dispatcher.workers() + dispatcher.queue_capacity
+
     def pause(self) -> None:
         """Start no more tasks until `resume`; running ones go on, and the queue fills up to its bound."""
         self._engine.pause()
@@ -203,37 +212,6 @@ class InstrumentedPool(OptionsExecutor):
         """
         return self._engine.watchdog.dump()
 
-    def stop(self, deadline: float | None = None) -> StopReport:
-        """Drain the pool within ``deadline`` seconds and report what became of its tasks.
-
-        New tasks are refused, queued and running ones may finish. At the deadline queued tasks are
-        cancelled, ``current_task().cancelled`` is set for running ones, and those that still do not end
-        are abandoned: logged with their stack, their futures resolved with WorkerLostError, and kept
-        from holding up the interpreter's exit.
-
-        Args:
-            deadline: Seconds; None for ``drain_deadline``. A later call may shorten it, never prolong it.
-
-        Raises:
-            RuntimeError: Called inside a task of this pool, or its done-callback: it would wait for itself.
-
-        Threads: safe from any thread, several times, and from a signal handler.
-        """
-        seconds = self._drain_deadline() if deadline is None else check_seconds("deadline", deadline)
-        self._refuse_from_inside("stop()")
-        return self._holder.stop(seconds, wait=True)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Stop the pool as an `Executor` does, but within ``drain_deadline``.
-
-        Args:
-            wait: Return when it has stopped; else at once, and it drains in the background.
-            cancel_futures: Cancel queued tasks at once.
-        """
-        if wait:
-            self._refuse_from_inside("shutdown(wait=True)")
-        self._holder.stop(self._drain_deadline(), wait=wait, cancel_queued=cancel_futures)
-
     def close_metrics(self) -> None:
         """Export this pool no more. Until then a stopped pool's metrics stay readable."""
         self._holder.close_metrics()
@@ -253,16 +231,6 @@ class InstrumentedPool(OptionsExecutor):
         holder: EngineHolder | None = getattr(self, "_holder", None)
         if holder is not None:
             holder.engine.discard()
-
-    def _drain_deadline(self) -> float:
-        return self._holder.engine.settings.drain_deadline
-
-    def _refuse_from_inside(self, what: str) -> None:
-        if is_inside(self._holder.engine.dispatcher.worker_set.workers):
-            raise RuntimeError(
-                f"{what} inside a task of pool {self.name!r}, or a done-callback of one, would wait for that "
-                "very task: call shutdown(wait=False) there, or stop the pool from outside"
-            )
 
 
 def _build_backend(factory: BackendFactory, workers: int, *, own: bool) -> tuple[Any, Capabilities]:

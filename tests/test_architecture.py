@@ -29,6 +29,7 @@ ORDER = (
     ("engine",),
     ("engine_holder",),
     ("submission",),
+    ("lifetime",),
     ("pool",),
     ("factories",),
     ("testing", "cli", "opentelemetry"),

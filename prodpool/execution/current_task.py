@@ -43,7 +43,9 @@ class CurrentTask:
     def cancelled(self) -> threading.Event:
         """An event that is set when this task should end.
 
-        That is when the pool's stop deadline has passed, or the task's own run-time limit.
+        That is when the pool's stop deadline has passed, or the task's own run-time limit, or when its
+        future was cancelled, as by a coroutine that waits for it no longer. Over dask, and executors of
+        unknown kind, a task learns of its run-time limit alone.
         """
         task = self._task
         if task.cancel_token is None:
@@ -53,7 +55,9 @@ class CurrentTask:
         return task.cancel_token
 
     def _left(self) -> float:
-        """Return the seconds until its run-time limit."""
+        """Return the seconds until its run-time limit; 0 once it is asked to end."""
+        if self._task.cancel_requested:
+            return 0.0
         timeout = self._task.options.timeout
         return math.inf if timeout is None else self._began_at + timeout - self._now()
 

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from prodpool.admission.permits import success_may_hang
@@ -89,6 +90,7 @@ class Runner:
         if (
             duration >= self._slow_after
             or task.recorded
+            or type(value) is CoroutineType
             or (self._permits_may_hang and success_may_hang(task.permits))
         ):
             return self._settle(worker, task, started, value, None, ended)
@@ -211,10 +213,11 @@ class Runner:
     # What futures ask of their owner.
 
     def cancel(self, task: Task) -> bool:
-        """Take a queued task out of the pool for good; False when it is too late."""
+        """Take a queued task out of the pool for good; False when it is too late, and it is told to end."""
         check_stack_depth()
         try:
             if not self._dispatcher.discard(task, Reason.CANCELLED):
+                self._tell(task)
                 return False
             if held_here(self.lock):
                 # A destructor or a signal handler on top of a frame of ours: what comes next may want locks
@@ -228,6 +231,17 @@ class Runner:
                 self.settlement.dropped(task)  # from where it was interrupted
             raise
         return True
+
+    def _tell(self, task: Task) -> None:
+        """Ask a running task to end."""
+        if task.dropped is not None or task.cancel_requested:
+            return
+        # It reads this whenever it looks. Who waits for it is woken by another thread: the caller may be a
+        # signal handler, or a destructor, on top of the very frame that waits, with the lock of its event.
+        task.cancel_requested = True
+        call = partial(self._dispatcher.request_cancel, task)
+        if not background_thread().call_soon(call):
+            call()
 
     def run_inline(self, task: Task) -> None:
         """Run ``task`` in the calling thread if that is a worker of this pool and it still waits."""

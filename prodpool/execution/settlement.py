@@ -15,12 +15,14 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
 from prodpool.admission.permits import release_all
 from prodpool.concurrency.call_thread import CallThread
 from prodpool.errors import TaskExpiredError, WorkerLostError
 from prodpool.scheduling.worker import Worker
+from prodpool.task.coroutines import coroutine_refusal
 from prodpool.task.ending import ABANDONED, Ending, RunBy, TaskObserver, ended_hooks
 from prodpool.task.future import CANCELLED, FINISHED
 from prodpool.task.future_owner import CallbackRunner
@@ -90,11 +92,13 @@ class Settlement:
     ) -> None:
         """Settle a task that ran from ``started`` to ``ended``, in seconds of the pool's clock.
 
-        ``ended`` is now if it is not given, ``result`` follows from ``error``.
+        ``ended`` is now if it is not given, ``result`` follows from ``error``. A coroutine is no result.
         """
         dwell = max(0.0, started - task.admitted_at)
         duration = max(0.0, (self._now() if ended is None else ended) - started)
-        if error is not None:
+        if type(value) is CoroutineType:
+            value, error = None, coroutine_refusal(task.fn, value)
+        elif error is not None:
             error = sanitized(error)
         task.outcome = value, error
         ending = Ending(result or classify(error), error, dwell, duration, ran_by)

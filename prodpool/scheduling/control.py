@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from prodpool.scheduling.pool_state import PoolState
+from prodpool.scheduling.wait_queue import IdleWaiter
 from prodpool.scheduling.worker import Worker
 from prodpool.task.outcomes import Reason, State
 from prodpool.task.task import Task
@@ -47,6 +48,7 @@ class PoolControl(PoolState):
         with self.lock:
             if self.state is State.OPEN:
                 at_close = self.counters.finished_and_dropped()
+                self.idle_wanted = True
                 self.state, self.ended_at_close = State.DRAINING, at_close
             self.waiters.reject_all()
             self.paused = False
@@ -83,6 +85,22 @@ class PoolControl(PoolState):
         with self.lock:
             return self._has_no_work()
 
+    def add_idle_waiter(self, waiter: IdleWaiter) -> bool:
+        """Have ``waiter`` notified once nothing is queued or running; False if that is so now."""
+        with self.lock:
+            if self._has_no_work() and not self.unsettled.length:
+                return False
+            self.idle_wanted = True
+            self.idle_waiters.push(waiter)
+            return True
+
+    def remove_idle_waiter(self, waiter: IdleWaiter) -> None:
+        """Forget a waiter, whether it was notified or not."""
+        with self.lock:
+            if not waiter.idle:  # else it is in another list, or in none
+                self.idle_waiters.discard(waiter)
+            self.idle_wanted = self.state is not State.OPEN or self.idle_waiters.length > 0
+
     def expired(self, now: float) -> list[Task]:
         """Return the queued tasks whose deadline has passed; looks at none before one can have."""
         with self.lock:
@@ -103,6 +121,7 @@ class PoolControl(PoolState):
                 self._drop(task, reason)
                 tasks.append(task)
             self._signal_if_idle()
+        self.notify_idle_waiters()
         return tasks
 
     def retire_workers(self) -> list[Worker]:

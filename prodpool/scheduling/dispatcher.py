@@ -26,6 +26,9 @@ from prodpool.task.future import RUNNING
 from prodpool.task.outcomes import Reason, State
 from prodpool.task.task import Task
 
+# Up to 3.11 to name a member of an enum is a call: this one is asked for with each task.
+OPEN = State.OPEN
+
 
 class Admission(Enum):
     """The dispatcher's answer to a task that was offered."""
@@ -54,7 +57,7 @@ class Dispatcher(PoolControl):
         parked = worker_set.parked
         with self.lock:
             loops = len(worker_set.workers)
-            if self.state is not State.OPEN:
+            if self.state is not OPEN:
                 return Admission.CLOSED
             worker: Worker | None = None
             in_flight = queue.length + worker_set.running + self.inline
@@ -145,6 +148,15 @@ class Dispatcher(PoolControl):
         """Note that a dropped task is settled: its future has ended and its callbacks were made."""
         with self.lock:
             self.unsettled.discard(task)
+            if self.idle_wanted:
+                self._signal_if_idle()
+        self.notify_idle_waiters()
+
+    def request_cancel(self, task: Task) -> None:
+        """Ask a running task to end, also where it runs in a worker process of the pool's own."""
+        task.request_cancel()
+        for worker in tuple(self.worker_set.workers):
+            worker.forward_cancel(task)
 
     def claim_inline(self, task: Task) -> bool:
         """Take a queued task out, to be run by the task that waits for it; False when it is not queued.
@@ -183,6 +195,7 @@ class Dispatcher(PoolControl):
             if not worker.begun:
                 self.worker_set.remove(worker)
             self._signal_if_idle()
+        self.notify_idle_waiters()
 
     def mark_started(self, worker: Worker) -> Task | None:
         """Give a loop that has just started its first task; dismiss it if it was removed before that."""
@@ -219,7 +232,7 @@ class Dispatcher(PoolControl):
             last = worker.prev = worker_set.parked.last
             last.next = worker_set.parked.last = worker
             worker_set.parked.length = free
-        if self.state is not State.OPEN:
+        if self.idle_wanted:
             self._signal_if_idle()
         return None
 
@@ -270,7 +283,8 @@ class Dispatcher(PoolControl):
         with self.lock:
             left = self.worker_set.retire_idle(worker)
             self._signal_if_idle()
-            return left
+        self.notify_idle_waiters()
+        return left
 
     def worker_failed(self, worker: Worker) -> Task | None:
         """Remove a worker whose loop never started or broke down.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prodpool.scheduling.linked_queue import LinkedQueue
-from prodpool.scheduling.wait_queue import WaitQueue
+from prodpool.scheduling.wait_queue import IdleWaiter, WaitQueue
 from prodpool.scheduling.worker import Worker
 from prodpool.scheduling.worker_set import WorkerSet
 from prodpool.task.outcomes import Reason, State
@@ -65,6 +65,10 @@ class PoolState:
         # Something is put here whenever a draining pool becomes idle; `is_idle` tells the truth. A
         # SimpleQueue and no Event, because a signal handler may put something as well.
         self.idle_signal: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Those that wait until the pool is idle, draining or not.
+        self.idle_waiters: LinkedQueue[IdleWaiter] = LinkedQueue()
+        # Whether anyone is to be told when it is: a stop, or one of these. Each worker that parks asks.
+        self.idle_wanted = False
         # What is to be done, without the lock, when workers were notified; None: nothing.
         self.after_notify: Callable[[], object] | None = None
 
@@ -95,6 +99,11 @@ class PoolState:
         if self.after_notify is not None:
             self.after_notify()
 
+    def notify_idle_waiters(self) -> None:
+        """Do so after a step that has given no worker a task."""
+        if self.waiters.to_notify.length:
+            self.waiters.notify()
+
     def use_freed_slot(self) -> None:
         """Give a place that has become free to the first that waits for one. The lock is held.
 
@@ -102,7 +111,7 @@ class PoolState:
         """
         if self.waiters.length:
             self._assign_queued()
-        if self.state is not State.OPEN:
+        if self.idle_wanted:
             self._signal_if_idle()
 
     def _slots(self) -> int:
@@ -170,8 +179,24 @@ class PoolState:
                 self.next_expiry = min(self.next_expiry, task.expires_at)
 
     def _signal_if_idle(self) -> None:
-        if self.state is not State.OPEN and self._has_no_work():
+        """Tell those who wait for that if there is no work. The caller notifies them afterwards."""
+        if not self.idle_wanted or not self._has_no_work():
+            return
+        if self.state is not State.OPEN:
             self.idle_signal.put(None)
+        if not self.unsettled.length:
+            self._release_idle_waiters()
+
+    def _release_idle_waiters(self) -> None:
+        to_notify = self.waiters.to_notify
+        while (waiter := self.idle_waiters.next) is not None:
+            notifiable = to_notify.length + 1
+            self.idle_waiters.pop()
+            # No call from here to the end of the move, as in `WaitQueue.reject_all`.
+            waiter.idle = True
+            last = waiter.prev = to_notify.last
+            last.next = to_notify.last = waiter
+            to_notify.length = notifiable
 
     def _has_no_work(self) -> bool:
         return not (self.worker_set.running or self.inline or self.queue.length or self.worker_set.any_out())

@@ -14,7 +14,17 @@ from prodpool.task.task import Task
 from prodpool.telemetry.counters import PoolCounters
 
 
-class Waiter(Protocol):
+class Notifiable(Protocol):
+    """A waiter that is to be notified once the lock is released."""
+
+    prev: Any
+    next: Any
+
+    def notify(self) -> None:
+        """Wake it. Called without any lock held; never raises; a second time is harmless."""
+
+
+class Waiter(Notifiable, Protocol):
     """A submitter that waits for a slot with its task in hand.
 
     The pool itself enqueues the task the moment a slot is free and then tells the waiter. Nothing is
@@ -23,13 +33,8 @@ class Waiter(Protocol):
     """
 
     task: Task
-    prev: Any
-    next: Any
     # None while it waits; True once admitted; False when the pool closed instead.
     admitted: bool | None
-
-    def notify(self) -> None:
-        """Wake the submitter. Called without any lock held; never raises; a second time is harmless."""
 
 
 class ThreadWaiter:
@@ -85,11 +90,29 @@ class AsyncWaiter:
             self.future.set_result(None)
 
 
+class IdleWaiter:
+    """A thread or a coroutine that waits until nothing is queued or running; ``wake`` wakes it."""
+
+    __slots__ = ("idle", "next", "prev", "_wake")
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.prev: Any = None
+        self.next: Any = None
+        # Whether that was so, at one moment since it waits.
+        self.idle = False
+        self._wake = wake
+
+    def notify(self) -> None:
+        """Wake it."""
+        with suppress(RuntimeError):  # its event loop is closed
+            self._wake()
+
+
 class WaitQueue(LinkedQueue[Waiter]):
     """The submitters that wait for a place, first come first served.
 
     The dispatcher's lock guards it; only `notify` is called without. A waiter that was admitted or rejected
-    is in ``to_notify`` until it has been notified.
+    is in ``to_notify`` until it has been notified; so is one that waited for the pool to become idle.
     """
 
     __slots__ = ("to_notify", "_counters", "_lock", "_now", "_notifiers")
@@ -98,7 +121,7 @@ class WaitQueue(LinkedQueue[Waiter]):
         self, counters: PoolCounters, now: Callable[[], float], lock: AbstractContextManager[object]
     ) -> None:
         super().__init__()
-        self.to_notify: LinkedQueue[Waiter] = LinkedQueue()
+        self.to_notify: LinkedQueue[Notifiable] = LinkedQueue()
         self._lock = lock
         self._counters = counters
         self._now = now

@@ -147,6 +147,9 @@ class Worker:
         for task in self.tasks():
             task.request_cancel()
 
+    def forward_cancel(self, task: Task) -> None:
+        """Tell the process in which ``task`` runs that it is to end, if this worker is one and runs it."""
+
     def withdraw_ahead(self, *, sent: bool) -> int:  # noqa: ARG002
         """Withdraw the tasks that it was given ahead and has not begun; return how many these last ones are.
 

@@ -82,6 +82,8 @@ class StopPhases:
         self._flush_telemetry = parts.flush_telemetry
         self._on_stopped = parts.on_stopped
         self._cancel_queued = False
+        # Whether a thread that runs an event loop waits for the stop.
+        self._blocks_loop = False
         # When the stop was first asked for: infinity until then (seconds of time.monotonic).
         self._began = math.inf
         self._deadline_at = math.inf
@@ -161,6 +163,15 @@ class StopPhases:
         idle = unchanged and there.queued == there.running == 0
         self._silent = self._at_exit and idle and not self._spoke
         self._log_event(self._log.info, "pool.draining", queue_depth=there.queued, running=there.running)
+        if self._blocks_loop and not there.queued == there.running == 0:
+            # A line and no warning: where warnings are errors, that would break off the very stop.
+            self._log_event(
+                self._log.warning,
+                "pool.stop_blocks_loop",
+                queue_depth=there.queued,
+                running=there.running,
+                instead="await pool.stop_async() or 'async with pool'",
+            )
         next_progress = self._began + PROGRESS_EVERY
         while True:
             now = time.monotonic()

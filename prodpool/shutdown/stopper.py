@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import suppress
 
+from prodpool.concurrency.event_loop import on_event_loop
 from prodpool.concurrency.interrupts import held_here, start_thread
 from prodpool.concurrency.signal_safe_event import SignalSafeEvent
 from prodpool.shutdown import phases
@@ -40,6 +41,7 @@ class Stopper(StopPhases):
         way or one that `retry` begins.
         """
         now, closed = time.monotonic(), self._closed
+        self._blocks_loop |= wait and on_event_loop()
         self._cancel_queued |= cancel_queued
         # A later call may shorten the deadline of the first, never prolong it.
         self._deadline_at = min(self._deadline_at, now + deadline)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prodpool.concurrency.background_thread import background_thread
 from prodpool.config.settings import check_count, check_seconds
 from prodpool.errors import PoolFullError, RejectedError
+from prodpool.task.coroutines import async_refusal, is_async
 from prodpool.task.future import PoolFuture
 from prodpool.task.task import TaskOptions, callable_name
 from prodpool.workers.in_worker.call import call_each
@@ -45,6 +46,8 @@ def lazy_map(
         ahead = min(ahead, check_count("buffersize", buffersize, least=1))
     if size == 1 or not submitter.carries():
         return MapIterator(LazyMap(owner, submitter, options, fn, iterables, timeout=timeout, ahead=ahead))
+    if is_async(fn):  # `submit` would see no more than `call_each`
+        raise async_refusal(fn)
     named = replace(options, task=options.task or callable_name(fn))
     chunks = _chunks(zip(*iterables, strict=False), size)
     calls = LazyMap(owner, submitter, named, partial(call_each, fn), (chunks,), timeout=timeout, ahead=ahead)

@@ -73,6 +73,10 @@ class PoolLike(Protocol):
         """Schedule ``fn(*args, **kwargs)``; see `InstrumentedPool.submit_async`."""
         ...
 
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Schedule ``fn(*args, **kwargs)`` and return its result; see `InstrumentedPool.run`."""
+        ...
+
     def map(
         self,
         fn: Callable[..., T],
@@ -124,7 +128,7 @@ class OptionsExecutor(Executor):
             BreakerOpenError: The breaker holds tasks back for ``retry_after`` seconds.
             PoolClosedError: `stop` or `shutdown` has begun.
             PoolForkedError: The process was forked since the pool was used, and it cannot start anew.
-            TypeError: ``fn`` cannot be called.
+            TypeError: ``fn`` cannot be called, or is an ``async def`` function.
 
         Threads: safe from any thread. With ``overload="block"`` it may block, and raises RuntimeError
             where that would block a running event loop.
@@ -151,11 +155,24 @@ class OptionsExecutor(Executor):
     ) -> asyncio.Future[T]:
         """Schedule ``fn(*args, **kwargs)``, suspending this coroutine while there is no slot.
 
-        Returns an asyncio future: ``result = await (await pool.submit_async(fn))``. A coroutine that is
-        cancelled while it waits gives its place up. Waiting coroutines hold no thread.
+        Returns an asyncio future, for a caller that has something to do meanwhile; `run` awaits that as well.
+        A coroutine that is cancelled while it waits gives its place up. Waiting coroutines hold no thread. To
+        cancel the future cancels a queued task, and tells one that runs by ``current_task().cancelled``.
         """
         future: PoolFuture[T] = await self._submitter.submit_async(self._options, fn, args, kwargs)
         return asyncio.wrap_future(future)
+
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Schedule ``fn(*args, **kwargs)`` as `submit_async` does, and return its result or raise its error.
+
+        If this coroutine is cancelled, the task is cancelled while it is queued; one that runs is told by
+        ``current_task().cancelled``.
+
+        Raises:
+            PoolFullError, TaskExpiredError, PoolClosedError, BreakerOpenError: As by `submit_wait`.
+        """
+        future: PoolFuture[T] = await self._submitter.submit_async(self._options, fn, args, kwargs)
+        return await asyncio.wrap_future(future)
 
     def options(
         self,
@@ -194,7 +211,8 @@ class OptionsExecutor(Executor):
         """Call ``fn`` for each set of arguments; yield the results in order.
 
         Lazy and bounded: as many calls as fit are submitted at once, the others as results are read. It
-        waits for slots whatever the overload policy. Closing the iterator cancels what has not begun.
+        waits for slots whatever the overload policy. Closing the iterator cancels what has not begun, and
+        sets ``current_task().cancelled`` for what runs.
 
         Args:
             fn: Called with one item of each iterable.
@@ -224,7 +242,7 @@ class OptionsExecutor(Executor):
 class PoolView(OptionsExecutor):
     """A light executor: it submits to its pool with its options. Making one costs next to nothing.
 
-    It has the pool's ``submit``, ``submit_wait``, ``submit_async``, ``map`` and ``options``.
+    It has the pool's ``submit``, ``submit_wait``, ``submit_async``, ``run``, ``map`` and ``options``.
     """
 
     def __init__(self, pool: Executor, submitter: Submitter, options: TaskOptions) -> None:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from prodpool.admission.permits import acquire_all, release_all
 from prodpool.concurrency.background_thread import background_thread
+from prodpool.concurrency.event_loop import on_event_loop
 from prodpool.errors import (
     PoolBrokenError,
     PoolClosedError,
@@ -23,6 +26,7 @@ from prodpool.execution.current_task import is_inside
 from prodpool.execution.runner import check_stack_depth
 from prodpool.scheduling.dispatcher import Admission
 from prodpool.scheduling.wait_queue import AsyncWaiter, ThreadWaiter, Waiter
+from prodpool.task.coroutines import ASYNC_FLAGS, async_refusal, is_async
 from prodpool.task.future import PoolFuture
 from prodpool.task.outcomes import Reason, State
 from prodpool.task.task import Task, TaskOptions
@@ -85,7 +89,7 @@ class Submitter:
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> PoolFuture[Any]:
         """Admit a call, waiting for a slot as long as its options allow."""
-        if _on_event_loop():
+        if on_event_loop():
             # Also when there is a slot: an error that shows up only under load would be found too late.
             raise RuntimeError(_blocks_loop(self._pool))
         task = self._create_task(options, fn, args, kwargs)
@@ -160,14 +164,26 @@ class Submitter:
 
     # Steps.
 
-    def _create_task(
+    def _create_task(  # noqa: C901  # a part of it would be one more call for each task
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Task:
         """Make the task and take its permits. From here on it is either admitted or given back."""
         if not self._mark[0]:
             self._enter_child()
-        if not callable(fn):
+        # Written out for what is submitted most: a call of `is_async` would take longer than all the rest.
+        function: Any = fn
+        if type(function) is not FunctionType:
+            if type(function) is MethodType:
+                function = function.__func__
+            elif type(function) is partial:
+                function = function.func
+        if type(function) is FunctionType:
+            if function.__code__.co_flags & ASYNC_FLAGS:
+                raise async_refusal(fn)
+        elif not callable(fn):
             raise TypeError(f"fn={shown(fn)} cannot be called: pass the function and then its arguments")
+        elif type(fn) is partial and is_async(fn):
+            raise async_refusal(fn)
         task = Task(fn, args, kwargs, copy_context(), self._now(), options)
         task.future = PoolFuture(self._runner, task)
         if options.deadline is not None:
@@ -212,7 +228,7 @@ class Submitter:
             return self._wait_for_slot(task, math.inf)
         if self._overload == "reject":
             raise self._full()
-        if _on_event_loop():
+        if on_event_loop():
             raise self._would_block()
         check_stack_depth()
         self._runner.run_by_caller(task)
@@ -220,7 +236,7 @@ class Submitter:
 
     def _wait_for_slot(self, task: Task, wait: float) -> PoolFuture[Any]:
         self._refuse_nested()
-        if _on_event_loop():
+        if on_event_loop():
             raise self._would_block()
         waiter = ThreadWaiter(task)
         try:
@@ -316,16 +332,8 @@ class Submitter:
         )
 
 
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 def _blocks_loop(pool: str) -> str:
     return (
         f"pool {pool!r} would block the event loop of this thread until there is a slot: "
-        "use 'await pool.submit_async(fn, ...)' there"
+        "use 'await pool.run(fn, ...)' or 'await pool.submit_async(fn, ...)' there"
     )

@@ -127,7 +127,10 @@ class PoolFuture(Future[T]):
         return self._state in _OVER
 
     def cancel(self) -> bool:
-        """Take the task out of the queue. False once it runs or has finished."""
+        """Take the task out of the queue. False once it runs or has finished.
+
+        A task that runs is told by ``current_task().cancelled``, and it is up to the task to end.
+        """
         task = self._task
         if task is not None and self._owner.cancel(task):
             return True

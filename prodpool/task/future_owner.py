@@ -22,7 +22,7 @@ class FutureOwner(Protocol):
         ...
 
     def cancel(self, task: Any) -> bool:
-        """Take a queued task out of the pool for good; False when it is too late."""
+        """Take a queued task out of the pool for good; False when it is too late, and it is told to end."""
         ...
 
     def run_inline(self, task: Any) -> None:

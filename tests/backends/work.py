@@ -330,6 +330,22 @@ def until_asked(path: str) -> bool:
     return True
 
 
+def asked() -> bool:
+    """Tell whether it should end."""
+    task = current_task()
+    return task is not None and task.cancelled.is_set()
+
+
+async def fetch(number: int = 7) -> int:
+    """Stand for a function that is not to be submitted."""
+    return number
+
+
+def make_fetch() -> Any:
+    """Return the coroutine of one, and run nothing."""
+    return fetch()
+
+
 def attempt(path: str, deadly: int) -> int:
     """Kill the worker in the first ``deadly`` attempts; return the number of this one."""
     task = current_task()

@@ -155,6 +155,9 @@ def annotate(
 
 async def on_a_loop(pool: InstrumentedPool) -> None:
     """On an event loop, admission is awaited first and the result after it."""
+    assert_type(await pool.run(work, 3, unit="MB"), str)
+    assert_type(await pool.options(task="resize").run(work, 3), str)
+    await pool.run(work, "three")  # type: ignore[arg-type]
     future = await pool.submit_async(work, 3)
     assert_type(future, asyncio.Future[str])
     assert_type(await future, str)
@@ -171,6 +174,8 @@ def observe(pool: InstrumentedPool) -> None:
     assert_type((stats.queued, stats.running, stats.in_flight, stats.offered), tuple[int, int, int, int])
     assert_type((stats.oldest_queued, stats.longest_running), tuple[float, float])
     assert_type(stats.breaker, str | None)
+    assert_type(pool.capacity, int)
+    assert_type(pool.wait_idle(timeout=5), bool)
     pool.pause()
     pool.resume()
     pool.resize(4)
@@ -209,6 +214,14 @@ def in_a_task() -> None:
         assert_type(task.cancelled, threading.Event)
         assert_type(task.remaining, float | None)
         assert_type((task.name, task.pool, task.attempt), tuple[str, str, int])
+
+
+async def leave_on_a_loop() -> None:
+    """So does ``async with``; the report of a stop is the same on a loop."""
+    async with threads(name="within") as pool:
+        assert_type(pool, InstrumentedPool)
+        assert_type(await pool.wait_idle_async(timeout=5), bool)
+        assert_type(await pool.stop_async(deadline=1), StopReport)
 
 
 def leave() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from pathlib import Path
+from types import CoroutineType
 from typing import Any, NamedTuple
 
 from opentelemetry import context
@@ -26,6 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prodpool.errors import RemoteTaskError, UnpicklableError
 from prodpool.execution.current_task import CurrentTask, thread_state
 from prodpool.task.cancellation import CancelToken
+from prodpool.task.coroutines import coroutine_refusal
 from prodpool.task.task import Task, TaskOptions
 from prodpool.telemetry.tracebacks import without_own_frames
 from prodpool.text import short_stack, type_name
@@ -190,6 +192,8 @@ def _call(
     finally:
         thread_state.remote = outer
     ended = time.monotonic()
+    if type(value) is CoroutineType:
+        return failed_result(header, started, coroutine_refusal(fn, value), dumps)
     pickled = dumps is not None and type(value) not in _PLAIN
     if pickled:
         try:

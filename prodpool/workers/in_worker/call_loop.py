@@ -199,7 +199,7 @@ class CallLoop:
             self._reader.fill(flags)
             while (message := self._reader.next()) is not None:
                 if message.kind == Kind.CANCEL:
-                    self._cancelled_up_to = message.number
+                    self._cancelled_up_to = max(self._cancelled_up_to, message.number)
                 else:
                     self._waiting.append(message)
         except MemoryError:

@@ -84,6 +84,9 @@ class CallSender:
             except RuntimeError as error:  # no thread to be had
                 return self._settle_unsent(worker, task, error)
             self._send_first(worker, task, message)
+        elif task.cancel_requested:
+            # Asked for while the process had not begun it.
+            worker.forward_cancel(task)
         self._send_ahead(worker)
         value, failure, times = self._wait_for_result(worker, task)
         if worker.ahead and self._dispatcher.paused:

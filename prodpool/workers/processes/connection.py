@@ -123,6 +123,8 @@ class WorkerConnection:
                 self._socket.sendall(frame(Kind.DISCARD))
             except OSError:  # as in `send`
                 self._stop_sending()
+        if self._cancelled:
+            self.cancel(self._cancelled)
 
     def _stop_sending(self) -> None:
         """Have the worker end, if it has not, when it has answered what it was sent as a whole."""
@@ -146,13 +148,16 @@ class WorkerConnection:
                     return None
         return message
 
-    def cancel(self, number: int) -> None:
-        """Ask a call to end, and those before it; from any thread."""
-        self._cancelled = number
-        if self._sending.acquire(timeout=_CANCEL_PATIENCE):
+    def cancel(self, number: int, patience: float = _CANCEL_PATIENCE) -> None:
+        """Ask a call to end, and those before it; from any thread.
+
+        After ``patience`` seconds it is left to the thread that is just sending.
+        """
+        self._cancelled = max(number, self._cancelled)
+        if self._sending.acquire(timeout=patience):
             try:
                 with suppress(OSError):
-                    self._socket.send(frame(Kind.CANCEL, number), socket.MSG_DONTWAIT)
+                    self._socket.send(frame(Kind.CANCEL, self._cancelled), socket.MSG_DONTWAIT)
                     self._cancelled = 0
             finally:
                 self._sending.release()

@@ -117,6 +117,18 @@ class RemoteWorker(Worker):
         if connection is not None and self.sent:
             connection.cancel(self.calls)
 
+    def forward_cancel(self, task: Task) -> None:
+        """Tell the process that ``task`` is to end, if that is the one it runs; never waits."""
+        connection, number = self.connection, self.answered + 1
+        try:
+            # In this order, see `note_answered`. One that is still ahead may be withdrawn, and its number be
+            # given to another call: the worker's own thread asks again once it is not.
+            running = self.task is task and self.sent[0] is task
+        except IndexError:
+            running = False
+        if connection is not None and running:
+            connection.cancel(number, patience=0.0)
+
     def note_sent(self, task: Task, size: int) -> None:
         """Note that ``task`` is sent next, as a call of so many bytes. The lock is held."""
         self.calls += 1
@@ -125,9 +137,11 @@ class RemoteWorker(Worker):
 
     def note_answered(self) -> None:
         """Note that the first of the calls is answered."""
-        self.answered += 1
+        answered = self.answered + 1
         self.sizes.popleft()
         self.sent.popleft().packed = None
+        # Last: who finds a task first in `sent` has read its number before.
+        self.answered = answered
 
     def withdraw_ahead(self, *, sent: bool) -> int:
         """Withdraw the tasks that it was given ahead and has not begun; return how many these are."""

@@ -1,0 +1,65 @@
+"""Waiting on an event loop for a call that takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from prodpool.concurrency.interrupts import start_thread
+
+T = TypeVar("T")
+
+
+def on_event_loop() -> bool:
+    """Tell whether the calling thread runs an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def running_loop(what: str, instead: str) -> asyncio.AbstractEventLoop:
+    """Return the event loop of the calling thread.
+
+    Raises:
+        RuntimeError: It runs none; the message says that ``what`` needs one, and to use ``instead``.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(f"{what} needs a running asyncio event loop: {instead}") from None
+
+
+async def call_in_own_thread(loop: asyncio.AbstractEventLoop, name: str, call: Callable[[], T]) -> T:
+    """Make ``call`` in a thread of that name, which no other call has to wait for, and return its result.
+
+    A caller that is cancelled meanwhile leaves the call going on. Where the system has no thread to give, the
+    call is made here, and the loop waits for it.
+    """
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        settle: Callable[[], None]
+        try:
+            settle = partial(outcome.set_result, call())
+        except BaseException as error:  # noqa: BLE001  # it is the caller's, whatever it is
+            settle = partial(outcome.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_unless_cancelled, outcome, settle)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        start_thread(thread)
+    except RuntimeError:
+        return call()
+    return await outcome
+
+
+def _unless_cancelled(outcome: asyncio.Future[Any], settle: Callable[[], None]) -> None:
+    if not outcome.done():
+        settle()
