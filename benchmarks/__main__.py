@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import depth, handoff, memory, report, speed, watching
+from benchmarks import depth, handoff, memory, multiprocess, report, speed, watching
 from benchmarks.scale import FULL, QUICK, Scale
 
 EXPERIMENTS: dict[str, Callable[[Scale], list[report.Row]]] = {
@@ -19,6 +19,7 @@ EXPERIMENTS: dict[str, Callable[[Scale], list[report.Row]]] = {
     "depth": depth.many_waiting,
     "workers": speed.many_workers,
     "watchdog": watching.watchdog,
+    "multiprocess": multiprocess.writer,
     "processes": handoff.throughput,
     "processes-latency": handoff.latency,
     "processes-large": handoff.large_calls,
