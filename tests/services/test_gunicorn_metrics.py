@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers.waiting import PATIENCE, until
-from tests.support import ROOT
+from tests.services.gunicorn_server import Gunicorn, gunicorn
 
 pytestmark = [pytest.mark.once, pytest.mark.long, pytest.mark.timeout(240)]
 WORKERS, POOL_SIZE = 4, 3
@@ -31,32 +27,9 @@ SUBMITTED, GAUGE = "workerpool_submitted_total", "workerpool_workers"
 class Counted:
     """A gunicorn that serves `counted_app`, and clients of it who count what they got."""
 
-    def __init__(self, socket_number: int, port: int, folder: Path) -> None:
-        self.log = folder / "gunicorn.log"
-        self._http = urllib3.PoolManager(maxsize=16, retries=False, timeout=PATIENCE)
-        self._url = f"http://127.0.0.1:{port}"
-        metrics = folder / "metrics"
-        metrics.mkdir()
-        command = [sys.executable, "-m", "gunicorn", "--preload", f"--workers={WORKERS}", "--threads=4"]
-        command += [f"--bind=fd://{socket_number}", "--graceful-timeout=20", f"--pythonpath={ROOT}"]
-        command += ["--max-requests=200", "--config=python:tests.services.counted_conf"]
-        with self.log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                [*command, "tests.services.counted_app:application"],
-                stdout=stream,
-                stderr=stream,
-                cwd=ROOT,
-                env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
-                pass_fds=[socket_number],
-            )
-
-    def get(self, path: str = "") -> bytes | None:
-        """Fetch a page over a connection of its own; None if its worker was killed meanwhile."""
-        try:
-            answer = self._http.request("GET", f"{self._url}/{path}", headers={"Connection": "close"})
-        except urllib3.exceptions.HTTPError:
-            return None
-        return answer.data if answer.status == 200 else None
+    def __init__(self, server: Gunicorn) -> None:
+        self.log = server.log
+        self.get = server.get
 
     def series(self) -> dict[tuple[str, ...], float] | None:
         """Scrape the service."""
@@ -76,8 +49,7 @@ class Counted:
 
     def workers(self) -> list[int]:
         """Return the pids of the workers that are there, the oldest first."""
-        log = self.log.read_text()
-        began = [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", log)]
+        began = [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log())]
         return [pid for pid in began if Path(f"/proc/{pid}").exists()]
 
     def load(self, requests: int) -> int:
@@ -87,18 +59,14 @@ class Counted:
 
 
 @contextmanager
-def counted(tmp_path: Path) -> Iterator[Counted]:
+def counted(folder: Path) -> Iterator[Counted]:
     """Serve until the block ends, which must go well."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        service = Counted(listener.fileno(), listener.getsockname()[1], tmp_path)
-        try:
-            until(lambda: service.log.read_text().count("Booting worker") == WORKERS)
-            yield service
-            service.process.send_signal(signal.SIGTERM)
-            assert service.process.wait(PATIENCE) == 0, service.log.read_text()
-        finally:
-            service.process.kill()
-            service.process.wait()
+    files = folder / "metrics"
+    files.mkdir()
+    options = ("--max-requests=200", "--config=python:tests.services.counted_conf")
+    env = {"PROMETHEUS_MULTIPROC_DIR": str(files)}
+    with gunicorn(folder, "counted_app", *options, workers=WORKERS, **env) as server:
+        yield Counted(server)
 
 
 @contextmanager
@@ -145,7 +113,7 @@ def test_sums_are_exact(tmp_path: Path) -> None:
         assert service.value("workerpool_completed_total") == answered
         assert len(scrapes) > 10
         assert fell(scrapes) == {}
-        log = service.log.read_text()
+        log = service.log()
         assert "Autorestarting worker after current request" in log
         assert log.count("Booting worker") >= WORKERS + 3
         # Of those that are gone no gauge is left; one that has not run a task yet has none.

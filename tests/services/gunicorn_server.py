@@ -1,0 +1,50 @@
+"""A real gunicorn, and the pages that it serves."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from signal import SIGTERM
+
+import urllib3
+
+from tests.helpers.waiting import PATIENCE, until
+from tests.services.service import Service, service
+from tests.support import ROOT
+
+
+class Gunicorn:
+    """A gunicorn that was started with `gunicorn`."""
+
+    def __init__(self, served: Service, port: int) -> None:
+        self.log = served.log
+        self.lines = served.lines
+        self.pid = served.process.pid
+        self._url = f"http://127.0.0.1:{port}"
+        self._http = urllib3.PoolManager(maxsize=16, retries=False, timeout=PATIENCE)
+
+    def get(self, path: str = "") -> bytes | None:
+        """Fetch a page over a connection of its own, since gunicorn may give each to another worker.
+
+        None if there is no such page, or its worker was ended meanwhile.
+        """
+        try:
+            answer = self._http.request("GET", f"{self._url}/{path}", headers={"Connection": "close"})
+        except urllib3.exceptions.HTTPError:
+            return None
+        return answer.data if answer.status == 200 else None
+
+
+@contextmanager
+def gunicorn(folder: Path, application: str, *options: str, workers: int, **env: str) -> Iterator[Gunicorn]:
+    """Serve an application, loaded before the fork, until the block ends, which must go well."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        number, port = listener.fileno(), listener.getsockname()[1]
+        command = ["-m", "gunicorn", "--preload", f"--workers={workers}", "--threads=4"]
+        command += [f"--bind=fd://{number}", "--graceful-timeout=20", f"--pythonpath={ROOT}"]
+        command += [*options, f"tests.services.{application}:application"]
+        with service(command, folder / "gunicorn.log", env, pass_fds=[number], end=SIGTERM) as served:
+            until(lambda: served.log().count("Booting worker") >= workers)
+            yield Gunicorn(served, port)
