@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -32,6 +33,7 @@ from prodpool.lifetime import StoppableExecutor
 from prodpool.stats import PoolStats
 from prodpool.submission.options import PoolView
 from prodpool.submission.submitter import Submitter
+from prodpool.submission.thread_pool_view import ThreadPoolView
 from prodpool.text import shown
 from prodpool.workers.backends import detect_backend
 from prodpool.workers.base import Capabilities, SupportsSubmit, shut_down
@@ -108,7 +110,7 @@ class InstrumentedPool(StoppableExecutor):
         prefetch: int | None = None,
         context_vars: Sequence[str] = (),
     ) -> None:
-        if isinstance(backend, InstrumentedPool | PoolView):
+        if isinstance(backend, InstrumentedPool | PoolView | ThreadPoolView):
             raise TypeError(f"backend={shown(backend)} is a pool already: pass the executor that it wraps")
         with ExitStack() as undo:
             undo.callback(self._discard)
@@ -180,6 +182,19 @@ class InstrumentedPool(StoppableExecutor):
         """
         dispatcher = self._engine.dispatcher
         return dispatcher.workers() + dispatcher.queue_capacity
+
+    @property
+    def _max_workers(self) -> int:
+        # What code asks of an executor that it takes for a ThreadPoolExecutor, as dask's scheduler does.
+        return self._engine.dispatcher.workers()
+
+    def as_thread_pool(self) -> ThreadPoolExecutor:
+        """Return this pool as a ThreadPoolExecutor, for code that accepts no other executor.
+
+        Such as ``loop.set_default_executor``, and so ``asyncio.to_thread``. What is submitted to it is a task
+        of this pool; to shut it down, as a loop does with its default executor, stops this pool.
+        """
+        return ThreadPoolView(self, self._max_workers)
 
     def pause(self) -> None:
         """Start no more tasks until `resume`; running ones go on, and the queue fills up to its bound."""

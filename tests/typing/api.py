@@ -184,6 +184,7 @@ def observe(pool: InstrumentedPool) -> None:
     assert_type((report.drained, report.completed, report.dropped), tuple[bool, int, int])
     assert_type((report.abandoned, report.elapsed), tuple[tuple[str, ...], float])
     pool.close_metrics()
+    assert_type(pool.as_thread_pool(), ThreadPoolExecutor)
 
 
 def refused(pool: InstrumentedPool) -> None:
