@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from prodpool.concurrency.event_loop import call_in_own_thread, on_event_loop, running_loop
+from prodpool.concurrency.interrupts import held_here
 from prodpool.concurrency.signal_safe_event import SignalSafeEvent
 from prodpool.config.settings import check_seconds
 from prodpool.engine import Engine
@@ -97,14 +98,15 @@ class StoppableExecutor(OptionsExecutor):
 
         The pool stays open: others may submit meanwhile, and it is enough that it was idle at one moment.
         A task counts as running until its done-callbacks are made, an abandoned one until it ends after
-        all. Queued tasks of a paused pool stay queued.
+        all. Callbacks of tasks that never ran are not waited for. Queued tasks of a paused pool stay queued.
 
         Args:
             timeout: Seconds; None for as long as it takes, 0 to look and not wait.
 
         Raises:
-            RuntimeError: Called inside a task of this pool, or its done-callback, which it would wait for; or
-                in a thread that runs an event loop, which it would block.
+            RuntimeError: Called inside a task of this pool, or its done-callback, which it would wait for; in
+                a thread that runs an event loop, which it would block; or by a signal handler or destructor
+                that has interrupted the pool itself.
         """
         seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
         self._refuse_from_inside("wait_idle()", _WAIT_OUTSIDE)
@@ -115,10 +117,13 @@ class StoppableExecutor(OptionsExecutor):
             )
         idle = SignalSafeEvent()
         waiter, dispatcher = IdleWaiter(idle.set), self._engine.dispatcher
-        if not dispatcher.add_idle_waiter(waiter):
-            return True
+        if seconds and held_here(dispatcher.lock):
+            raise RuntimeError(
+                f"wait_idle() of pool {self._holder.engine.settings.name!r} in a signal handler or destructor"
+                " that has interrupted the pool itself would keep it from going on: wait in another thread"
+            )
         try:
-            return idle.wait(seconds) or waiter.idle
+            return not dispatcher.add_idle_waiter(waiter) or idle.wait(seconds) or waiter.idle
         finally:
             dispatcher.remove_idle_waiter(waiter)
 
@@ -137,9 +142,9 @@ class StoppableExecutor(OptionsExecutor):
         idle: asyncio.Future[None] = loop.create_future()
         waiter = IdleWaiter(lambda: loop.call_soon_threadsafe(_set, idle))
         dispatcher = self._engine.dispatcher
-        if not dispatcher.add_idle_waiter(waiter):
-            return True
         try:
+            if not dispatcher.add_idle_waiter(waiter):
+                return True
             async with asyncio.timeout(None if math.isinf(seconds) else seconds):
                 await idle
         except TimeoutError:

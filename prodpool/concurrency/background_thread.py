@@ -142,7 +142,12 @@ class BackgroundThread:
             for watched in due:
                 self._due[watched] = now + watched.interval
         for watched in due:
-            watched.tick()
+            try:
+                watched.tick()
+            except MemoryError:
+                raise
+            except Exception:  # noqa: BLE001, S112  # all others are still to be watched over
+                continue
 
 
 _watchdog = BackgroundThread()

@@ -234,12 +234,13 @@ class Runner:
 
     def _tell(self, task: Task) -> None:
         """Ask a running task to end."""
-        if task.dropped is not None or task.cancel_requested:
+        token = task.cancel_token
+        if task.dropped is not None or (token is not None and token.is_set()):
             return
         # It reads this whenever it looks. Who waits for it is woken by another thread: the caller may be a
         # signal handler, or a destructor, on top of the very frame that waits, with the lock of its event.
-        task.cancel_requested = True
         call = partial(self._dispatcher.request_cancel, task)
+        task.cancel_requested = True
         if not background_thread().call_soon(call):
             call()
 

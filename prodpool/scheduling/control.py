@@ -88,7 +88,7 @@ class PoolControl(PoolState):
     def add_idle_waiter(self, waiter: IdleWaiter) -> bool:
         """Have ``waiter`` notified once nothing is queued or running; False if that is so now."""
         with self.lock:
-            if self._has_no_work() and not self.unsettled.length:
+            if self._has_no_work() and self._all_resolved():
                 return False
             self.idle_wanted = True
             self.idle_waiters.push(waiter)

@@ -184,7 +184,7 @@ class PoolState:
             return
         if self.state is not State.OPEN:
             self.idle_signal.put(None)
-        if not self.unsettled.length:
+        if self._all_resolved():
             self._release_idle_waiters()
 
     def _release_idle_waiters(self) -> None:
@@ -197,6 +197,10 @@ class PoolState:
             last = waiter.prev = to_notify.last
             last.next = to_notify.last = waiter
             to_notify.length = notifiable
+
+    def _all_resolved(self) -> bool:
+        """Tell whether the futures of all dropped tasks have ended; their callbacks may still be made."""
+        return all(task.future.done() for task in self.unsettled)
 
     def _has_no_work(self) -> bool:
         return not (self.worker_set.running or self.inline or self.queue.length or self.worker_set.any_out())

@@ -83,7 +83,7 @@ class StopPhases:
         self._on_stopped = parts.on_stopped
         self._cancel_queued = False
         # Whether a thread that runs an event loop waits for the stop.
-        self._blocks_loop = False
+        self._blocks_loop = self._said_that_it_blocks = False
         # When the stop was first asked for: infinity until then (seconds of time.monotonic).
         self._began = math.inf
         self._deadline_at = math.inf
@@ -163,20 +163,13 @@ class StopPhases:
         idle = unchanged and there.queued == there.running == 0
         self._silent = self._at_exit and idle and not self._spoke
         self._log_event(self._log.info, "pool.draining", queue_depth=there.queued, running=there.running)
-        if self._blocks_loop and not there.queued == there.running == 0:
-            # A line and no warning: where warnings are errors, that would break off the very stop.
-            self._log_event(
-                self._log.warning,
-                "pool.stop_blocks_loop",
-                queue_depth=there.queued,
-                running=there.running,
-                instead="await pool.stop_async() or 'async with pool'",
-            )
         next_progress = self._began + PROGRESS_EVERY
         while True:
             now = time.monotonic()
             if dispatcher.is_idle():
                 return True
+            if self._blocks_loop and not self._said_that_it_blocks:
+                self._say_that_it_blocks()
             if now >= self._deadline_at:
                 return False
             if now >= next_progress:
@@ -191,6 +184,19 @@ class StopPhases:
                 self._drop_queued()
             wait = min(self._deadline_at, next_progress) - now
             self._wait_for_change(wait)
+
+    def _say_that_it_blocks(self) -> None:
+        self._said_that_it_blocks = True
+        with self._dispatcher.lock:
+            there = self._dispatcher.occupancy()
+        # A line and no warning: where warnings are errors, that would break off the very stop.
+        self._log_event(
+            self._log.warning,
+            "pool.stop_blocks_loop",
+            queue_depth=there.queued,
+            running=there.running,
+            instead="await pool.stop_async() or 'async with pool'",
+        )
 
     def _enforce_deadline(self) -> bool:
         """Drop the queued tasks, ask the running ones to end, and wait a moment; True if all ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any
@@ -32,7 +33,8 @@ def async_refusal(fn: Callable[..., Any]) -> TypeError:
 def coroutine_refusal(fn: Callable[..., Any], value: CoroutineType[Any, Any, Any]) -> TypeError:
     """Return the error for a task whose result is a coroutine, and close that if it has not begun."""
     if inspect.getcoroutinestate(value) == inspect.CORO_CREATED:
-        value.close()
+        with suppress(ValueError):  # a loop that it was handed to begins it just now
+            value.close()
     return TypeError(f"{callable_name(fn)} returned a coroutine, {_WAY_OUT}")
 
 

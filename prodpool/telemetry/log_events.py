@@ -208,11 +208,11 @@ class LoggerResolver:
     def __call__(self) -> Any:
         """Return the logger to use now, in a thread where no event loop runs."""
         if self._given is not None:
-            return _synchronous(self._given)
+            self._given = _synchronous(self._given)
+            return self._given
         if structlog.is_configured():
-            if self._structlog is None:
-                self._structlog = structlog.get_logger("prodpool")
-            return _synchronous(self._structlog)
+            self._structlog = _synchronous(self._structlog or structlog.get_logger("prodpool"))
+            return self._structlog
         if self._stdlib is None:
             logger = logging.getLogger("prodpool")
             if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
@@ -223,14 +223,16 @@ class LoggerResolver:
 
 def _synchronous(logger: Any) -> Any:
     """Return the synchronous logger in structlog's AsyncBoundLogger: no loop would ever write the lines."""
-    if not hasattr(logger, "bind"):
+    if not type(logger).__module__.startswith("structlog."):
         return logger
     try:
         bound = logger.bind()
     except RuntimeError:
         # One can only be made where a loop runs.
-        bound = asyncio.run(_bind(logger))
-    return bound.sync_bl if isinstance(bound, structlog.stdlib.AsyncBoundLogger) else bound
+        with asyncio.Runner() as runner:
+            runner.get_loop()
+            bound = runner.run(_bind(logger))
+    return bound.sync_bl if isinstance(bound, structlog.stdlib.AsyncBoundLogger) else logger
 
 
 async def _bind(logger: Any) -> Any:
@@ -266,4 +268,15 @@ class StdlibLogger:
         stack = fields.get("stack")
         # The event is ours and has no "%"; a task's name may have one, and must not be taken for a format.
         template, args = (f"{event} %s", (line,)) if stack is None else (f"{event} %s\n%s", (line, stack))
-        self._logger.log(level, template, *args, extra=fields)
+        logger: Any = self._logger
+        options: dict[str, Any] = {"extra": fields}
+        if isinstance(logger, logging.LoggerAdapter):
+            # It would replace our fields by its own.
+            template, its_own = logger.process(template, dict(options))
+            options = {**its_own, "extra": {**fields, **(its_own.get("extra") or {})}}
+            logger = logger.logger
+        try:
+            logger.log(level, template, *args, **options)
+        except KeyError:
+            # The application's record factory makes an attribute of such a name: then ours are in the text.
+            logger.log(level, template, *args, **{**options, "extra": None})

@@ -26,6 +26,7 @@ class MetricSpec:
         samples: Returns its values in a snapshot, by the values of those labels.
         merge: Makes one value of those of two pools of one name.
         of_open: Whether a stopped pool has no say while another one of that name is there.
+        seconds: Whether its values are seconds, and not counts.
     """
 
     name: str
@@ -34,6 +35,7 @@ class MetricSpec:
     samples: Callable[[PoolSnapshot], Iterable[tuple[Labels, float]]]
     merge: Callable[[float, float], float] = operator.add
     of_open: bool = False
+    seconds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ COUNTERS = (
         "Worker seconds spent in tasks, running ones included.",
         (),
         _plain(lambda r: r.busy_seconds),
+        seconds=True,
     ),
     MetricSpec(
         "workerpool_slow_tasks_total",

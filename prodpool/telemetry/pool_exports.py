@@ -27,24 +27,26 @@ class Export:
 
     Attributes:
         pool: The pool's name.
-        report: Counts an error that exporting raised.
         source: Where its numbers come from. Once it is released, something that holds nothing else of it;
             None for a pool that was garbage-collected before its first use.
+        report: Counts an error that exporting raised; None before the pool's first use.
+        closed: Whether it is exported no more, save for what it has counted.
         collected: Whether the pool was garbage-collected, so that nobody can submit to it.
         released: Whether it has stopped, and its last worker is back.
     """
 
-    __slots__ = ("collected", "pool", "released", "report", "source")
+    __slots__ = ("closed", "collected", "pool", "released", "report", "source")
 
-    def __init__(self, pool: str, source: Source, report: Callable[[BaseException], None]) -> None:
+    def __init__(self, pool: str, source: Source) -> None:
         self.pool = pool
-        self.report = report
         self.source: Source | None = source
+        self.report: Callable[[BaseException], None] | None = None
+        self.closed = False
         self.collected = False
         self.released = False
 
     def is_final(self) -> bool:
-        """Tell whether its numbers will not change any more."""
+        """Tell whether its numbers will not change any more, and can be read without a lock of the pool's."""
         return self.source is None or (self.collected and self.released)
 
 
@@ -57,122 +59,155 @@ class _Name:
         exports: Its pools, the newest last.
         totals: What the pools that are gone have counted; None if there was none that did.
         last: The newest of these.
+        retired: Tells by its size which of the names without a pool lost it first; 0 for one that has a pool.
     """
 
     since: float = field(default_factory=time.time)
     exports: tuple[Export, ...] = ()
     totals: Totals | None = None
     last: PoolSnapshot | None = None
+    retired: int = 0
 
-    def without(self, gone: list[Export]) -> _Name:
+    def without(self, final: list[Export], retired: int) -> _Name:
         """Return it with the numbers of pools that are gone moved into the totals."""
-        exports = tuple(export for export in self.exports if export not in gone)
-        snapshots = [export.source.snapshot() for export in gone if export.source is not None]
-        if not snapshots:
-            return replace(self, exports=exports)
-        totals = (self.totals or Totals()).plus(snapshots)
-        return replace(self, exports=exports, totals=totals, last=snapshots[-1])
+        exports = tuple(export for export in self.exports if export not in final)
+        snapshots = [export.source.snapshot() for export in final if export.source is not None]
+        totals, last = self.totals, self.last
+        if snapshots:
+            totals, last = (totals or Totals()).plus(snapshots), snapshots[-1]
+        return _Name(self.since, exports, totals, last, 0 if exports else retired)
 
     def reading(self, pool: str) -> Reading | None:
-        """Read its pools; None if there has been nothing to read."""
-        snapshots = [source.snapshot() for export in self.exports if (source := export.source) is not None]
-        totals = self.totals or Totals()
-        if snapshots:
-            return Reading(pool, self.since, totals.plus(snapshots), read_gauges(snapshots))
-        return None if self.last is None else Reading(pool, self.since, totals, read_gauges([self.last]))
+        """Read its pools; None if there is nothing to read."""
+        there = [
+            (source.snapshot(), export.closed)
+            for export in self.exports
+            if (source := export.source) is not None
+        ]
+        totals = self.totals
+        if there:
+            totals = (totals or Totals()).plus([snapshot for snapshot, _ in there])
+        shown = [snapshot for snapshot, closed in there if not closed]
+        if not shown and self.last is not None:
+            shown = [self.last]
+        return Reading(pool, self.since, totals, read_gauges(shown)) if totals and shown else None
+
+
+class _Cell:
+    """Holds one name. To compare it and to replace it are attribute accesses, between which nothing runs."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: _Name) -> None:
+        self.name: _Name | None = name
+
+    def replace(self, before: _Name | None, after: _Name | None) -> bool:
+        """Replace the name, unless a signal handler has done so. None: the cell is in no dict any more."""
+        if self.name is before:
+            self.name = after
+            return True
+        return False
 
 
 class PoolExports:
-    """Keeps the exported pools of one registry."""
+    """Keeps the exported pools of one registry.
+
+    A living pool is never read with the lock held: whoever builds a pool in a signal handler may have
+    interrupted a frame that holds that pool's lock.
+    """
 
     def __init__(self) -> None:
+        # It does not keep a signal handler or a finalizer in the same thread out.
         self._lock = threading.RLock()
-        # Guarded by _lock, which does not keep a signal handler of the same thread out: the names that have
-        # a pool, and those that have none, the one that lost it first at the head.
-        self._names: dict[str, _Name] = {}
-        self._retired: dict[str, _Name] = {}
-        # Names when all were looked through last.
+        self._cells: dict[str, _Cell] = {}
+        # Names when all were looked through last, and names that have lost their last pool so far.
         self._looked_through = 0
+        self._retirements = 0
 
     def add(self, export: Export) -> None:
         """Export a pool."""
         pool = export.pool
         with self._lock:
-            if pool not in self._names and len(self._names) > 2 * self._looked_through + KEPT_NAMES:
+            if pool not in self._cells and len(self._cells) > 2 * self._looked_through + KEPT_NAMES:
                 self._retire_all()
             while True:
-                before = self._names.get(pool)
-                name = before or self._retired.get(pool) or _Name()
-                if self._replace(pool, before, replace(name, exports=(*name.exports, export))):
+                cell = self._cells.get(pool)
+                before = None if cell is None else cell.name
+                if cell is None or before is None:
+                    self._cells[pool] = _Cell(_Name(exports=(export,)))
                     break
-            self._retired.pop(pool, None)
-            self._retire(pool)
+                if cell.replace(before, replace(before, exports=(*before.exports, export), retired=0)):
+                    self._retire(pool, cell)
+                    break
 
     def remove(self, export: Export) -> None:
         """Export it no more; nothing of its name either, if it is the last pool of that name."""
+        export.closed = True
         with self._lock:
-            while (name := self._names.get(export.pool)) is not None and export in name.exports:
-                if self._replace(export.pool, name, name.without([export])):
-                    break
-            else:
-                return
-            if name.exports == (export,):
-                self._names.pop(export.pool, None)
+            cell = self._cells.get(export.pool)
+            name = None if cell is None else cell.name
+            if cell is not None and name is not None and all(each.closed for each in name.exports):
+                self._drop(export.pool, cell, name)
 
     def forget_all(self) -> None:
         """Drop all without taking a lock, for a forked child."""
         self._lock = threading.RLock()
-        self._names = {}
-        self._retired = {}
+        self._cells = {}
 
     def exports(self) -> list[Export]:
         """Return the pools that are there."""
         with self._lock:
-            return [export for name in self._names.values() for export in name.exports]
+            names = [cell.name for cell in list(self._cells.values())]
+        return [export for name in names if name is not None for export in name.exports]
 
     def readings(self, pool: str | None = None) -> list[Reading]:
         """Read every pool, or those of one name, and return the numbers of each name."""
         with self._lock:
             if pool is None:
                 self._retire_all()
-            names = self._retired | self._names
+            names = [
+                (each, cell.name) for each, cell in list(self._cells.items()) if pool is None or each == pool
+            ]
             if pool is None:
                 # None is forgotten unread.
                 self._forget(KEPT_NAMES)
-            else:
-                names = {name: each for name, each in names.items() if name == pool}
-        # Without the lock: to read a pool may take its time.
-        return [reading for each, name in names.items() if (reading := name.reading(each)) is not None]
-
-    def _replace(self, pool: str, before: _Name | None, name: _Name) -> bool:
-        """Store a name, unless a signal handler has stored another."""
-        # CPython calls none between the comparison and the store.
-        if self._names.get(pool) is before:
-            self._names[pool] = name
-            return True
-        return False
+        # Without the lock: to read a pool may take its time, and takes its lock.
+        return [
+            reading
+            for each, name in names
+            if name is not None and (reading := name.reading(each)) is not None
+        ]
 
     def _retire_all(self) -> None:
-        for pool in list(self._names):
-            self._retire(pool)
-        self._looked_through = len(self._names)
+        for pool, cell in list(self._cells.items()):
+            self._retire(pool, cell)
         self._forget(UNSCRAPED_NAMES)
+        self._looked_through = len(self._cells)
 
-    def _retire(self, pool: str) -> None:
+    def _retire(self, pool: str, cell: _Cell) -> None:
         """Move what is final of a name into its totals."""
-        name = self._names.get(pool)
-        if name is None:
+        name = cell.name
+        if name is None or not (final := [export for export in name.exports if export.is_final()]):
             return
-        if final := [export for export in name.exports if export.is_final()]:
-            before, name = name, name.without(final)
-            if not self._replace(pool, before, name):
-                return
-        if not name.exports:
-            if name.totals is not None:
-                self._retired[pool] = name
-            if self._names.get(pool) is name:
-                del self._names[pool]
+        self._retirements += 1
+        rest = name.without(final, self._retirements)
+        if cell.replace(name, rest) and not rest.exports and rest.totals is None:
+            self._drop(pool, cell, rest)
 
     def _forget(self, kept: int) -> None:
-        for pool in list(self._retired)[:-kept]:
-            self._retired.pop(pool, None)
+        """Drop the names that have lost their pools first, but for so many."""
+        retired = [
+            (name.retired, pool, cell, name)
+            for pool, cell in list(self._cells.items())
+            if (name := cell.name) is not None and not name.exports
+        ]
+        retired.sort(key=lambda each: each[0])
+        for _, pool, cell, name in retired[: max(0, len(retired) - kept)]:
+            self._drop(pool, cell, name)
+
+    def _drop(self, pool: str, cell: _Cell, name: _Name) -> None:
+        if not cell.replace(name, None):
+            return
+        there = self._cells.pop(pool, None)
+        if there is not cell and there is not None:
+            self._cells.setdefault(pool, there)  # a signal handler has put it there

@@ -1,4 +1,8 @@
-"""The numbers of all pools of one name at one moment, as every exporter hands them out."""
+"""The numbers of all pools of one name at one moment, as every exporter hands them out.
+
+What is added up is whole numbers, seconds as nanoseconds: a sum of floats depends on their order, and a
+counter that goes down by its last bit is a restart to Prometheus, which would count all of it again.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,59 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prodpool.telemetry.counters import Exemplar, HistogramSnapshot
-from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, Labels, MetricSpec
+from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, HistogramSpec, Labels, MetricSpec
 from prodpool.telemetry.snapshot import PoolSnapshot
 
+NANOSECONDS = 1_000_000_000
 Values = Mapping[Labels, float]
+Bucket = tuple[float, int, Exemplar | None]
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramTotals:
+    """Histograms added up. ``buckets``: (upper bound, observations up to it, exemplar)."""
+
+    buckets: tuple[Bucket, ...]
+    nanoseconds: int
+    count: int
+
+    @classmethod
+    def of(cls, histogram: HistogramSnapshot) -> HistogramTotals:
+        """Return the totals of one histogram."""
+        return cls(histogram.buckets, round(histogram.total * NANOSECONDS), histogram.count)
+
+    @property
+    def seconds(self) -> float:
+        """The sum of all observations."""
+        return self.nanoseconds / NANOSECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What only grows: the counters and histograms of pools, by the metrics' names."""
 
-    counters: Mapping[str, Values] = field(default_factory=dict)
-    histograms: Mapping[str, HistogramSnapshot] = field(default_factory=dict)
+    _counters: Mapping[str, Mapping[Labels, int]] = field(default_factory=dict)
+    _histograms: Mapping[str, HistogramTotals] = field(default_factory=dict)
+
+    def values(self, spec: MetricSpec) -> Values:
+        """Return the values of a counter."""
+        scale = NANOSECONDS if spec.seconds else 1
+        return {labels: value / scale for labels, value in self._counters.get(spec.name, {}).items()}
+
+    def histogram(self, spec: HistogramSpec) -> HistogramTotals:
+        """Return a histogram."""
+        return self._histograms[spec.name]
 
     def plus(self, snapshots: Sequence[PoolSnapshot]) -> Totals:
         """Return the sum of these and those of further pools."""
         return Totals(
-            {spec.name: _merged(spec, snapshots, self.counters.get(spec.name, {})) for spec in COUNTERS},
+            {spec.name: _added_up(spec, snapshots, self._counters.get(spec.name, {})) for spec in COUNTERS},
             {
                 spec.name: _sum_of(
-                    (*self._histogram(spec.name), *(spec.read(snapshot) for snapshot in snapshots))
+                    (
+                        *self._before(spec.name),
+                        *(HistogramTotals.of(spec.read(snapshot)) for snapshot in snapshots),
+                    )
                 )
                 for spec in HISTOGRAMS
             },
@@ -36,19 +73,19 @@ class Totals:
         return Totals(
             {
                 name: {labels: value - earlier._value(name, labels) for labels, value in values.items()}
-                for name, values in self.counters.items()
+                for name, values in self._counters.items()
             },
             {
-                name: _difference(histogram, *earlier._histogram(name))
-                for name, histogram in self.histograms.items()
+                name: _difference(histogram, *earlier._before(name))
+                for name, histogram in self._histograms.items()
             },
         )
 
-    def _value(self, name: str, labels: Labels) -> float:
-        return self.counters.get(name, {}).get(labels, 0)
+    def _value(self, name: str, labels: Labels) -> int:
+        return self._counters.get(name, {}).get(labels, 0)
 
-    def _histogram(self, name: str) -> Iterable[HistogramSnapshot]:
-        return [self.histograms[name]] if name in self.histograms else []
+    def _before(self, name: str) -> Iterable[HistogramTotals]:
+        return [self._histograms[name]] if name in self._histograms else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +111,41 @@ def read_gauges(snapshots: Sequence[PoolSnapshot]) -> dict[str, Values]:
     return {spec.name: _merged(spec, in_use if spec.of_open else snapshots) for spec in GAUGES}
 
 
-def _merged(spec: MetricSpec, snapshots: Iterable[PoolSnapshot], start: Values | None = None) -> Values:
-    values = dict(start or {})
+def _merged(spec: MetricSpec, snapshots: Iterable[PoolSnapshot]) -> Values:
+    values: dict[Labels, float] = {}
     for snapshot in snapshots:
         for labels, value in spec.samples(snapshot):
             values[labels] = spec.merge(values[labels], value) if labels in values else value
     return values
 
 
-def _sum_of(histograms: Sequence[HistogramSnapshot]) -> HistogramSnapshot:
+def _added_up(
+    spec: MetricSpec, snapshots: Iterable[PoolSnapshot], start: Mapping[Labels, int]
+) -> dict[Labels, int]:
+    scale, values = NANOSECONDS if spec.seconds else 1, dict(start)
+    for snapshot in snapshots:
+        for labels, value in spec.samples(snapshot):
+            values[labels] = values.get(labels, 0) + round(value * scale)
+    return values
+
+
+def _sum_of(histograms: Sequence[HistogramTotals]) -> HistogramTotals:
     first, *others = histograms
     if not others:
         return first
     # Of pools whose buckets differ, only the bounds that all have can be counted.
     by_bound = [{bound: (count, exemplar) for bound, count, exemplar in each.buckets} for each in histograms]
     shared = [bound for bound, _, _ in first.buckets if all(bound in each for each in by_bound)]
-    buckets = []
+    buckets: list[Bucket] = []
     for bound in shared:
         there = [each[bound] for each in by_bound]
         count = sum(count for count, _ in there)
         buckets.append((bound, count, _newest(exemplar for _, exemplar in there)))
-    total, observed = sum(each.total for each in histograms), sum(each.count for each in histograms)
-    return HistogramSnapshot(tuple(buckets), total, observed)
+    spent, observed = sum(each.nanoseconds for each in histograms), sum(each.count for each in histograms)
+    return HistogramTotals(tuple(buckets), spent, observed)
 
 
-def _difference(now: HistogramSnapshot, before: HistogramSnapshot | None = None) -> HistogramSnapshot:
+def _difference(now: HistogramTotals, before: HistogramTotals | None = None) -> HistogramTotals:
     if before is None:
         return now
     # The bounds of a name change with its pools. Only those that were there before can be counted from.
@@ -108,7 +155,7 @@ def _difference(now: HistogramSnapshot, before: HistogramSnapshot | None = None)
         for bound, count, exemplar in now.buckets
         if bound in by_bound
     )
-    return HistogramSnapshot(buckets, now.total - before.total, now.count - before.count)
+    return HistogramTotals(buckets, now.nanoseconds - before.nanoseconds, now.count - before.count)
 
 
 def _newest(exemplars: Iterable[Exemplar | None]) -> Exemplar | None:

@@ -358,8 +358,16 @@ async def test_a_blocked_loop_is_logged(make_pool: MakePool, logs: Logs, gate: B
     pool = make_pool(1)
     pool.submit(gate)
     await asyncio.to_thread(gate.wait_started)
-    threading.Timer(0.05, gate.release).start()
+
+    def release_when_said() -> None:
+        logs.wait_for("pool.stop_blocks_loop")
+        gate.release()
+
+    # The log has a thread of its own: it writes the line while the loop stands.
+    thread = threading.Thread(target=release_when_said)
+    thread.start()
     assert pool.stop(PATIENCE).drained
+    await asyncio.to_thread(thread.join)
     assert pool.stop(PATIENCE).drained
     lines = logs.named("pool.stop_blocks_loop")
     assert [(line["running"], line["queue_depth"]) for line in lines] == [(1, 0)]

@@ -82,7 +82,7 @@ def test_without_scrapes_the_names_are_bounded(
     for number in range(20):
         engine = used(prodpool.threads(name=f"gone_{number}", max_workers=1, registry=registry), stop=True)
         until_collected(partial(is_collected, engine))
-    assert len(exports._names) + len(exports._retired) <= 4 + 2 * 4 + 1
+    assert len(exports._cells) <= 2 * (4 + 1) + 2 + 1
 
 
 def test_refused_after_the_stop(make_pool: MakePool, registry: CollectorRegistry) -> None:

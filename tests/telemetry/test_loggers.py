@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import structlog
@@ -159,7 +160,38 @@ def test_an_adapter_of_the_stdlib(make_pool: MakePool, records: Callable[[str], 
     adapter = logging.LoggerAdapter(logging.getLogger("app.pools"), {"service": "orders"})
     use(make_pool(1, logger=adapter))
     assert [head.split()[0] for _, head in handler.heads] == EVENTS
-    assert {record.service for record in handler.records} == {"orders"}  # type: ignore[attr-defined]
+    assert {(record.service, record.pool) for record in handler.records} == {  # type: ignore[attr-defined]
+        ("orders", "test")
+    }
+
+
+def test_a_record_factory_that_takes_a_name_of_ours(
+    make_pool: MakePool, records: Callable[[str], Records]
+) -> None:
+    """Logging refuses an extra that a record has already; the line is written all the same."""
+    make = logging.getLogRecordFactory()
+
+    def factory(*args: Any, **options: Any) -> logging.LogRecord:
+        record = make(*args, **options)
+        record.pool = "of the application"
+        return record
+
+    handler = records("app.pools")
+    logging.setLogRecordFactory(factory)
+    try:
+        use(make_pool(1, logger=logging.getLogger("app.pools")))
+    finally:
+        logging.setLogRecordFactory(make)
+    assert [head.split()[0] for _, head in handler.heads] == EVENTS
+    assert "pool=test" in handler.records[0].getMessage()
+
+
+def test_a_logger_with_a_bind_of_its_own(make_pool: MakePool) -> None:
+    """Only structlog's loggers are bound: another one, or a mock, is called as it was given."""
+    logger = Mock()
+    use(make_pool(1, logger=logger))
+    assert [call.args[0] for call in logger.info.call_args_list] == [EVENTS[0], *EVENTS[2:]]
+    assert not logger.bind.called
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "configured"])
@@ -223,8 +255,8 @@ def test_the_context_of_a_task_that_hangs(make_pool: MakePool, gate: BlockingTas
     gate.wait_started()
     until(lambda: ("task.still_running", "r-77") in lines)
     pool.stop(0.0)
+    until(lambda: ("task.abandoned", "r-77") in lines)
     gate.release()
-    assert ("task.abandoned", "r-77") in lines
 
 
 def test_no_format_in_a_name(make_pool: MakePool, records: Callable[[str], Records]) -> None:

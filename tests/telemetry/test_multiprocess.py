@@ -17,6 +17,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from tests.support import ROOT
 from tests.telemetry.scraping import series
 
+pytestmark = pytest.mark.timeout(180)
+
 PROGRAM = Path(__file__).parent / "programs" / "multiprocess.py"
 # Their values of a living process are summed, but of a stopped pool they are those of its rest.
 GAUGES = ("queue_depth", "queue_capacity", "workers", "workers_busy", "hung_tasks")
@@ -127,6 +129,21 @@ def test_metrics_that_were_closed(folder: Folder) -> None:
     found = folder.scrape()
     assert [found[f'workerpool_{name} {{"pool": "mail"}}'] for name in GAUGES] == [0] * len(GAUGES)
     assert found['workerpool_submitted_total {"pool": "mail"}'] == 3
+
+
+def test_different_buckets(folder: Folder) -> None:
+    """Of pools of one name with different buckets no observation is counted twice."""
+    folder.run("other_buckets")
+    found = folder.scrape()
+    assert found['workerpool_task_duration_seconds_count {"pool": "mail"}'] == 9
+    assert found['workerpool_task_duration_seconds_bucket {"le": "5.0", "pool": "mail"}'] == 9
+    assert found['workerpool_task_duration_seconds_bucket {"le": "1.0", "pool": "mail"}'] == 9
+
+
+def test_without_pools_there_is_no_thread(folder: Folder) -> None:
+    """The thread that writes ends with the last pool, whose numbers stay in the file."""
+    folder.run("without_pools")
+    assert folder.scrape()['workerpool_submitted_total {"pool": "mail"}'] == 2
 
 
 def test_forks(folder: Folder) -> None:

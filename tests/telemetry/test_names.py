@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_lates
 from prodpool import BreakerPolicy, InstrumentedPool, PoolClosedError
 from prodpool.testing import ManualClock
 from tests.helpers.tasks import BlockingTask
-from tests.helpers.waiting import PATIENCE
+from tests.helpers.waiting import PATIENCE, until_collected
 from tests.support import MakePool
 from tests.telemetry.scraping import families, openmetrics_families, series, value
 
@@ -65,6 +66,40 @@ def test_requests_at_once(registry: CollectorRegistry) -> None:
     assert seen == sorted(seen)
     assert value(registry, "workerpool_submitted_total", pool="fanout") == 600
     assert value(registry, "workerpool_completed_total", pool="fanout", result="ok") == 600
+
+
+def test_sums_do_not_go_down_by_a_bit(registry: CollectorRegistry) -> None:
+    """The order in which pools end changes no sum of seconds: a decrease is a restart to Prometheus."""
+    clock = ManualClock()
+    pools = {
+        seconds: InstrumentedPool(ThreadPoolExecutor(1), name="mail", registry=registry, clock=clock)
+        for seconds in (0.1, 0.2, 0.3)
+    }
+    for seconds, pool in pools.items():
+        pool.submit(clock.advance, seconds).result(PATIENCE)
+        pool.submit(len, "").result(PATIENCE)
+    del pool
+    names = ("workerpool_busy_seconds_total", "workerpool_task_duration_seconds_sum")
+    before = [value(registry, name, pool="mail") for name in names]
+    for seconds in (0.3, 0.2, 0.1):
+        engine = weakref.ref(pools[seconds]._engine)
+        pools.pop(seconds).stop(PATIENCE)
+        until_collected(lambda engine=engine: engine() is None)  # type: ignore[misc]
+        assert [value(registry, name, pool="mail") for name in names] == before
+
+
+def test_a_signal_handler_builds_a_pool(make_pool: MakePool, registry: CollectorRegistry) -> None:
+    """It may be on top of a frame that holds another pool's lock, whose metrics are closed elsewhere."""
+    busy = make_pool(1, name="mail")
+    closing = make_pool(1, name="mail")
+    with closing._engine.dispatcher.lock:
+        thread = threading.Thread(target=closing.close_metrics)
+        thread.start()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        make_pool(1, name="mail")  # as a handler on top of this frame would
+    busy.submit(len, "").result(PATIENCE)
+    assert value(registry, "workerpool_submitted_total", pool="mail") == 1
 
 
 def test_pools_that_live_at_once(

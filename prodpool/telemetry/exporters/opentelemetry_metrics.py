@@ -20,9 +20,8 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 
-from prodpool.telemetry.counters import HistogramSnapshot
-from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, Labels, MetricSpec
-from prodpool.telemetry.readings import Reading, Totals, Values
+from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, HistogramSpec, Labels, MetricSpec
+from prodpool.telemetry.readings import HistogramTotals, Reading, Totals, Values
 
 try:
     from opentelemetry.sdk.metrics import Exemplar as _SdkExemplar
@@ -75,7 +74,7 @@ def metrics_of(
     return [
         *(_counter(spec, intervals, counters) for spec in COUNTERS),
         *(_gauge(spec, intervals) for spec in GAUGES),
-        *(_histogram(spec.name, spec.help, intervals, histograms) for spec in HISTOGRAMS),
+        *(_histogram(spec, intervals, histograms) for spec in HISTOGRAMS),
     ]
 
 
@@ -90,7 +89,7 @@ def _counter(
     points: list[NumberDataPoint] = []
     for each in _sent_in(intervals, temporality):
         totals, start = each.counted(temporality)
-        points += _points(spec, each, totals.counters[spec.name], start)
+        points += _points(spec, each, totals.values(spec), start)
     return _metric(spec.name, spec.help, Sum(points, temporality, is_monotonic=True))
 
 
@@ -120,16 +119,16 @@ def _attributes(interval: PoolInterval, names: Labels, values: Labels) -> dict[s
 
 
 def _histogram(
-    name: str, description: str, intervals: Iterable[PoolInterval], temporality: AggregationTemporality
+    spec: HistogramSpec, intervals: Iterable[PoolInterval], temporality: AggregationTemporality
 ) -> Metric:
     points: list[HistogramDataPoint] = []
     for each in _sent_in(intervals, temporality):
         totals, start = each.counted(temporality)
-        points.append(_histogram_point(each, totals.histograms[name], start))
-    return _metric(name, description, Histogram(points, temporality))
+        points.append(_histogram_point(each, totals.histogram(spec), start))
+    return _metric(spec.name, spec.help, Histogram(points, temporality))
 
 
-def _histogram_point(interval: PoolInterval, histogram: HistogramSnapshot, start: int) -> HistogramDataPoint:
+def _histogram_point(interval: PoolInterval, histogram: HistogramTotals, start: int) -> HistogramDataPoint:
     up_to = [count for _, count, _ in histogram.buckets]
     # The pool does not keep the least and the greatest. The SDK's type asks for floats; OTLP takes None.
     unknown: Any = None
@@ -138,7 +137,7 @@ def _histogram_point(interval: PoolInterval, histogram: HistogramSnapshot, start
         start_time_unix_nano=start,
         time_unix_nano=interval.end,
         count=histogram.count,
-        sum=histogram.total,
+        sum=histogram.seconds,
         bucket_counts=[after - before for before, after in pairwise((0, *up_to))],
         explicit_bounds=[bound for bound, _, _ in histogram.buckets[:-1]],
         min=unknown,
@@ -147,7 +146,7 @@ def _histogram_point(interval: PoolInterval, histogram: HistogramSnapshot, start
     )
 
 
-def _exemplars(histogram: HistogramSnapshot) -> dict[str, Any]:
+def _exemplars(histogram: HistogramTotals) -> dict[str, Any]:
     if _SdkExemplar is None:
         return {}
     return {

@@ -31,7 +31,8 @@ class PoolMetrics:
         report: Callable[[BaseException], None],
     ) -> None:
         self._exports = collector_of(registry).exports
-        self._export = Export(pool, source, report)
+        self._export = Export(pool, source)
+        self._report = report
         self._writer = multiprocess_writer()
 
     def open(self) -> None:
@@ -40,9 +41,9 @@ class PoolMetrics:
         Raises:
             ValueError: In prometheus_client's multiprocess mode, its folder cannot be written to.
         """
-        self._exports.add(self._export)
         if self._writer is not None:
-            self._writer.add(self._exports, self._export)
+            self._writer.add(self._exports)
+        self._exports.add(self._export)
 
     def begin(self) -> None:
         """Have the pool's numbers written from now on where they have to be, by the watchdog's thread.
@@ -50,9 +51,10 @@ class PoolMetrics:
         Raises:
             RuntimeError: No thread can be started.
         """
+        self._export.report = self._report
         if self._writer is not None:
-            # It goes on when the pools have stopped, since these still count what they refuse.
             background_thread().add_periodic(self._writer)
+            background_thread().call_soon(self._writer.tick)
 
     def stopped(self) -> None:
         """Write the last numbers: the process may end before they are due."""
@@ -71,5 +73,12 @@ class PoolMetrics:
         self._export.collected = True
 
     def close(self) -> None:
-        """Export the pool no more."""
+        """Export the pool no more; in multiprocess mode once what it has counted is written."""
+        # By the watchdog's thread: a signal handler may be on top of a frame with prometheus_client's lock.
+        if self._writer is None or not background_thread().call_soon(self._write_and_remove):
+            self._exports.remove(self._export)
+
+    def _write_and_remove(self) -> None:
+        if self._writer is not None:
+            self._writer.write(self._export.pool)
         self._exports.remove(self._export)

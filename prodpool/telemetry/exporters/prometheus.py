@@ -19,10 +19,9 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from prodpool.concurrency import fork_hooks
-from prodpool.telemetry.counters import HistogramSnapshot
 from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, MetricSpec
 from prodpool.telemetry.pool_exports import PoolExports
-from prodpool.telemetry.readings import Reading, Values
+from prodpool.telemetry.readings import HistogramTotals, Reading, Values
 
 
 class PoolCollector(Collector):
@@ -44,14 +43,14 @@ class PoolCollector(Collector):
 
     def _families(self, readings: list[Reading]) -> Iterator[Metric]:
         for spec in COUNTERS:
-            counts = ((each.pool, each.totals.counters[spec.name]) for each in readings)
+            counts = ((each.pool, each.totals.values(spec)) for each in readings)
             yield _family(CounterMetricFamily, spec, counts)
         for spec in GAUGES:
             yield _family(GaugeMetricFamily, spec, ((each.pool, each.gauges[spec.name]) for each in readings))
         for each in HISTOGRAMS:
             histogram = HistogramMetricFamily(each.name, each.help, labels=("pool",))
             for reading in readings:
-                _add_histogram(histogram, reading.pool, reading.totals.histograms[each.name])
+                _add_histogram(histogram, reading.pool, reading.totals.histogram(each))
             yield histogram
 
 
@@ -63,7 +62,7 @@ def _family(kind: Any, spec: MetricSpec, pools: Iterable[tuple[str, Values]]) ->
     return family  # type: ignore[no-any-return]
 
 
-def _add_histogram(family: HistogramMetricFamily, pool: str, reading: HistogramSnapshot) -> None:
+def _add_histogram(family: HistogramMetricFamily, pool: str, reading: HistogramTotals) -> None:
     buckets: list[Any] = []
     for bound, count, exemplar in reading.buckets:
         link = (
@@ -72,7 +71,7 @@ def _add_histogram(family: HistogramMetricFamily, pool: str, reading: HistogramS
             else Exemplar({"trace_id": exemplar.trace_id}, exemplar.value, exemplar.timestamp)
         )
         buckets.append((floatToGoString(bound), count, link))  # type: ignore[no-untyped-call]
-    family.add_metric([pool], buckets, reading.total)
+    family.add_metric([pool], buckets, reading.seconds)
 
 
 _collectors: WeakKeyDictionary[CollectorRegistry, PoolCollector] = WeakKeyDictionary()

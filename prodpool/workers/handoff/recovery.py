@@ -23,7 +23,7 @@ def may_run_again(task: Task) -> bool:
 
     One of which it is not known that it has never begun has begun.
     """
-    again = task.options.idempotent and task.attempt < MAX_ATTEMPTS
+    again = task.options.idempotent and task.attempt < MAX_ATTEMPTS and not task.cancel_requested
     task.attempt += again
     return again
 

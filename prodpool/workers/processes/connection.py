@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -48,7 +49,8 @@ class WorkerConnection:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         # The number of the call that is to end, if that could not be sent yet.
-        self._cancelled = 0
+        # The calls that are to be asked to end. Any thread appends; whoever holds _sending takes out.
+        self._to_cancel: deque[int] = deque()
         # Whether the worker has yet to say that it has discarded the revoked calls, and was told to do so.
         self.discarding = False
         self._discard_sent = True
@@ -93,8 +95,7 @@ class WorkerConnection:
                     self._socket.sendall(memoryview(message)[sent:])
                 except OSError:
                     self._stop_sending()
-        if self._cancelled:
-            self.cancel(self._cancelled)
+        self._send_cancels(_CANCEL_PATIENCE)
         return True
 
     def revoke(self, most: int) -> int:
@@ -123,8 +124,7 @@ class WorkerConnection:
                 self._socket.sendall(frame(Kind.DISCARD))
             except OSError:  # as in `send`
                 self._stop_sending()
-        if self._cancelled:
-            self.cancel(self._cancelled)
+        self._send_cancels(_CANCEL_PATIENCE)
 
     def _stop_sending(self) -> None:
         """Have the worker end, if it has not, when it has answered what it was sent as a whole."""
@@ -153,12 +153,20 @@ class WorkerConnection:
 
         After ``patience`` seconds it is left to the thread that is just sending.
         """
-        self._cancelled = max(number, self._cancelled)
-        if self._sending.acquire(timeout=patience):
+        self._to_cancel.append(number)
+        self._send_cancels(patience)
+
+    def _send_cancels(self, patience: float) -> None:
+        # Again where one was appended while others were sent.
+        while self._to_cancel and self._sending.acquire(timeout=patience):
             try:
-                with suppress(OSError):
-                    self._socket.send(frame(Kind.CANCEL, self._cancelled), socket.MSG_DONTWAIT)
-                    self._cancelled = 0
+                asked = [self._to_cancel[index] for index in range(len(self._to_cancel))]
+                if asked:
+                    self._socket.send(frame(Kind.CANCEL, max(asked)), socket.MSG_DONTWAIT)
+                for _ in asked:
+                    self._to_cancel.popleft()
+            except OSError:
+                return  # with what is sent next
             finally:
                 self._sending.release()
 

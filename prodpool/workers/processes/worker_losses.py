@@ -102,6 +102,7 @@ class WorkerLosses:
                 len(loss.begun) == 1
                 and task.options.idempotent
                 and task.attempt < MAX_ATTEMPTS
+                and not task.cancel_requested
                 and not loss.timed_out
                 and self._dispatcher.state is not State.STOPPED
             )

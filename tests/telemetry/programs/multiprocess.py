@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, values
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
 import prodpool
@@ -79,7 +80,7 @@ def killed() -> None:
 
     pool.submit(run_on)
     begun.wait(PATIENCE)
-    writer().write()
+    writer().write("mail")
     say()
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -106,18 +107,16 @@ def refusing() -> None:
             continue
     say()
     ends = time.monotonic() + PATIENCE
-    while time.monotonic() < ends and not any(50.0 in numbers for numbers in in_files().values()):
+    while time.monotonic() < ends and 50.0 not in in_files("counter", '"closed"').values():
         time.sleep(0.01)
     os._exit(0)
 
 
-def in_files() -> dict[str, list[float]]:
-    """Return the numbers of refused tasks that are in this process's file."""
-    from prometheus_client.mmap_dict import MmapedDict
-
-    (path,) = FOLDER.glob(f"counter_{os.getpid()}.db")
+def in_files(kind: str, part: str) -> dict[str, float]:
+    """Return the numbers that are in a file of this process, by keys that have such a part."""
+    (path,) = FOLDER.glob(f"{kind}_{os.getpid()}.db")
     found = MmapedDict.read_all_values_from_file(path)  # type: ignore[no-untyped-call]
-    return {key: [value] for key, value, *_ in found if '"closed"' in key}
+    return {key: value for key, value, *_ in found if part in key}
 
 
 def same_files() -> None:
@@ -130,11 +129,39 @@ def same_files() -> None:
 def forgotten() -> None:
     """Export a pool no more; its gauges are in no sum then."""
     pool = work(2)
-    writer().write()
+    writer().write("mail")
     pool.close_metrics()
-    writer().write()
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends and any(in_files("gauge_livesum", "workerpool_workers").values()):
+        writer().tick()
     say()
     os._exit(0)
+
+
+def other_buckets() -> None:
+    """Use pools of one name whose buckets differ, and write in between."""
+    pools = []
+    for buckets, tasks in (((0.5, 1.0, 5.0), 4), ((1.0, 2.0, 5.0), 3), ((1.0, 5.0), 2)):
+        pools.append(InstrumentedPool(ThreadPoolExecutor(1), name="mail", buckets=buckets))
+        for _ in range(tasks):
+            pools[-1].submit(int).result(PATIENCE)
+        writer().write("mail")
+    for pool in pools:
+        pool.stop(PATIENCE)
+    say()
+
+
+def without_pools() -> None:
+    """Drop the only pool; then no thread of ours is left."""
+    pool = work(1)
+    pool.stop(PATIENCE)
+    del pool
+    gc.collect()
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends and any(each.name == "prodpool-watchdog" for each in threading.enumerate()):
+        time.sleep(0.01)
+    assert threading.active_count() == 1, threading.enumerate()
+    say()
 
 
 def forked() -> None:
@@ -145,7 +172,7 @@ def forked() -> None:
 
     def write() -> None:
         while not over.is_set():
-            writer().write()
+            writer().write("mail")
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -168,7 +195,7 @@ def folder_goes_away() -> None:
     """Lose the folder: the tasks do not notice, and the pools count it."""
     pool = work(1)
     shutil.rmtree(FOLDER)
-    writer().write()
+    writer().write("mail")
     assert pool.submit(abs, -1).result(PATIENCE) == 1
     pool.stop(PATIENCE)
     say()
