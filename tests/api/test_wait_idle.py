@@ -133,6 +133,29 @@ def test_callbacks_are_part_of_it(make_pool: MakePool, gate: BlockingTask, threa
     assert idle.result(PATIENCE)
 
 
+def test_in_a_callback_of_a_task_that_never_ran(make_pool: MakePool) -> None:
+    """It does not wait there for itself: the task is over, whose callback this is."""
+    pool = make_pool(1)
+    pool.pause()
+    future = pool.submit(len, "")
+    idle: list[bool] = []
+    future.add_done_callback(lambda _: idle.append(pool.wait_idle(0)))
+    assert future.cancel()
+    assert idle == [True]
+
+
+def test_on_top_of_a_frame_of_the_pool(make_pool: MakePool, gate: BlockingTask) -> None:
+    """A signal handler or destructor that has interrupted the pool would keep it from going on."""
+    pool = make_pool(1)
+    pool.submit(gate)
+    gate.wait_started()
+    with (
+        pool._engine.dispatcher.lock,
+        pytest.raises(RuntimeError, match="in a signal handler or destructor that has interrupted the pool"),
+    ):
+        pool.wait_idle(PATIENCE)
+
+
 def test_an_abandoned_task(make_pool: MakePool, gate: BlockingTask, threads: ThreadRunner) -> None:
     """A task that a stop has given up counts until it ends after all."""
     pool = make_pool(1)

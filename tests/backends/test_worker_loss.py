@@ -54,6 +54,20 @@ def test_how_it_ended(make_pool: MakePool, call: tuple[Any, ...], how: str) -> N
 
 
 @each
+def test_nobody_waits_for_it_any_more(make_pool: MakePool, held: Held) -> None:
+    """A task that may be repeated is not, once it was cancelled: it would run for nobody."""
+    pool = make_pool(1)
+    future = held.submit(pool.options(idempotent=True))
+    held.wait_running(1)
+    assert not future.cancel()
+    (pid,) = held.pids()
+    os.kill(pid, signal.SIGKILL)
+    assert isinstance(future.exception(PATIENCE), WorkerLostError)
+    assert pool.submit(work.pid).result(PATIENCE) != pid
+    assert pool.stats().completed[Result.PANIC] == 1
+
+
+@each
 def test_it_runs_once(make_pool: MakePool, held: Held, tmp_path: Path) -> None:
     """A task that may not be repeated and ends its process has run once, and costs nobody else anything."""
     pool = make_pool(2, queue_capacity=50)
