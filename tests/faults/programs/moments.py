@@ -135,7 +135,11 @@ def cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
-        loop.run_until_complete(asyncio.wait(tasks, timeout=CANCELLED_IN))
+        try:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=CANCELLED_IN))
+        except RuntimeError:
+            # What stops the loop when `run` has ended was scheduled before the interrupt, and called now.
+            loop.run_until_complete(asyncio.wait(tasks, timeout=CANCELLED_IN))
 
 
 def fail(case: Case) -> None:
