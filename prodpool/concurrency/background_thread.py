@@ -57,8 +57,9 @@ class BackgroundThread:
             try:
                 start_thread(thread)
             except BaseException:
-                # After Ctrl-C it may come up all the same; it says so itself then.
-                del self._due[watched]
+                # After Ctrl-C it may come up all the same; it says so itself then. A signal handler on top of
+                # the start may have been here before.
+                self._due.pop(watched, None)
                 raise
             self._thread = thread
 

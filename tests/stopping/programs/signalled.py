@@ -99,6 +99,9 @@ def warm_up(pool: InstrumentedPool) -> None:
 def stopped_again_and_again(times: int) -> None:
     """Stop one pool thousands of times, from handlers on top of submit and on top of each other."""
     pool = build()
+    # Its first use starts threads, for each of which ``Thread.start`` waits: signals that come faster than
+    # that would be handled on top of each other until no frame is left.
+    pool.submit(int).result(30)
     reports: list[StopReport] = []
     handled: queue.SimpleQueue[None] = queue.SimpleQueue()  # which a handler may use on top of itself
 
