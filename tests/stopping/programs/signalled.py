@@ -114,7 +114,8 @@ def stopped_again_and_again(times: int) -> None:
         for _ in range(times):
             os.kill(os.getpid(), signal.SIGUSR1)
             with contextlib.suppress(queue.Empty):
-                handled.get(timeout=0.002)
+                # Within a stop's deadline no more than a hundred of them are on top of each other.
+                handled.get(timeout=DEADLINE / 100)
         sent.set()
 
     sys.setswitchinterval(1e-4)  # so that sender and submitter take quick turns
