@@ -82,8 +82,8 @@ class InstrumentedPool(StoppableExecutor):
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
 
     asyncio: ``async with`` stops it while the event loop goes on. ``loop.run_in_executor(pool, fn)`` works,
-        with a view too; ``loop.set_default_executor(pool)`` does not, since asyncio takes nothing but a
-        ``ThreadPoolExecutor`` there.
+        with a view too; ``loop.set_default_executor`` takes nothing but a ``ThreadPoolExecutor``, which
+        `as_thread_pool` returns.
     Source: concurrent.futures.Executor, docs.python.org/3/library/concurrent.futures.html
     """
 

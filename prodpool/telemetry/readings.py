@@ -6,13 +6,16 @@ counter that goes down by its last bit is a restart to Prometheus, which would c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from prodpool.telemetry.counters import Exemplar, HistogramSnapshot
 from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, HistogramSpec, Labels, MetricSpec
 from prodpool.telemetry.snapshot import PoolSnapshot
 
+T = TypeVar("T")
 NANOSECONDS = 1_000_000_000
 Values = Mapping[Labels, float]
 Bucket = tuple[float, int, Exemplar | None]
@@ -46,7 +49,7 @@ class Totals:
 
     def values(self, spec: MetricSpec) -> Values:
         """Return the values of a counter."""
-        scale = NANOSECONDS if spec.seconds else 1
+        scale = _scale(spec)
         return {labels: value / scale for labels, value in self._counters.get(spec.name, {}).items()}
 
     def histogram(self, spec: HistogramSpec) -> HistogramTotals:
@@ -108,25 +111,35 @@ class Reading:
 def read_gauges(snapshots: Sequence[PoolSnapshot]) -> dict[str, Values]:
     """Return the gauges of pools of one name, the newest of them last."""
     in_use = [each for each in snapshots if each.state != "stopped"] or snapshots[-1:]
-    return {spec.name: _merged(spec, in_use if spec.of_open else snapshots) for spec in GAUGES}
+    return {
+        spec.name: _merged(_samples(spec, in_use if spec.of_open else snapshots), spec.merge, {})
+        for spec in GAUGES
+    }
 
 
-def _merged(spec: MetricSpec, snapshots: Iterable[PoolSnapshot]) -> Values:
-    values: dict[Labels, float] = {}
-    for snapshot in snapshots:
-        for labels, value in spec.samples(snapshot):
-            values[labels] = spec.merge(values[labels], value) if labels in values else value
+def _merged(
+    samples: Iterable[tuple[Labels, T]], merge: Callable[[T, T], T], start: Mapping[Labels, T]
+) -> dict[Labels, T]:
+    values = dict(start)
+    for labels, value in samples:
+        values[labels] = merge(values[labels], value) if labels in values else value
     return values
+
+
+def _samples(spec: MetricSpec, snapshots: Iterable[PoolSnapshot]) -> Iterator[tuple[Labels, float]]:
+    return (sample for snapshot in snapshots for sample in spec.samples(snapshot))
 
 
 def _added_up(
     spec: MetricSpec, snapshots: Iterable[PoolSnapshot], start: Mapping[Labels, int]
 ) -> dict[Labels, int]:
-    scale, values = NANOSECONDS if spec.seconds else 1, dict(start)
-    for snapshot in snapshots:
-        for labels, value in spec.samples(snapshot):
-            values[labels] = values.get(labels, 0) + round(value * scale)
-    return values
+    scale = _scale(spec)
+    counts = ((labels, round(value * scale)) for labels, value in _samples(spec, snapshots))
+    return _merged(counts, operator.add, start)
+
+
+def _scale(spec: MetricSpec) -> int:
+    return NANOSECONDS if spec.seconds else 1
 
 
 def _sum_of(histograms: Sequence[HistogramTotals]) -> HistogramTotals:

@@ -14,11 +14,17 @@ from prodpool.text import shown
 from prodpool.workers.in_worker.call import Dumps, standard_dumps
 
 if TYPE_CHECKING:
+    from prodpool.task.task import Task
     from prodpool.workers.processes.process_template import ProcessTemplate
 
 
 # How often a task that may be repeated is run at most.
 MAX_ATTEMPTS = 3
+
+
+def is_repeatable(task: Task) -> bool:
+    """Tell whether a task that has lost its worker may be run again; nobody waits for a cancelled one."""
+    return task.options.idempotent and task.attempt < MAX_ATTEMPTS and not task.cancel_requested
 
 
 class SupportsSubmit(Protocol):

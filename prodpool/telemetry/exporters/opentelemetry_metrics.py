@@ -87,30 +87,32 @@ def _counter(
     spec: MetricSpec, intervals: Iterable[PoolInterval], temporality: AggregationTemporality
 ) -> Metric:
     points: list[NumberDataPoint] = []
-    for each in _sent_in(intervals, temporality):
-        totals, start = each.counted(temporality)
+    for each, totals, start in _counted(intervals, temporality):
         points += _points(spec, each, totals.values(spec), start)
     return _metric(spec.name, spec.help, Sum(points, temporality, is_monotonic=True))
 
 
 def _gauge(spec: MetricSpec, intervals: Iterable[PoolInterval]) -> Metric:
     points: list[NumberDataPoint] = []
-    for each in _sent_in(intervals, _CUMULATIVE):
+    for each, _, _ in _counted(intervals, _CUMULATIVE):
         points += _points(spec, each, each.reading.gauges[spec.name], since_of(each.reading))
     return _metric(spec.name, spec.help, Gauge(points))
 
 
-def _sent_in(
+def _counted(
     intervals: Iterable[PoolInterval], temporality: AggregationTemporality
-) -> Iterator[PoolInterval]:
-    return (each for each in intervals if not each.gone or temporality != _CUMULATIVE)
+) -> Iterator[tuple[PoolInterval, Totals, int]]:
+    """Yield what is sent in one temporality: the interval, what it has counted, and from when."""
+    for each in intervals:
+        if not each.gone or temporality != _CUMULATIVE:
+            yield each, *each.counted(temporality)
 
 
 def _points(
     spec: MetricSpec, interval: PoolInterval, values: Values, start: int
 ) -> Iterator[NumberDataPoint]:
     for labels, value in values.items():
-        # Always a float: a counter of seconds is an int before it has counted.
+        # Always a float: most gauges are whole numbers.
         yield NumberDataPoint(_attributes(interval, spec.labels, labels), start, interval.end, float(value))
 
 
@@ -122,8 +124,7 @@ def _histogram(
     spec: HistogramSpec, intervals: Iterable[PoolInterval], temporality: AggregationTemporality
 ) -> Metric:
     points: list[HistogramDataPoint] = []
-    for each in _sent_in(intervals, temporality):
-        totals, start = each.counted(temporality)
+    for each, totals, start in _counted(intervals, temporality):
         points.append(_histogram_point(each, totals.histogram(spec), start))
     return _metric(spec.name, spec.help, Histogram(points, temporality))
 

@@ -83,9 +83,10 @@ class MultiprocessWriter:
         self._lock = lock
         # Added to anywhere, by the one step that this is.
         self._exports: dict[int, ref[PoolExports]] = {}
-        # Guarded by _lock: the places of all numbers, what of each name is written already, and what is not.
+        # Guarded by _lock: the places of all numbers, which of them are gauges that can be cleared, what of
+        # each name is written already, and what is not.
         self._places: dict[Key, Any] = {}
-        self._modes: dict[Key, str] = {}
+        self._gauges: set[Key] = set()
         self._written: dict[tuple[int, str], tuple[float, Totals]] = {}
         self._unwritten: dict[Key, tuple[_Sample, float]] = {}
         self._names: set[str] = set()
@@ -191,14 +192,15 @@ class MultiprocessWriter:
         place = self._places.get(key)
         if place is None:
             place = self._places[key] = sample.new_value()
-            self._modes[key] = sample.mode
+            # Nothing can be taken out of a minimum.
+            if sample.mode and sample.mode != MODES[min]:
+                self._gauges.add(key)
         return place
 
     def _clear_gauges(self, there: Collection[Key]) -> None:
         """Take the gauges of names that are not exported any more out of the sums."""
-        for key, mode in self._modes.items():
-            # Nothing can be taken out of a minimum.
-            if mode and mode != MODES[min] and key not in there and self._places[key].get():
+        for key in self._gauges:
+            if key not in there and self._places[key].get():
                 self._places[key].set(0.0)
 
 

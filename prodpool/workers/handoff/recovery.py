@@ -13,7 +13,7 @@ from prodpool.errors import WorkerLostError
 from prodpool.task.task import Task
 from prodpool.telemetry.log_events import PoolLog
 from prodpool.text import shown
-from prodpool.workers.base import MAX_ATTEMPTS, kill
+from prodpool.workers.base import is_repeatable, kill
 from prodpool.workers.handoff.backend_worker import BackendWorker
 from prodpool.workers.handoff.rebuildable_backend import RebuildableBackend
 
@@ -23,7 +23,7 @@ def may_run_again(task: Task) -> bool:
 
     One of which it is not known that it has never begun has begun.
     """
-    again = task.options.idempotent and task.attempt < MAX_ATTEMPTS and not task.cancel_requested
+    again = is_repeatable(task)
     task.attempt += again
     return again
 

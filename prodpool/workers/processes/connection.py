@@ -48,7 +48,6 @@ class WorkerConnection:
         self._sending = threading.Lock()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
-        # The number of the call that is to end, if that could not be sent yet.
         # The calls that are to be asked to end. Any thread appends; whoever holds _sending takes out.
         self._to_cancel: deque[int] = deque()
         # Whether the worker has yet to say that it has discarded the revoked calls, and was told to do so.
@@ -95,7 +94,8 @@ class WorkerConnection:
                     self._socket.sendall(memoryview(message)[sent:])
                 except OSError:
                     self._stop_sending()
-        self._send_cancels(_CANCEL_PATIENCE)
+        if self._to_cancel:
+            self._send_cancels(_CANCEL_PATIENCE)
         return True
 
     def revoke(self, most: int) -> int:

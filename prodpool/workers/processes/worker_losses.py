@@ -11,7 +11,7 @@ from prodpool.execution.runner import Runner
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.task.outcomes import Result, State
 from prodpool.task.task import Task
-from prodpool.workers.base import MAX_ATTEMPTS, kill
+from prodpool.workers.base import is_repeatable, kill
 from prodpool.workers.processes.remote_worker import MAX_BYTES_AHEAD, RemoteWorker, how_it_ended
 from prodpool.workers.processes.timeouts import TimeoutEnforcer
 
@@ -100,9 +100,7 @@ class WorkerLosses:
         if loss.again is None:
             again = (
                 len(loss.begun) == 1
-                and task.options.idempotent
-                and task.attempt < MAX_ATTEMPTS
-                and not task.cancel_requested
+                and is_repeatable(task)
                 and not loss.timed_out
                 and self._dispatcher.state is not State.STOPPED
             )
