@@ -33,6 +33,7 @@ ORDER = (
     ("pool",),
     ("factories",),
     ("testing", "cli", "opentelemetry"),
+    ("integrations",),
     ("__init__", "__main__"),
 )
 # The same inside workers/.
