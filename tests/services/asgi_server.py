@@ -74,10 +74,17 @@ def uvicorn(folder: Path, end: signal.Signals = SIGTERM) -> Iterator[ASGIServer]
     with _listening() as (number, port):
         command = ["-W", "error", "-m", "uvicorn", f"--fd={number}", APPLICATION]
         status = -end if end is SIGTERM else 0
-        env = {"FOLDER": str(folder)}
+        env = {"FOLDER": str(folder), "TMPDIR": str(temporary_folder(folder))}
         with service(command, folder / "uvicorn.log", env, [number], end, status) as served:
             served.until_logged("Uvicorn running on")
             yield ASGIServer(served, port)
+
+
+def temporary_folder(folder: Path) -> Path:
+    """Return the folder for the temporary files of a server."""
+    temporary = folder / "temporary"
+    temporary.mkdir(exist_ok=True)
+    return temporary
 
 
 @contextmanager

@@ -41,8 +41,10 @@ def orders() -> InstrumentedPool:
 
 
 def images() -> InstrumentedPool:
-    """Make the pool of worker processes."""
-    return prodpool.processes(name="images", max_workers=1, queue_capacity=QUEUE_CAPACITY)
+    """Make the pool of worker processes, which leave no file where the server dies of SIGTERM."""
+    return prodpool.processes(
+        name="images", max_workers=1, queue_capacity=QUEUE_CAPACITY, start_method="spawn"
+    )
 
 
 OUTSIDE = prodpool.threads(name="outside", max_workers=1, queue_capacity=QUEUE_CAPACITY)

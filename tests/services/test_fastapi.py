@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.waiting import PATIENCE, until
-from tests.services.asgi_server import CAPACITY, Answer, ASGIServer, clients, gunicorn, in_flight, uvicorn
+from tests.services.asgi_server import (
+    CAPACITY,
+    Answer,
+    ASGIServer,
+    clients,
+    gunicorn,
+    in_flight,
+    temporary_folder,
+    uvicorn,
+)
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
 # uvicorn's own has been deprecated in favour of a package that says the same.
@@ -91,6 +100,7 @@ def test_uvicorn_ends_under_load(tmp_path: Path, end: signal.Signals) -> None:
     assert outside == ({f"outside{number}" for number in range(3)} if end is signal.SIGINT else set())
     assert "Traceback" not in server.log()
     assert "Application shutdown complete" in server.log()
+    assert list(temporary_folder(tmp_path).iterdir()) == []
 
 
 @pytest.mark.parametrize("worker", WORKER_CLASSES)
