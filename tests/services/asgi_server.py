@@ -59,10 +59,6 @@ class ASGIServer:
         connection.sendall("\r\n".join(lines).encode())
         return connection
 
-    def terminate(self) -> None:
-        """Send SIGTERM, as an orchestrator does."""
-        self.process.send_signal(SIGTERM)
-
 
 @contextmanager
 def uvicorn(folder: Path, end: signal.Signals = SIGTERM) -> Iterator[ASGIServer]:
@@ -92,7 +88,12 @@ def gunicorn(folder: Path, worker: str) -> Iterator[ASGIServer]:
     """Serve the application with one worker of that class until the block ends, which must go well."""
     with _listening() as (number, port):
         command = ["-m", "gunicorn", "--workers=1", f"--worker-class={worker}", f"--bind=fd://{number}"]
-        command += ["--graceful-timeout=20", f"--pythonpath={ROOT}", APPLICATION]
+        command += [
+            "--graceful-timeout=20",
+            "--asgi-disconnect-grace-period=1",
+            f"--pythonpath={ROOT}",
+            APPLICATION,
+        ]
         env = {"FOLDER": str(folder)}
         with service(command, folder / "gunicorn.log", env, [number], SIGTERM) as served:
             served.until_logged("Booting worker")

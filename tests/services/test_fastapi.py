@@ -105,16 +105,28 @@ def test_uvicorn_ends_under_load(tmp_path: Path, end: signal.Signals) -> None:
 
 @pytest.mark.parametrize("worker", WORKER_CLASSES)
 def test_gunicorn_ends_under_load(tmp_path: Path, worker: str) -> None:
-    """With either class of workers every request is answered and every accepted task done."""
+    """With either class of workers every request is answered and every accepted task of the lifespan done.
+
+    gunicorn's own class cancels an endpoint whose client has gone, and lets Python come to its exit.
+    """
+    own = worker == "asgi"
     with gunicorn(tmp_path, worker) as server:
         with clients(server) as some:
-            assert some.start("image/image").result().status == 202
-            waiting = some.fill()
+            assert {some.start(path).result().status for path in ("image/0", "outside/outside")} == {202}
+            waiting = [some.start(f"wait/held{number}") for number in range(CAPACITY - 1)]
+            until(lambda: in_flight(server) == CAPACITY - 1)
+            leave_connection(server, "run/left", queued=CAPACITY - 2)
+            if own:
+                until(lambda: server.json("stats")["cancelled"] == 1)
+                waiting.append(some.start("wait/held"))
+                until(lambda: in_flight(server) == CAPACITY)
             assert is_refused(some.start("wait/late").result())
-            server.terminate()
+            server.process.send_signal(signal.SIGTERM)
             server.until_logged("Handling signal: term")
             Path(tmp_path, "release").touch()
             assert {each.result(PATIENCE).status for each in waiting} == {200}
         assert server.process.wait(PATIENCE) == 0
-    assert {path.name for path in tmp_path.iterdir()} >= {"image", *(f"held{n}" for n in range(CAPACITY))}
+    done = {path.name for path in tmp_path.iterdir()}
+    assert done >= {"0", *(f"held{number}" for number in range(CAPACITY - 1))}
+    assert ("left" in done, "outside" in done) == (not own, own)
     assert "Traceback" not in server.log()
