@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prodpool import InstrumentedPool, PoolFullError
 from prodpool.integrations.fastapi import (
@@ -175,6 +176,41 @@ async def test_client_that_leaves(make: Make) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_client_that_leaves_an_endpoint_that_is_cancelled() -> None:
+    """The server's cancellation goes on."""
+    told = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(PATIENCE)
+        finally:
+            told.set()
+            await asyncio.sleep(PATIENCE)
+
+    gone: Message = {"type": "http.disconnect"}
+    endpoint = asyncio.create_task(cancel_on_disconnect(requested(gone), work()))
+    await told.wait()
+    endpoint.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await endpoint
+
+
+class Seen:
+    """A middleware of the application, which notes the statuses of its answers."""
+
+    def __init__(self, app: ASGIApp, statuses: list[int]) -> None:
+        self._app = app
+        self._statuses = statuses
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._statuses.append(message["status"])
+            await send(message)
+
+        await self._app(scope, receive, note)
+
+
 async def ask(app: Starlette) -> int:
     """Return the status of an answer."""
     sent: list[Any] = []
@@ -187,13 +223,13 @@ async def ask(app: Starlette) -> int:
     return int(sent[0]["status"])
 
 
-def application(error: Exception, handler: Any = None) -> Starlette:
-    """Return an application whose endpoint raises an error."""
+def application(error: Exception, statuses: list[int], handler: Any = None) -> Starlette:
+    """Return an application whose endpoint raises an error, and whose middleware notes its answers."""
 
     async def endpoint(request: Request) -> Response:
         raise error
 
-    app = Starlette(routes=[Route("/", endpoint)])
+    app = Starlette(routes=[Route("/", endpoint)], middleware=[Middleware(Seen, statuses)])
     if handler is not None:
         app.add_exception_handler(type(error), handler)
     add_refusal_handlers(app)
@@ -201,14 +237,19 @@ def application(error: Exception, handler: Any = None) -> Starlette:
 
 
 async def test_handlers() -> None:
-    """Refusals are answered; a handler of the application's own stays; other groups are raised on."""
+    """Refusals are answered, seen by the application's middleware; a handler of its own stays.
+
+    Groups with other errors are raised on.
+    """
 
     async def own(request: Request, error: Exception) -> Response:
         return PlainTextResponse("later", 418)
 
+    seen: list[int] = []
     group = ExceptionGroup("one is a bug", [FULL, ValueError("a bug")])
-    assert await ask(application(FULL)) == 429
-    assert await ask(application(ExceptionGroup("two tasks", [FULL, FULL]))) == 429
-    assert await ask(application(group, own)) == 418
+    assert await ask(application(FULL, seen)) == 429
+    assert await ask(application(ExceptionGroup("two tasks", [FULL, FULL]), seen)) == 429
+    assert await ask(application(group, seen, own)) == 418
+    assert seen == [429, 429, 418]
     with pytest.raises(ExceptionGroup):
-        await ask(application(group))
+        await ask(application(group, seen))
