@@ -259,7 +259,8 @@ class UnpicklableError(_PoolError, PicklingError):
     ) -> None:
         super().__init__(
             f"task {task!r} of pool {pool!r}: {what}: {type_name(error)}: {said(error)}. Pass functions of "
-            "an importable module and plain data, or use a pool of threads",
+            "an importable module and plain data (over loky also lambdas and functions of __main__ or a "
+            "notebook), or use a pool of threads",
             pool=pool,
             retry_after=retry_after,
         )

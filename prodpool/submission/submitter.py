@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
-from contextvars import copy_context
 from functools import partial
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,8 @@ from prodpool.execution.current_task import is_inside
 from prodpool.execution.runner import check_stack_depth
 from prodpool.scheduling.dispatcher import Admission
 from prodpool.scheduling.wait_queue import AsyncWaiter, ThreadWaiter, Waiter
+from prodpool.submission.task_context import context_maker
+from prodpool.task.around_call import AroundCall
 from prodpool.task.coroutines import ASYNC_FLAGS, async_refusal, is_async
 from prodpool.task.future import PoolFuture
 from prodpool.task.outcomes import Reason, State
@@ -59,6 +60,9 @@ class Submitter:
         self._now = engine.now
         self._overload = engine.settings.overload
         self._pool = engine.settings.name
+        self._around = engine.settings.around
+        self._around_failed = partial(engine.telemetry_errors.report, "around")
+        self._task_context = context_maker(engine.settings)
 
     def _enter_child(self) -> None:
         """Go on with the engine of this process, which was forked since the last task."""
@@ -184,24 +188,29 @@ class Submitter:
             raise TypeError(f"fn={shown(fn)} cannot be called: pass the function and then its arguments")
         elif type(fn) is partial and is_async(fn):
             raise async_refusal(fn)
-        task = Task(fn, args, kwargs, copy_context(), self._now(), options)
+        if self._around is not None:
+            fn = AroundCall(self._around, fn, self._around_failed)
+        task = Task(fn, args, kwargs, self._task_context(), self._now(), options)
         task.future = PoolFuture(self._runner, task)
         if options.deadline is not None:
             task.expires_at = task.admitted_at + options.deadline
         if self._permit_sources:
-            if self._dispatcher.state is not State.OPEN:
-                self._release_permits(task)
-                raise self._closed()
-            try:
-                task.permits = acquire_all(self._permit_sources)
-            except RejectedError as error:
-                self._release_permits(task)
-                self._dispatcher.count_rejection(error.reason)
-                # The watchdog is to log what is dropped, also where nothing was ever admitted.
-                with suppress(RuntimeError):
-                    self._engine.begin()
-                raise
+            self._acquire_permits(task)
         return task
+
+    def _acquire_permits(self, task: Task) -> None:
+        if self._dispatcher.state is not State.OPEN:
+            self._release_permits(task)
+            raise self._closed()
+        try:
+            task.permits = acquire_all(self._permit_sources)
+        except RejectedError as error:
+            self._release_permits(task)
+            self._dispatcher.count_rejection(error.reason)
+            # The watchdog is to log what is dropped, also where nothing was ever admitted.
+            with suppress(RuntimeError):
+                self._engine.begin()
+            raise
 
     def _try_admit(self, task: Task, waiter: Waiter | None) -> Admission:
         """Offer the task until there is an answer, starting loops as they are needed."""

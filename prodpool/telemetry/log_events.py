@@ -76,9 +76,10 @@ class PoolLog:
     """Writes events with the pool's name in each. The logger is resolved when the first is written."""
 
     def __init__(
-        self, pool: str, logger: Any, telemetry_errors: TelemetryErrors, now: Callable[[], float]
+        self, settings: PoolSettings, logger: Any, telemetry_errors: TelemetryErrors, now: Callable[[], float]
     ) -> None:
-        self._pool = pool
+        self._pool = settings.name
+        self._levels = settings.log_levels or {}
         self._resolve = LoggerResolver(logger)
         self._telemetry_errors = telemetry_errors
         self.thread = self._new_thread()
@@ -157,7 +158,7 @@ class PoolLog:
         # In the context of the task, or of here: what the application has bound to it (structlog.contextvars,
         # the current span, what a logging filter reads) is to be in the line.
         context = copy_context() if task is None else task.context.copy()
-        self.thread.post(context.run, self._hand_over, method, event, fields)
+        self.thread.post(context.run, self._hand_over, self._levels.get(event, method), event, fields)
 
     def _hand_over(self, method: str, event: str, fields: dict[str, object]) -> None:
         getattr(self._resolve(), method)(event, pool=self._pool, **fields)
@@ -249,6 +250,10 @@ class StdlibLogger:
     def __init__(self, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
         self._logger = logger
 
+    def debug(self, event: str, **fields: object) -> None:
+        """Write at level DEBUG."""
+        self._log(logging.DEBUG, event, fields)
+
     def info(self, event: str, **fields: object) -> None:
         """Write at level INFO."""
         self._log(logging.INFO, event, fields)
@@ -260,6 +265,10 @@ class StdlibLogger:
     def error(self, event: str, **fields: object) -> None:
         """Write at level ERROR."""
         self._log(logging.ERROR, event, fields)
+
+    def critical(self, event: str, **fields: object) -> None:
+        """Write at level CRITICAL."""
+        self._log(logging.CRITICAL, event, fields)
 
     def _log(self, level: int, event: str, fields: dict[str, object]) -> None:
         if not self._logger.isEnabledFor(level):
