@@ -147,7 +147,7 @@ def test_a_template_for_each_event(make_pool: MakePool, records: Callable[[str],
         ("task.error %s\n%s", "first", "test"),
         ("task.error %s\n%s", "second", "test"),
     ]
-    assert {record.module for record in handler.records} == {"log_events"}
+    assert {record.module for record in handler.records} == {"loggers"}
     assert {record.msg for record in handler.records} == {
         "pool.created %s",
         "task.error %s\n%s",
