@@ -143,3 +143,14 @@ def test_its_span_is_current(registry: CollectorRegistry, pool: InstrumentedPool
             lambda: trace.get_current_span().set_attribute("note", "here")
         ).result(PATIENCE)
     assert attributes_of(spans.named("workerpool.task note"))["note"] == "here"
+
+
+def test_interpreters_are_not_leased(registry: CollectorRegistry) -> None:
+    """A loop of the pool's cannot run in another interpreter: 3.14's executor gets its calls one by one."""
+    # Stands in for the class, which older Pythons have not; it is known by its name.
+    interpreters = type(
+        "InterpreterPoolExecutor", (Pickling,), {"__module__": "concurrent.futures.interpreter"}
+    )
+    with InstrumentedPool(interpreters(2), name="test", registry=registry) as pool:
+        assert not pool._engine.abilities.leased
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
