@@ -25,6 +25,7 @@ from prodpool.execution.current_task import is_inside
 from prodpool.execution.runner import check_stack_depth
 from prodpool.scheduling.dispatcher import Admission
 from prodpool.scheduling.wait_queue import AsyncWaiter, ThreadWaiter, Waiter
+from prodpool.submission.grpc_overload import GrpcOverload
 from prodpool.submission.task_context import context_maker
 from prodpool.task.around_call import AroundCall
 from prodpool.task.coroutines import ASYNC_FLAGS, async_refusal, is_async
@@ -63,6 +64,7 @@ class Submitter:
         self._around = engine.settings.around
         self._around_failed = partial(engine.telemetry_errors.report, "around")
         self._task_context = context_maker(engine.settings)
+        self._grpc_overload = GrpcOverload(engine.log)
 
     def _enter_child(self) -> None:
         """Go on with the engine of this process, which was forked since the last task."""
@@ -233,10 +235,11 @@ class Submitter:
         """Treat a task for which there is no slot as its options or the pool's policy say."""
         if task.options.wait is not None:
             return self._wait_for_slot(task, task.options.wait)
+        detail = self._grpc_overload.detail_of(task, self._overload)
         if self._overload == "block":
             return self._wait_for_slot(task, math.inf)
         if self._overload == "reject":
-            raise self._full()
+            raise self._full(detail)
         if on_event_loop():
             raise self._would_block()
         check_stack_depth()
