@@ -41,6 +41,14 @@ def _runs_cells(loop: asyncio.AbstractEventLoop) -> bool:
     )
 
 
+def blocks_loop(pool: str) -> str:
+    """Return what a submit says that would wait on a running event loop."""
+    return (
+        f"pool {pool!r} would block the event loop of this thread until there is a slot: "
+        "use 'await pool.run(fn, ...)' or 'await pool.submit_async(fn, ...)' there"
+    )
+
+
 def running_loop(what: str, instead: str) -> asyncio.AbstractEventLoop:
     """Return the event loop of the calling thread.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prodpool.admission.permits import acquire_all, release_all
 from prodpool.concurrency.background_thread import background_thread
-from prodpool.concurrency.event_loop import on_event_loop
+from prodpool.concurrency.event_loop import blocks_loop, on_event_loop
 from prodpool.errors import (
     PoolBrokenError,
     PoolClosedError,
@@ -97,7 +97,7 @@ class Submitter:
         """Admit a call, waiting for a slot as long as its options allow."""
         if on_event_loop():
             # Also when there is a slot: an error that shows up only under load would be found too late.
-            raise RuntimeError(_blocks_loop(self._pool))
+            raise RuntimeError(blocks_loop(self._pool))
         task = self._create_task(options, fn, args, kwargs)
         try:
             offer = self._try_admit(task, None)
@@ -301,7 +301,7 @@ class Submitter:
 
     def _would_block(self) -> RuntimeError:
         self._dispatcher.count_rejection(Reason.FULL)
-        return RuntimeError(_blocks_loop(self._pool))
+        return RuntimeError(blocks_loop(self._pool))
 
     def _refuse_nested(self) -> None:
         """Refuse to wait inside a worker of a full pool: that is how a pool deadlocks itself."""
@@ -342,10 +342,3 @@ class Submitter:
             f"the wrapped executor takes no more work: {said(error)}; stop this pool and build a new one "
             "around a new executor"
         )
-
-
-def _blocks_loop(pool: str) -> str:
-    return (
-        f"pool {pool!r} would block the event loop of this thread until there is a slot: "
-        "use 'await pool.run(fn, ...)' or 'await pool.submit_async(fn, ...)' there"
-    )
