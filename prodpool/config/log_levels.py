@@ -12,6 +12,7 @@ LOG_EVENTS = (
     "pool.created",
     "pool.forked",
     "pool.resized",
+    "pool.grpc_unbounded",
     "pool.draining",
     "pool.stop_blocks_loop",
     "pool.drain_progress",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prodpool.task.around_call import AroundCall
 from prodpool.task.task import Task
 from prodpool.telemetry.log_events import PoolLog
 
@@ -30,6 +31,12 @@ class GrpcOverload:
         return _USE_INSTEAD
 
 
+def _inner(fn: object) -> object:
+    return fn.fn if isinstance(fn, AroundCall) else fn
+
+
 def _is_rpc(task: Task) -> bool:
     """Tell whether ``grpc.server`` has submitted this: a function of its own, or ``Context.run`` with one."""
-    return any(getattr(each, "__module__", None) == "grpc._server" for each in (task.fn, *task.args[:1]))
+    return any(
+        getattr(each, "__module__", None) == "grpc._server" for each in (_inner(task.fn), *task.args[:1])
+    )
