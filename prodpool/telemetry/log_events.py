@@ -178,7 +178,9 @@ class TaskLog(TaskObserver):
         if error is not None:
             self._log.task_failed(task, kind, error, duration=duration)
         if duration >= self._slow_after:
-            self._log.task_slow(task, dwell=dwell, duration=duration, result=kind.value)
+            self._log.task_slow(
+                task, dwell=dwell, duration=duration, slow_after=self._slow_after, result=kind.value
+            )
 
 
 def task_fields(task: Task) -> dict[str, object]:
