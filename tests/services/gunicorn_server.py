@@ -31,10 +31,18 @@ class Gunicorn:
         None if there is no such page, or its worker was ended meanwhile.
         """
         try:
-            answer = self._http.request("GET", f"{self._url}/{path}", headers={"Connection": "close"})
+            answer = self.answer(path)
         except urllib3.exceptions.HTTPError:
             return None
         return answer.data if answer.status == 200 else None
+
+    def answer(self, path: str = "", method: str = "GET") -> urllib3.BaseHTTPResponse:
+        """Make one request over a connection of its own; return the answer, whatever its status is.
+
+        Raises:
+            urllib3.exceptions.HTTPError: There is none.
+        """
+        return self._http.request(method, f"{self._url}/{path}", headers={"Connection": "close"})
 
 
 @contextmanager
