@@ -57,5 +57,5 @@ def check_under_gunicorn(folder: Path, application: str, *options: str) -> None:
     done = folder / "done"
     done.mkdir()
     with gunicorn(folder, application, *options, workers=WORKERS, DONE=str(done)) as server:
-        accepted = check_refusals(server.answer, done, WORKERS)
+        accepted = check_refusals(server.request, done, WORKERS)
     assert len(list(done.iterdir())) == accepted, server.log()

@@ -25,24 +25,17 @@ class Gunicorn:
         self._url = f"http://127.0.0.1:{port}"
         self._http = urllib3.PoolManager(maxsize=16, retries=False, timeout=PATIENCE)
 
-    def get(self, path: str = "") -> bytes | None:
-        """Fetch a page over a connection of its own, since gunicorn may give each to another worker.
+    def request(self, path: str = "") -> urllib3.BaseHTTPResponse:
+        """Fetch a page over a connection of its own, since gunicorn may give each to another worker."""
+        return self._http.request("GET", f"{self._url}/{path}", headers={"Connection": "close"})
 
-        None if there is no such page, or its worker was ended meanwhile.
-        """
+    def get(self, path: str = "") -> bytes | None:
+        """Fetch a page; None if there is no such page, or its worker was ended meanwhile."""
         try:
-            answer = self.answer(path)
+            answer = self.request(path)
         except urllib3.exceptions.HTTPError:
             return None
         return answer.data if answer.status == 200 else None
-
-    def answer(self, path: str = "", method: str = "GET") -> urllib3.BaseHTTPResponse:
-        """Make one request over a connection of its own; return the answer, whatever its status is.
-
-        Raises:
-            urllib3.exceptions.HTTPError: There is none.
-        """
-        return self._http.request(method, f"{self._url}/{path}", headers={"Connection": "close"})
 
 
 @contextmanager
