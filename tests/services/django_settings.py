@@ -1,4 +1,4 @@
-"""The settings of the Django project whose tasks `test_django` runs, in its process and in worker processes."""
+"""Settings of Django for `test_django`, in its process and in worker processes of pools."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from multiprocessing import get_context
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -17,7 +19,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.core.checks import run_checks
 from django.db import connection, connections, transaction
 from django.http import HttpRequest, HttpResponse
-from django.test import AsyncClient, Client, override_settings
+from django.test import Client, override_settings
 from django.urls import path
 
 import prodpool
@@ -26,7 +28,8 @@ from prodpool.integrations.django.connections import closing_old_connections
 from prodpool.integrations.django.middleware import DjangoRefusals
 from tests.helpers.tasks import BlockingTask, TaskError, occupy
 from tests.helpers.waiting import PATIENCE
-from tests.services.busy_clients import check_refusals, check_under_gunicorn
+from tests.services.busy_clients import ROOM, WORKERS, Ask, check_refusals, crowd
+from tests.services.gunicorn_server import gunicorn
 from tests.services.service import service
 from tests.support import MakePool
 
@@ -47,11 +50,7 @@ def fail(_request: HttpRequest, error: str) -> HttpResponse:
     raise ERRORS[error]
 
 
-async def fail_async(_request: HttpRequest, error: str) -> HttpResponse:
-    raise ERRORS[error]
-
-
-urlpatterns: list[Any] = [path("sync/<error>", fail), path("async/<error>", fail_async)]
+urlpatterns: list[Any] = [path("<error>", fail)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,39 +60,27 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("DJANGO_SETTINGS_MODULE", "tests.services.django_settings")
         environment.setenv("DATABASE", str(tmp_path_factory.mktemp("django") / "db.sqlite3"))
         django.setup()
+        # multiprocessing has a process of its own from the first that it spawns, which stays.
+        with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+            executor.submit(int).result(PATIENCE)
         yield
 
 
-REFUSED = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     ("error", "status", "seconds"), [("full", 429, 3), ("breaker_open", 503, 30), ("expired", 503, 1)]
 )
-
-
-def check_refused(answer: Any, error: str, status: int, seconds: int) -> None:
-    """Assert that a client is told the status, why, and when to come back."""
+def test_refused(error: str, status: int, seconds: int) -> None:
+    """A refusal in a view tells the client the status, why, and when to come back."""
+    answer = Client().get(f"/{error}")
     assert (answer.status_code, answer.json()) == (status, {"reason": error, "retry_after": seconds})
     assert answer["Retry-After"] == str(seconds)
     assert answer["Content-Type"] == "application/json"
     assert answer["Content-Length"] == str(len(answer.content))
 
 
-@REFUSED
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_refused(kind: str, error: str, status: int, seconds: int) -> None:
-    """A refusal in a view of either kind is answered under WSGI."""
-    check_refused(Client().get(f"/{kind}/{error}"), error, status, seconds)
-
-
-@REFUSED
-@pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_refused_under_asgi(kind: str, error: str, status: int, seconds: int) -> None:
-    """A refusal in a view of either kind is answered under ASGI."""
-    check_refused(await AsyncClient().get(f"/{kind}/{error}"), error, status, seconds)
-
-
 def test_other_errors() -> None:
     """Any other error is a 500, as before."""
-    assert Client(raise_request_exception=False).get("/sync/bug").status_code == 500
+    assert Client(raise_request_exception=False).get("/bug").status_code == 500
 
 
 class OwnRefusals(DjangoRefusals):
@@ -110,7 +97,7 @@ class OwnRefusals(DjangoRefusals):
     ],
 )
 def test_the_check_for_the_middleware(middleware: list[str], warnings: list[str]) -> None:
-    """Django's checks warn of a project that has the application and not the middleware, nor one made of it."""
+    """Django's checks warn of a project with the application that has no such middleware."""
     with override_settings(MIDDLEWARE=middleware):
         found = run_checks()
     assert [each.id for each in found if each.id.startswith("prodpool")] == warnings
@@ -199,19 +186,32 @@ def test_asynchronous_code_in_a_task(make_pool: MakePool) -> None:
     assert pool.submit(async_to_sync(ask)).result(PATIENCE) == worker
 
 
+def check_both_kinds_of_view(ask: Ask, done: Path, processes: int) -> int:
+    """Ask for more than there is room for, by views of both kinds; return what was accepted."""
+    accepted = check_refusals(ask, done, processes)
+    found = crowd(lambda task: ask(f"async/{task}"), "waiting", 40)
+    assert set(found) <= {202, 429}, found
+    assert found[429] >= 40 - processes * ROOM
+    return accepted + found[202]
+
+
 def test_under_gunicorn(tmp_path: Path) -> None:
     """Clients of a real server get 202 and 429 and nothing else; what was accepted is done when it ends."""
-    check_under_gunicorn(tmp_path, "django_app")
+    done = tmp_path / "done"
+    done.mkdir()
+    with gunicorn(tmp_path, "django_app", workers=WORKERS, DONE=str(done)) as server:
+        accepted = check_both_kinds_of_view(server.request, done, WORKERS)
+    assert len(list(done.iterdir())) == accepted, server.log()
 
 
 def test_under_uvicorn(tmp_path: Path) -> None:
-    """The same from asynchronous views, under a server that ends itself by SIGTERM once its lifespan is over."""
+    """The same under a server of ASGI, which dies of SIGTERM in the end: the pool is stopped before."""
     done = tmp_path / "done"
     done.mkdir()
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         command = ["-m", "uvicorn", f"--fd={listener.fileno()}", "tests.services.django_app:asgi_application"]
         http = urllib3.PoolManager(retries=False, timeout=PATIENCE)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/async"
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
         def ask(path: str) -> urllib3.BaseHTTPResponse:
             return http.request("GET", f"{url}/{path}", headers={"Connection": "close"})
@@ -219,5 +219,5 @@ def test_under_uvicorn(tmp_path: Path) -> None:
         log, env = tmp_path / "uvicorn.log", {"DONE": str(done)}
         with service(command, log, env, [listener.fileno()], SIGTERM, status=-SIGTERM) as served:
             served.until_logged("Uvicorn running on")
-            accepted = check_refusals(ask, done, processes=1)
+            accepted = check_both_kinds_of_view(ask, done, processes=1)
     assert len(list(done.iterdir())) == accepted, log.read_text()
