@@ -139,7 +139,7 @@ def test_connections_of_worker_processes() -> None:
 
 
 def test_a_task_that_fails(make_pool: MakePool) -> None:
-    """After an error too the connection is closed, while no next task is there; the error stays the task's."""
+    """After an error too the connection is closed, and not only by the next task; the error is the task's."""
     pool = make_pool(1, **CLOSING)
     used = []
 

@@ -26,18 +26,24 @@ pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
 FULL = PoolFullError(pool="orders", queued=2, queue_capacity=2, retry_after=2.1)
 
 
+def sent_or_raised(part: bytes | Exception) -> bytes:
+    if isinstance(part, Exception):
+        raise part
+    return part
+
+
 class Body:
-    """A response of which each part is sent, or raised, and that knows whether it was closed."""
+    """A response of which each part is sent, or raised, and that knows whether it was closed.
+
+    Unlike a generator it goes on after an error, if it is asked to.
+    """
 
     def __init__(self, *parts: bytes | Exception) -> None:
         self._parts = parts
         self.closed = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for part in self._parts:
-            if isinstance(part, Exception):
-                raise part
-            yield part
+        return map(sent_or_raised, self._parts)
 
     def close(self) -> None:
         self.closed += 1
@@ -116,7 +122,7 @@ def test_refused_when_called(before: Callable[[StartResponse], object]) -> None:
 
 def test_refused_before_the_first_chunk() -> None:
     """A response that raises before anything of it is sent is replaced, and closed once."""
-    response = Body(FULL)
+    response = Body(FULL, b"never sent")
     head, body, error = served(answering(response, start))
     check_refused(head, body)
     assert (error, response.closed) == (None, 1)
