@@ -11,8 +11,8 @@ from prodpool.integrations.refusals import refusal_of
 class FlaskRefusals:
     """A Flask extension that answers with 429 or 503 and ``Retry-After`` where a pool refused the work.
 
-    A handler that the application registers for one of the errors, such as PoolFullError, goes before. So
-    does one that a blueprint registers for all exceptions.
+    A handler of the application's own for one of the errors, such as PoolFullError, goes before, and one for
+    all of RejectedError if it is registered later. So does a blueprint's for all exceptions.
 
     Args:
         app: None if `init_app` is called later.

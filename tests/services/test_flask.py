@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flask import Blueprint, Flask
 
-from prodpool import BreakerOpenError, PoolClosedError, PoolFullError, TaskExpiredError
+from prodpool import BreakerOpenError, PoolClosedError, PoolFullError, RejectedError, TaskExpiredError
 from prodpool.integrations.flask import FlaskRefusals
 from tests.helpers.waiting import until_collected
 from tests.services.busy_clients import check_under_gunicorn
@@ -71,15 +71,23 @@ def test_other_errors(error: Exception) -> None:
 
 
 def test_a_handler_of_the_applications_own() -> None:
-    """A handler for one of the errors goes before, whenever it was registered."""
+    """One for a refusal of its kind goes before, and one for all refusals if it is registered later."""
+
+    def come_back(_: Exception) -> tuple[str, int]:
+        return "come back", 420
+
     app = raising(FULL)
-    app.register_error_handler(PoolFullError, lambda _: ("come back", 420))
+    app.register_error_handler(PoolFullError, come_back)
     FlaskRefusals(app)
     assert app.test_client().get("/").status_code == 420
-    app = raising(PoolClosedError(pool="orders"))
+    app = raising(FULL)
     FlaskRefusals(app)
-    app.register_error_handler(Exception, lambda _: ("everything", 500))
-    assert app.test_client().get("/").status_code == 503
+    app.register_error_handler(RejectedError, come_back)
+    assert app.test_client().get("/").status_code == 420
+    app = raising(FULL)
+    FlaskRefusals(app)
+    app.register_error_handler(Exception, come_back)
+    assert app.test_client().get("/").status_code == 429
 
 
 def test_an_asynchronous_view() -> None:
