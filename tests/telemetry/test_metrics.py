@@ -25,7 +25,7 @@ from tests.telemetry.scraping import families, openmetrics_families, series, val
 
 RESULTS = ["ok", "error", "panic", "timeout"]
 REASONS = [
-    "full", "closed", "breaker_open", "tenant_limit", "rate_limited", "expired", "cancelled", "shutdown",
+    "full", "closed", "breaker_open", "expired", "cancelled", "shutdown",
 ]  # fmt: skip
 STATES = ["closed", "open", "half_open"]
 SINKS = ["log", "trace", "breaker", "callback", "around", "watchdog", "metrics", "internal"]

@@ -36,14 +36,12 @@ from prodpool import (
     PoolOptions,
     PoolStats,
     PoolView,
-    RateLimitError,
     Reason,
     RejectedError,
     Result,
     StopReport,
     SupportsSubmit,
     TaskExpiredError,
-    TenantLimitError,
     WorkerLostError,
     current_task,
     threads,
@@ -201,8 +199,6 @@ def refused(pool: InstrumentedPool) -> None:
         PoolClosedError,
         PoolBrokenError,
         BreakerOpenError,
-        TenantLimitError,
-        RateLimitError,
     ]
     others: list[type[RuntimeError]] = [RejectedError, TaskExpiredError, WorkerLostError]
     del errors, others
