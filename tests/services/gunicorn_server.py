@@ -22,16 +22,18 @@ class Gunicorn:
         self.log = served.log
         self.lines = served.lines
         self.pid = served.process.pid
-        self._url = f"http://127.0.0.1:{port}"
+        self.address = f"127.0.0.1:{port}"
+        self._url = f"http://{self.address}"
         self._http = urllib3.PoolManager(maxsize=16, retries=False, timeout=PATIENCE)
 
-    def get(self, path: str = "") -> bytes | None:
-        """Fetch a page over a connection of its own, since gunicorn may give each to another worker.
+    def request(self, path: str = "") -> urllib3.BaseHTTPResponse:
+        """Fetch a page over a connection of its own, since gunicorn may give each to another worker."""
+        return self._http.request("GET", f"{self._url}/{path}", headers={"Connection": "close"})
 
-        None if there is no such page, or its worker was ended meanwhile.
-        """
+    def get(self, path: str = "") -> bytes | None:
+        """Fetch a page; None if there is no such page, or its worker was ended meanwhile."""
         try:
-            answer = self._http.request("GET", f"{self._url}/{path}", headers={"Connection": "close"})
+            answer = self.request(path)
         except urllib3.exceptions.HTTPError:
             return None
         return answer.data if answer.status == 200 else None
