@@ -41,7 +41,7 @@ WORKERS_ORDER = (
     ("in_worker",),
     ("base", "run_times", "serialization"),
     ("processes",),
-    ("handoff", "threads"),
+    ("handoff", "inline", "threads"),
     ("process_pools", "build", "loop_starter"),
     ("backends",),
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from prodpool.text import short_name, shown, type_name
 from prodpool.workers.base import Capabilities
+from prodpool.workers.inline.executor import InlineExecutor
 from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
 
 
@@ -18,11 +19,11 @@ def is_unstarted(backend: Any) -> bool:
     if isinstance(backend, ProcessPoolExecutor):
         private: Any = backend
         return private._executor_manager_thread is None  # noqa: SLF001  # likewise
-    return False
+    return isinstance(backend, InlineExecutor)
 
 
 # Long, since it has a case for every kind.
-def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
+def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:  # noqa: PLR0911
     """Look at ``backend``; ``own``: the pool alone uses it.
 
     Nothing is imported to tell: an object of an optional package can only be there if that is.
@@ -33,6 +34,14 @@ def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
     """
     if isinstance(backend, DaemonThreadExecutor):
         return Capabilities(kind="threads", max_workers=None, leased=True, holds_up_exit=False, linger=10.0)
+    if isinstance(backend, InlineExecutor):
+        return Capabilities(
+            kind="InlineExecutor",
+            max_workers=backend.max_workers,
+            leased=True,
+            inline=True,
+            holds_up_exit=False,
+        )
     bases = {f"{base.__module__}.{base.__qualname__}" for base in type(backend).__mro__}
     if isinstance(backend, ThreadPoolExecutor) and _has_its_submit(backend, bases):
         return Capabilities(

@@ -165,6 +165,7 @@ class Capabilities:
         kind: Word for it in metrics and logs.
         max_workers: Tasks it can run at once; None where it does not say.
         leased: Whether it lends its threads for long, rather than being handed one task at a time.
+        inline: Whether the thread that submits a task is the one that runs it.
         holds_up_exit: Whether a task that never ends keeps the process from ending.
         linger: Seconds that an idle worker is kept before it is given back; 0 where none is lent for long.
         prefetch: Tasks handed over beyond what it can run, so that no worker waits for the next.
@@ -180,6 +181,7 @@ class Capabilities:
     max_workers: int | None
     leased: bool
     holds_up_exit: bool
+    inline: bool = False
     linger: float = 0.0
     prefetch: int = 0
     dumps: Dumps | None = None

@@ -15,6 +15,7 @@ from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.workers.base import Capabilities, Workers, prefetch_for
 from prodpool.workers.handoff.rebuildable_backend import BackendFactory, RebuildableBackend
 from prodpool.workers.handoff.workers import HandoffWorkers
+from prodpool.workers.inline.workers import InlineWorkers
 from prodpool.workers.processes.workers import ProcessWorkers
 from prodpool.workers.run_times import AdaptivePrefetch
 from prodpool.workers.threads.leased import LeasedWorkers
@@ -54,6 +55,8 @@ class WorkersBuilder:
 
     def build(self) -> Workers:
         """Return the workers that fit the backend; none is started yet."""
+        if self.abilities.inline:
+            return self._inline()
         if self.abilities.leased:
             return self._leased()
         return self._handoff() if self.abilities.template is None else self._processes()
@@ -69,6 +72,17 @@ class WorkersBuilder:
             shared=not self.settings.own_backend,
             now=self.now,
             on_lost=self.on_lost,
+        )
+
+    def _inline(self) -> InlineWorkers:
+        return InlineWorkers(
+            pool=self.settings.name,
+            backend=self.backend,
+            dispatcher=self.dispatcher,
+            runner=self.runner,
+            max_workers=self.abilities.max_workers,
+            own_backend=self.settings.own_backend,
+            now=self.now,
         )
 
     def _processes(self) -> ProcessWorkers:

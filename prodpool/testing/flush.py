@@ -1,11 +1,8 @@
-"""Helpers for the tests of services that use prodpool."""
+"""Waiting for log lines and spans."""
 
 from __future__ import annotations
 
-from prodpool.concurrency.clock import Clock, ManualClock
 from prodpool.pool import InstrumentedPool
-
-__all__ = ["Clock", "ManualClock", "flush_telemetry"]
 
 
 def flush_telemetry(pool: InstrumentedPool, timeout: float = 5.0) -> bool:
