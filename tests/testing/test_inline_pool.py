@@ -196,6 +196,23 @@ def test_threads_share_the_workers(make_inline: MakeInline) -> None:
     until(lambda: check(pool.stats()).in_flight == 0)
 
 
+def test_each_thread_runs_its_own(make_inline: MakeInline) -> None:
+    """With a worker for each of them, threads run what they submit themselves, before submit returns."""
+    pool, others = make_inline(4), ThreadRunner()
+
+    def load() -> bool:
+        return all(pool.submit(threading.get_ident).result(0) == threading.get_ident() for _ in range(500))
+
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-6)
+        loads = [others.start(load) for _ in range(4)]
+        assert [each.result(30) for each in loads] == [True] * 4
+    finally:
+        sys.setswitchinterval(interval)
+    others.join()
+
+
 def test_many_threads_at_once(make_inline: MakeInline) -> None:
     """Threads that submit and wait at the same time lose no task and have none twice."""
     pool, others, ran = make_inline(3, queue_capacity=4), ThreadRunner(), list[int]()

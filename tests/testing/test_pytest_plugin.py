@@ -100,7 +100,7 @@ def test_fails_by_itself(instrumented_pool):
     raise AssertionError("its own")
 
 
-def test_leaves_a_thread(instrumented_pool, monkeypatch):
+def test_leaves_a_thread(monkeypatch, instrumented_pool):
     monkeypatch.setattr("prodpool.testing.pool_factory.GRACE", 0.1)
     instrumented_pool(name="mail").submit(int)
     # As a fault of prodpool's would, since it has no other way to leave one.

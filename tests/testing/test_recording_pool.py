@@ -243,6 +243,25 @@ def test_a_task_runs_the_held_one_that_it_waits_for() -> None:
     assert (pool.held, pool.run_next()) == (0, None)
 
 
+def test_tasks_of_two_pools_are_inside_one_another() -> None:
+    """What another pool runs inside a task of this one is inside that: it may not stop this pool."""
+    pool, other = RecordingPool("outer"), RecordingPool("inner")
+
+    def inner() -> list[object]:
+        following = pool.submit(int, "3")
+        return [current_task() is not None, following.done(), following.result()]
+
+    def outer() -> list[object]:
+        found = other.submit(inner).result(0)
+        task = current_task()
+        return [*found, task is not None and task.pool]
+
+    assert pool.submit(outer).result(0) == [True, False, 3, "outer"]
+    stops = pool.submit(lambda: other.submit(pool.stop).exception(0)).result(0)
+    assert isinstance(stops, RuntimeError)
+    assert pool.stop().drained
+
+
 def test_a_waiting_coroutine_goes_on_when_its_task_is_run() -> None:
     """On a loop a held task is awaited while the test runs it; a cancelled coroutine cancels it."""
     pool = RecordingPool(hold=True)

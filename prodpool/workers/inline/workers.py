@@ -65,17 +65,20 @@ class InlineWorkers:
 
     def start(self) -> bool:
         """Add one more worker; False when there are enough."""
-        worker = InlineWorker(self._pool, self._now)
+        worker, dispatcher = InlineWorker(self._pool, self._now), self._dispatcher
         worker.notify = partial(self._give, worker)
         try:
-            if not self._dispatcher.add_starting(worker):
-                return False
-            if self._dispatcher.mark_started(worker) is not None:
-                self._give(worker)
+            # In one step: a task that another thread submits must not be queued for a worker to come.
+            with dispatcher.lock:
+                if dispatcher.state is State.STOPPED or not dispatcher.worker_set.add_starting(worker):
+                    return False
+                dispatcher.worker_set.mark_started(worker)
+                if dispatcher.next_task(worker) is not None:
+                    self._give(worker)
         except BaseException:
-            self._dispatcher.start_failed(worker)
+            dispatcher.start_failed(worker)
             raise
-        self._after_notify()
+        dispatcher.notify_waiters()
         return True
 
     def prepare_resize(self, workers: int) -> int:
