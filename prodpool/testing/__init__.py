@@ -3,7 +3,7 @@
 from prodpool.concurrency.clock import Clock, ManualClock
 from prodpool.task.task import TaskOptions
 from prodpool.testing.flush import flush_telemetry
-from prodpool.testing.pool_factory import PoolFactory
+from prodpool.testing.pool_factory import InstrumentedPoolOptions, PoolFactory
 from prodpool.testing.recording_pool import RecordingPool
 from prodpool.testing.submission import Submission
 from prodpool.workers.inline.executor import InlineExecutor
@@ -11,6 +11,7 @@ from prodpool.workers.inline.executor import InlineExecutor
 __all__ = [
     "Clock",
     "InlineExecutor",
+    "InstrumentedPoolOptions",
     "ManualClock",
     "PoolFactory",
     "RecordingPool",

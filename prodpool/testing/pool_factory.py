@@ -29,7 +29,7 @@ _REMEDY = "Have the test end what it began, or build the pool with check_leaks=F
 
 
 class InstrumentedPoolOptions(HandoffOptions, total=False):
-    """The options of `InstrumentedPool`."""
+    """The options of `prodpool.InstrumentedPool` that a `PoolFactory` passes on."""
 
     name: str
     max_workers: int | None
@@ -60,13 +60,13 @@ class PoolFactory:
         """Build a pool.
 
         Args:
-            backend: As for `InstrumentedPool`; None for a ``ThreadPoolExecutor`` of two threads.
+            backend: As for `prodpool.InstrumentedPool`; None for a ``ThreadPoolExecutor`` of two threads.
             check_leaks: Whether the test fails if something of the pool is left when it has been stopped.
-            options: As for `InstrumentedPool`. Without them ``name`` is "test", "test_2" and so on,
+            options: As for `prodpool.InstrumentedPool`. Without them ``name`` is "test", "test_2" and so on,
                 ``drain_deadline`` 5 seconds, and ``registry`` that of this object.
 
         Raises:
-            TypeError, ValueError: As from `InstrumentedPool`.
+            TypeError, ValueError: As from `prodpool.InstrumentedPool`.
         """
         number = next(self._numbers)
         options.setdefault("name", "test" if number == 1 else f"test_{number}")

@@ -19,10 +19,10 @@ from prodpool.testing.submission import Submission
 class RecordingPool(OptionsExecutor):
     """Stands in for a pool in unit tests: no threads, nothing is counted, every call is noted.
 
-    It can be passed wherever a `PoolLike` or an `Executor` is taken. A call is checked as a pool checks it,
-    and then made in the calling thread before ``submit`` returns: the future is done by then. A task that
-    another one submits is run when that one has ended, or when that one waits for its result, as over a pool
-    of one worker. Tasks see a copy of the context variables, and ``current_task()``.
+    It can be passed wherever a `prodpool.PoolLike` or an `Executor` is taken. A call is checked as a pool
+    checks it, and then made in the calling thread before ``submit`` returns: the future is done by then. A
+    task that another one submits is run when that one has ended, or when that one waits for its result, as
+    over a pool of one worker. Tasks see a copy of the context variables, and ``current_task()``.
 
     With ``hold`` the tasks are kept until `run_next` or `run_all`, as in a pool whose workers are busy: until
     then who waits for a result waits, so let another thread wait, or pass a ``timeout``.

@@ -7,36 +7,21 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from types import CoroutineType
 from typing import Any
 
 from prodpool.concurrency.event_loop import on_event_loop
 from prodpool.errors import PoolClosedError, TaskExpiredError
 from prodpool.execution.current_task import thread_state
 from prodpool.execution.runner import check_stack_depth
-from prodpool.execution.settlement import sanitized
-from prodpool.scheduling.worker import Worker
 from prodpool.submission.submitter import Submitter
-from prodpool.task.coroutines import async_refusal, coroutine_refusal, is_async
+from prodpool.task.coroutines import async_refusal, is_async
 from prodpool.task.future import CANCELLED, FINISHED, PENDING, RUNNING, PoolFuture
 from prodpool.task.outcomes import Reason
 from prodpool.task.task import Task, TaskOptions, callable_name
 from prodpool.testing.planned_errors import FAILURES, QUEUE_CAPACITY, REFUSALS, PlannedErrors
+from prodpool.testing.recording_worker import RecordingWorker, call
 from prodpool.testing.submission import Submission
 from prodpool.text import shown
-
-
-class RecordingWorker(Worker):
-    """Stands for a thread that runs tasks of a `RecordingPool`."""
-
-    __slots__ = ("submitted",)
-
-    def __init__(self, pool: str, now: Callable[[], float]) -> None:
-        super().__init__(pool, now)
-        # What its tasks have submitted, to be run when they have ended.
-        self.submitted: deque[Task] = deque()
-        self.replaced = thread_state.worker
-        self.ident = threading.get_ident()
 
 
 class RecordingSubmitter(Submitter):
@@ -190,16 +175,7 @@ class RecordingSubmitter(Submitter):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> PoolFuture[Any]:
-        if not callable(fn):
-            raise TypeError(f"fn={shown(fn)} cannot be called: pass the function and then its arguments")
-        if is_async(fn):
-            raise async_refusal(fn)
-        # With hardly any stack left a task could be noted and not settled.
-        check_stack_depth()
-        task = Task(fn, args, kwargs, copy_context(), self._now(), options)
-        task.future = PoolFuture(self, task)
-        if options.deadline is not None:
-            task.expires_at = task.admitted_at + options.deadline
+        task = self._make_task(options, fn, args, kwargs)
         with self.lock:
             refusal = PoolClosedError(pool=self.pool) if self.closed else self.refusals.next(self.pool, task)
             self.submissions.append(
@@ -229,6 +205,21 @@ class RecordingSubmitter(Submitter):
         else:
             self._run(task)
         return task.future
+
+    def _make_task(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Task:
+        if not callable(fn):
+            raise TypeError(f"fn={shown(fn)} cannot be called: pass the function and then its arguments")
+        if is_async(fn):
+            raise async_refusal(fn)
+        # With hardly any stack left a task could be noted and not settled.
+        check_stack_depth()
+        task = Task(fn, args, kwargs, copy_context(), self._now(), options)
+        task.future = PoolFuture(self, task)
+        if options.deadline is not None:
+            task.expires_at = task.admitted_at + options.deadline
+        return task
 
     def _run(self, first: Task) -> None:
         """Run a task, and then those that it has submitted.
@@ -270,7 +261,7 @@ class RecordingSubmitter(Submitter):
         if expired:
             deadline, dwell = task.options.deadline or 0.0, began - task.admitted_at
             failure = TaskExpiredError(pool=self.pool, task=task.name, deadline=deadline, dwell=dwell)
-        value, error = (None, failure) if failure is not None else _call(task)
+        value, error = (None, failure) if failure is not None else call(task)
         task.future.resolve(FINISHED, value, error)
         return error
 
@@ -281,16 +272,6 @@ class RecordingSubmitter(Submitter):
         task.dropped = reason
         self._planned.pop(task, None)
         return True
-
-
-def _call(task: Task) -> tuple[Any, BaseException | None]:
-    try:
-        value = task.context.run(task.fn, *task.args, **task.kwargs)
-    except BaseException as error:  # noqa: BLE001  # as in a worker
-        return None, sanitized(error)
-    if type(value) is CoroutineType:
-        return None, coroutine_refusal(task.fn, value)
-    return value, None
 
 
 def _meant_for_thread(error: BaseException | None) -> BaseException | None:

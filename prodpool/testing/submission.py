@@ -15,7 +15,7 @@ class Submission:
     """One call that was submitted to a `RecordingPool`.
 
     Attributes:
-        method: "submit", "submit_wait", "submit_async" (which `run` uses too) or "map".
+        method: "submit", "submit_wait", "submit_async" (of ``run`` as well) or "map".
         fn: The function.
         args: Its arguments by position.
         kwargs: Its arguments by name.
@@ -34,5 +34,5 @@ class Submission:
 
     @property
     def task(self) -> str:
-        """The task's name in logs and spans: the one that the options say, or the function's."""
+        """The task's name in logs and spans, which is the function's unless the options say another."""
         return self.options.task or callable_name(self.fn, self.args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(60)]
 
@@ -190,6 +193,18 @@ def test_a_thread_is_named_with_its_stack(told: dict[str, Told]) -> None:
     assert "pool 'mail' was stopped, and its thread 'prodpool-log-mail' still runs" in error
     assert "in charge" in error
     assert "prodpool-log-e-mail" not in error
+
+
+def test_the_guides_example_passes(tmp_path: Path) -> None:
+    """The tests that the guide shows pass with the line that the guide has in ``conftest.py``."""
+    page = (ROOT / "docs" / "guides" / "testing.md").read_text()
+    assert f"`{CONFTEST.strip()}`" in page
+    [program] = [
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def test_" in block
+    ]
+    done = run_pytest(tmp_path, program)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
 
 
 def test_it_is_loaded_where_it_is_asked_for(tmp_path: Path) -> None:

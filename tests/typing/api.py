@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 import prodpool.opentelemetry
+import prodpool.testing
 from prodpool import (
     BackendFactory,
     BreakerOpenError,
@@ -226,6 +227,36 @@ async def leave_on_a_loop() -> None:
         assert_type(pool, InstrumentedPool)
         assert_type(await pool.wait_idle_async(timeout=5), bool)
         assert_type(await pool.stop_async(deadline=1), StopReport)
+
+
+def stand_in(instrumented_pool: prodpool.testing.PoolFactory) -> None:
+    """What stands in for a pool in tests goes wherever a pool, an executor or a backend does."""
+    recording = prodpool.testing.RecordingPool("mail", hold=True, clock=prodpool.testing.ManualClock())
+    pool_like: PoolLike = recording
+    executors: list[Executor] = [recording, prodpool.testing.InlineExecutor()]
+    backend: SupportsSubmit = prodpool.testing.InlineExecutor(max_workers=4)
+    factory: BackendFactory = prodpool.testing.InlineExecutor
+    del pool_like, executors, backend, factory
+    assert_type(recording.submit(work, 3, unit="MB"), PoolFuture[str])
+    recording.submit(work, "three")  # type: ignore[arg-type]
+    assert_type(recording.options(task="send").submit(work, 3), PoolFuture[str])
+    assert_type(recording.map(work, [1, 2]), Iterator[str])
+    recording.refuse(PoolFullError, times=2, retry_after=1.5)
+    recording.refuse(TenantLimitError(pool="mail", tenant="acme"), times=None)
+    recording.fail(WorkerLostError)
+    recording.fail(KeyError("no such order"))
+    recording.refuse("full")  # type: ignore[arg-type]
+    submission = recording.submissions[0]
+    assert_type(submission, prodpool.testing.Submission)
+    assert_type(submission.options.deadline, float | None)
+    assert_type(recording.stop(), StopReport)
+    with recording as entered:
+        assert_type(entered, prodpool.testing.RecordingPool)
+    assert_type(instrumented_pool(), InstrumentedPool)
+    assert_type(instrumented_pool(ThreadPoolExecutor, max_workers=2, overload="block"), InstrumentedPool)
+    instrumented_pool(prodpool.testing.InlineExecutor(), name="mail", check_leaks=False, own_backend=False)
+    instrumented_pool(max_worker=2)  # type: ignore[call-arg]
+    assert_type(instrumented_pool.registry, CollectorRegistry)
 
 
 def leave() -> None:

@@ -16,8 +16,8 @@ T = TypeVar("T")
 class InlineExecutor(Executor):
     """Makes each call at once, in the thread that submits it: for tests.
 
-    By itself it stands in for any executor. As the backend of an `InstrumentedPool` it has the pool run a
-    task before ``submit`` returns, with all that a pool does besides: metrics, log lines, spans, the breaker.
+    By itself it stands in for any executor. As the backend of a `prodpool.InstrumentedPool` it has the
+    pool run a task before ``submit`` returns, with all that a pool does besides: metrics, log lines, spans.
     A task that is submitted by another one while all ``max_workers`` are taken waits in the pool's queue, as
     over threads, and is run when that one ends, or when that one waits for its result.
 
