@@ -15,10 +15,8 @@ from prodpool.errors import (
     PoolClosedError,
     PoolForkedError,
     PoolFullError,
-    RateLimitError,
     TaskExpiredError,
     TaskTimeoutError,
-    TenantLimitError,
     WorkerLostError,
 )
 from prodpool.task.task import Task
@@ -38,10 +36,6 @@ REFUSALS: dict[type[BaseException], _Maker] = {
     PoolBrokenError: lambda pool, _, __: PoolBrokenError(pool=pool, cause=BrokenExecutor("a test says so")),
     PoolForkedError: lambda pool, _, __: PoolForkedError(pool=pool),
     BreakerOpenError: lambda pool, _, retry_after: BreakerOpenError(pool=pool, retry_after=retry_after),
-    RateLimitError: lambda pool, _, retry_after: RateLimitError(pool=pool, retry_after=retry_after),
-    TenantLimitError: lambda pool, _, retry_after: TenantLimitError(
-        pool=pool, tenant="test", retry_after=retry_after
-    ),
     # Raised by a submit that waits for a slot longer than the task itself may wait.
     TaskExpiredError: lambda pool, task, retry_after: TaskExpiredError(
         pool=pool,

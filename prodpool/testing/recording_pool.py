@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from prodpool.concurrency.clock import Clock, SystemClock
-from prodpool.config.settings import check_collaborators, check_flag, check_name, check_seconds
+from prodpool.config.settings import check_flag, check_methods, check_name, check_seconds
 from prodpool.shutdown.report import StopReport
 from prodpool.submission.options import OptionsExecutor
 from prodpool.task.future import PoolFuture
@@ -39,7 +39,7 @@ class RecordingPool(OptionsExecutor):
     """
 
     def __init__(self, name: str = "recording", *, hold: bool = False, clock: Clock | None = None) -> None:
-        check_collaborators(registry=None, tracer_provider=None, logger=None, clock=clock)
+        check_methods("clock", clock, ("monotonic",), "an object with monotonic(), such as ManualClock()")
         now = (SystemClock() if clock is None else clock).monotonic
         self._recorder = RecordingSubmitter(check_name(name), now, hold=check_flag("hold", hold))
         self._submitter = self._recorder
@@ -97,9 +97,9 @@ class RecordingPool(OptionsExecutor):
         one refuses whatever is submitted next, by `map` too.
 
         Args:
-            error: PoolFullError, PoolClosedError, PoolBrokenError, PoolForkedError, BreakerOpenError,
-                RateLimitError, TenantLimitError or TaskExpiredError, which are made with this pool's name;
-                or any exception, which is raised as it is.
+            error: PoolFullError, PoolClosedError, PoolBrokenError, PoolForkedError, BreakerOpenError or
+                TaskExpiredError, which are made with this pool's name; or any exception, which is raised as
+                it is.
             times: The number of calls to refuse; None for all from then on, until `accept`.
             retry_after: Seconds, for the error's field of that name.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from typing import Any
 
-from prodpool.concurrency.event_loop import on_event_loop
+from prodpool.concurrency.event_loop import blocks_loop, on_event_loop
 from prodpool.errors import PoolClosedError, TaskExpiredError
 from prodpool.execution.current_task import thread_state
 from prodpool.execution.runner import check_stack_depth
@@ -58,10 +58,7 @@ class RecordingSubmitter(Submitter):
     ) -> PoolFuture[Any]:
         """Do the same where it may block."""
         if on_event_loop():
-            raise RuntimeError(
-                f"pool {self.pool!r} would block the event loop of this thread until there is a slot: "
-                "use 'await pool.run(fn, ...)' or 'await pool.submit_async(fn, ...)' there"
-            )
+            raise RuntimeError(blocks_loop(self.pool))
         return self._submit("submit_wait", options, fn, args, kwargs)
 
     async def submit_async(

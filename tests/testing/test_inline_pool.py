@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -126,6 +127,23 @@ def test_a_task_sees_what_a_pool_gives_it(make_inline: MakeInline) -> None:
     assert COLOUR.get() == "red"
     COLOUR.reset(token)
     assert current_task() is None
+
+
+def test_around_and_context_are_those_of_the_pool(make_inline: MakeInline) -> None:
+    """``around`` is entered about each task in its thread; in an empty context no variable is seen."""
+    steps: list[object] = []
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        steps.append(("enter", threading.current_thread()))
+        yield
+        steps.append("leave")
+
+    pool = make_inline(around=around, context="empty")
+    token = COLOUR.set("red")
+    pool.submit(lambda: steps.append(COLOUR.get()))
+    COLOUR.reset(token)
+    assert steps == [("enter", threading.current_thread()), "none", "leave"]
 
 
 def test_a_chain_of_tasks_is_no_recursion(make_inline: MakeInline) -> None:

@@ -22,12 +22,10 @@ from prodpool import (
     PoolFullError,
     PoolFuture,
     PoolLike,
-    RateLimitError,
     Reason,
     RejectedError,
     TaskExpiredError,
     TaskTimeoutError,
-    TenantLimitError,
     WorkerLostError,
     current_task,
 )
@@ -112,13 +110,13 @@ def test_refusals_are_those_of_a_pool() -> None:
     pool = RecordingPool("mail")
     pool.refuse(PoolFullError, times=2, retry_after=1.5)
     pool.refuse(BreakerOpenError, retry_after=30.0)
-    for kind in (PoolClosedError, PoolBrokenError, PoolForkedError, RateLimitError, TenantLimitError):
+    for kind in (PoolClosedError, PoolBrokenError, PoolForkedError):
         pool.refuse(kind)
     pool.refuse(TaskExpiredError)
-    own = TenantLimitError(pool="mail", tenant="acme")
+    own = BreakerOpenError(pool="mail", retry_after=7.0)
     pool.refuse(own)
     raised: list[BaseException] = []
-    calls: list[Callable[[], object]] = [lambda: pool.submit(int)] * 8
+    calls: list[Callable[[], object]] = [lambda: pool.submit(int)] * 6
     calls += [lambda: pool.options(deadline=2.0).submit_wait(int)] * 2
     for call in calls:
         with pytest.raises(RuntimeError) as error:
@@ -126,12 +124,12 @@ def test_refusals_are_those_of_a_pool() -> None:
         raised.append(error.value)
     assert [type(error).__name__.removesuffix("Error") for error in raised] == (
         ["PoolFull"] * 2
-        + ["BreakerOpen", "PoolClosed", "PoolBroken", "PoolForked", "RateLimit", "TenantLimit", "TaskExpired"]
-        + ["TenantLimit"]
+        + ["BreakerOpen", "PoolClosed", "PoolBroken", "PoolForked", "TaskExpired"]
+        + ["BreakerOpen"]
     )
     assert {error.pool for error in raised if isinstance(error, RejectedError)} == {"mail"}
     assert raised[-1] is own
-    full, breaker, expired = raised[0], raised[2], raised[8]
+    full, breaker, expired = raised[0], raised[2], raised[6]
     assert isinstance(full, PoolFullError)
     assert (full.retry_after, full.reason, full.queued, full.queue_capacity) == (1.5, Reason.FULL, 2, 2)
     assert isinstance(breaker, BreakerOpenError)
@@ -139,7 +137,7 @@ def test_refusals_are_those_of_a_pool() -> None:
     assert isinstance(expired, TaskExpiredError)
     assert (expired.deadline, expired.task) == (2.0, "int")
     answers = [refusal_of(error) for error in raised]
-    assert [answer.status for answer in answers if answer] == [429, 429, 503, 503, 503, 503, 503, 503, 503]
+    assert [answer.status for answer in answers if answer] == [429, 429, 503, 503, 503, 503, 503]
     assert [(each.future, each.refusal) for each in pool.submissions] == [(None, error) for error in raised]
     assert pool.submit(int).result(0) == 0
 

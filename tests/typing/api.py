@@ -242,7 +242,7 @@ def stand_in(instrumented_pool: prodpool.testing.PoolFactory) -> None:
     assert_type(recording.options(task="send").submit(work, 3), PoolFuture[str])
     assert_type(recording.map(work, [1, 2]), Iterator[str])
     recording.refuse(PoolFullError, times=2, retry_after=1.5)
-    recording.refuse(TenantLimitError(pool="mail", tenant="acme"), times=None)
+    recording.refuse(BreakerOpenError(pool="mail", retry_after=2.0), times=None)
     recording.fail(WorkerLostError)
     recording.fail(KeyError("no such order"))
     recording.refuse("full")  # type: ignore[arg-type]
