@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGHUP, SIGTERM
 
 import urllib3
 
@@ -25,24 +27,39 @@ class Gunicorn:
         self._url = f"http://127.0.0.1:{port}"
         self._http = urllib3.PoolManager(maxsize=16, retries=False, timeout=PATIENCE)
 
-    def get(self, path: str = "") -> bytes | None:
-        """Fetch a page over a connection of its own, since gunicorn may give each to another worker.
+    def request(self, path: str = "") -> urllib3.BaseHTTPResponse:
+        """Fetch a page over a connection of its own, since gunicorn may give each to another worker."""
+        return self._http.request("GET", f"{self._url}/{path}", headers={"Connection": "close"})
 
-        None if there is no such page, or its worker was ended meanwhile.
-        """
+    def get(self, path: str = "") -> bytes | None:
+        """Fetch a page; None if there is no such page, or its worker was ended meanwhile."""
         try:
-            answer = self._http.request("GET", f"{self._url}/{path}", headers={"Connection": "close"})
+            answer = self.request(path)
         except urllib3.exceptions.HTTPError:
             return None
         return answer.data if answer.status == 200 else None
 
+    def reload(self) -> None:
+        """Have the workers replaced."""
+        os.kill(self.pid, SIGHUP)
+
+    def workers(self) -> list[int]:
+        """Return the pids of the workers that are there, the oldest first."""
+        began = [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log())]
+        return [pid for pid in began if Path(f"/proc/{pid}").exists()]
+
 
 @contextmanager
-def gunicorn(folder: Path, application: str, *options: str, workers: int, **env: str) -> Iterator[Gunicorn]:
-    """Serve an application, loaded before the fork, until the block ends, which must go well."""
+def gunicorn(
+    folder: Path, application: str, *options: str, workers: int, preload: bool = True, **env: str
+) -> Iterator[Gunicorn]:
+    """Serve an application until the block ends, which must go well.
+
+    It is loaded before the fork, or with ``preload=False`` by each worker, and so anew when that is reloaded.
+    """
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         number, port = listener.fileno(), listener.getsockname()[1]
-        command = ["-m", "gunicorn", "--preload", f"--workers={workers}", "--threads=4"]
+        command = ["-m", "gunicorn", f"--workers={workers}", "--threads=4", *["--preload"] * preload]
         command += [f"--bind=fd://{number}", "--graceful-timeout=20", f"--pythonpath={ROOT}"]
         command += [*options, f"tests.services.{application}:application"]
         with service(command, folder / "gunicorn.log", env, pass_fds=[number], end=SIGTERM) as served:
