@@ -2,7 +2,7 @@
 
 In ``gunicorn.conf.py``, which has gunicorn call functions of these names::
 
-    from prodpool.integrations.gunicorn import child_exit, post_fork, worker_abort, worker_exit
+    from prodpool.integrations.gunicorn import child_exit, post_fork, worker_exit
 
 A hook of the application's own is a function of the same name that calls the one from here. Without a file,
 ``gunicorn --config=python:prodpool.integrations.gunicorn`` does the same.
@@ -20,7 +20,7 @@ from typing import Any
 from prodpool.engine_holder import stop_pools
 from prodpool.integrations.multiprocess import remove_gauges
 
-__all__ = ["child_exit", "post_fork", "worker_abort", "worker_exit"]
+__all__ = ["child_exit", "post_fork", "worker_exit"]
 
 # Seconds of gunicorn's graceful_timeout that are left for what comes after the pools have stopped.
 AFTER_POOLS = 1.0
@@ -34,20 +34,12 @@ _worker_file: int | None = None
 def post_fork(_server: Any, worker: Any) -> None:
     """Keep open, in a worker, the file by which the master sees that it lives.
 
-    gunicorn closes its own before it calls `worker_exit`. Without this hook a worker that drains its pools
-    is killed ``timeout`` seconds after its last sign of life, which may have been before its last request.
+    gunicorn closes its own before it calls `worker_exit`. Without this hook a worker that drains its pools is
+    killed ``timeout`` seconds after its last sign of life, which may have been before its last request, and
+    one that was aborted for its silence is killed a second later.
     """
     global _worker_file  # noqa: PLW0603  # one per process is the point
     _worker_file = os.dup(worker.tmp.fileno())
-
-
-def worker_abort(worker: Any) -> None:
-    """Give a worker that the master has found silent another ``timeout`` seconds, to drain its pools.
-
-    Called by the handler of SIGABRT, on which gunicorn ends the worker. Without this hook SIGKILL follows
-    within a second, and the tasks of the pools are neither done nor counted.
-    """
-    worker.notify()
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import prodpool
-from prodpool import RejectedError
+from prodpool import RejectedError, current_task
 from prodpool.integrations.refusals import refusal_of
 
 if TYPE_CHECKING:
@@ -26,9 +25,9 @@ RECORD = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def deliver(order: str) -> None:
-    """Deliver an order."""
-    time.sleep(TAKES)
-    os.write(RECORD, f"{order}\n".encode())
+    """Deliver an order, unless the pool's stop asks for an end before."""
+    if not current_task().cancelled.wait(TAKES):
+        os.write(RECORD, f"{order}\n".encode())
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

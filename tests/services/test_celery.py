@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from tests.helpers.waiting import until
 from tests.services.celery_broker import INBOX, OUTBOX, configured
@@ -52,10 +54,10 @@ class Worker:
 
 @contextmanager
 def working(
-    folder: Path, pool: str = "prefork", end: signal.Signals = signal.SIGKILL, **env: str
+    folder: Path, pool: str = "prefork", *options: str, end: signal.Signals = signal.SIGKILL, **env: str
 ) -> Iterator[Worker]:
     """Have a Celery worker until the block ends."""
-    command = ["-m", "celery", "-A", "tests.services.celery_app", "worker", f"--pool={pool}"]
+    command = ["-m", "celery", "-A", "tests.services.celery_app", "worker", f"--pool={pool}", *options]
     command += [f"--concurrency={CHILDREN}", "-O", "fair", "--loglevel=INFO"]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     env |= {"BROKER": str(folder / "worker")}
@@ -74,16 +76,39 @@ def says_what_to_use_instead(worker: Worker, pool: str) -> bool:
     )
 
 
+def done(folder: Path, round_: int) -> str | None:
+    """Return what the task that was left in a pool in that round wrote, once it has."""
+    path = folder / f"answers-{round_}" / "done"
+    return path.read_text() if path.exists() else None
+
+
 def test_pools_built_before_the_fork(tmp_path: Path) -> None:
-    """Pools over threads work in each child, and are drained if it stops them. Processes it cannot have."""
-    with working(tmp_path, end=signal.SIGTERM, STOP_POOLS="yes") as worker:
+    """Pools over threads work in each child, and are drained when it ends. Processes it cannot have."""
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    env = {"STOP_POOLS": "yes", "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+    with working(tmp_path, end=signal.SIGTERM, **env) as worker:
         for pool in ("executor", "factory", "threads"):
             assert worker.answers(pool) == [5, 5]
         for pool in ("template", "processes"):
             assert says_what_to_use_instead(worker, pool)
         assert worker.log("ERROR") == []
         assert worker.call("leave") == ["left"]
-    assert Path(tmp_path, "answers-8", "done").exists(), worker.log("")
+        until(lambda: len(list(metrics.glob("gauge_live*.db"))) >= CHILDREN)
+    assert done(tmp_path, 8) == "main thread: True", worker.log("")
+    assert list(metrics.glob("gauge_live*.db")) == []
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(metrics))  # type: ignore[no-untyped-call]
+    labels = {"pool": "threads", "result": "ok"}
+    assert registry.get_sample_value("workerpool_completed_total", labels) == CHILDREN + 1
+
+
+def test_a_child_that_is_recycled(tmp_path: Path) -> None:
+    """Its pools are drained as well, while the worker goes on."""
+    with working(tmp_path, "prefork", "--max-tasks-per-child=1", STOP_POOLS="yes") as worker:
+        assert worker.call("leave") == ["left"]
+        until(lambda: done(tmp_path, 1))
+        assert worker.answers("threads") == [5, 5]
 
 
 def test_pools_used_before_the_fork(tmp_path: Path) -> None:
@@ -102,7 +127,9 @@ def test_pools_used_before_the_fork(tmp_path: Path) -> None:
 
 
 def test_celerys_own_pool_of_threads(tmp_path: Path) -> None:
-    """Nothing is forked, and pools of every kind work."""
-    with working(tmp_path, "threads") as worker:
+    """Nothing is forked, pools of every kind work, and they are drained before the interpreter exits."""
+    with working(tmp_path, "threads", end=signal.SIGTERM, STOP_POOLS="yes") as worker:
         for pool in POOLS:
             assert worker.answers(pool) == [5, 5]
+        assert worker.call("leave") == ["left"]
+    assert done(tmp_path, len(POOLS) + 1) == "main thread: True", worker.log("")

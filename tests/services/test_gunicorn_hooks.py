@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from prodpool.integrations.gunicorn import child_exit
-from tests.helpers.waiting import PATIENCE, ThreadRunner, until
+from tests.helpers.waiting import PATIENCE, until
 from tests.services.gunicorn_server import Gunicorn, gunicorn
 from tests.services.service import living
 
@@ -114,14 +113,14 @@ def reload(server: Gunicorn) -> None:
 
 
 def test_reloads_under_load(tmp_path: Path) -> None:
-    """Workers are replaced while their queues are full: no request fails, and no task is lost or uncounted."""
+    """Workers are replaced under load: no request fails, and no task is lost or uncounted."""
     with orders(tmp_path, workers=WORKERS, takes=0.02, room=20, preload=False) as service:
         clients = Clients(service.server)
         with clients.sending():
             for _ in range(RELOADS):
                 reload(service.server)
                 assert len(living(service.server.pid)) == 1 + WORKERS
-        assert service.processes_with_gauges() <= set(service.server.workers())
+        until(lambda: service.processes_with_gauges() <= set(service.server.workers()))
         log = service.server.log()
     answers = sum(clients.answers, Counter())
     accepted = [order for each in clients.accepted for order in each]
@@ -133,4 +132,45 @@ def test_reloads_under_load(tmp_path: Path) -> None:
     assert service.counted("workerpool_completed_total") == len(accepted)
     assert log.count("Hang up") == RELOADS
     assert "TIMEOUT" not in log
-    print(answers)
+
+
+def test_a_worker_that_gunicorn_aborts(tmp_path: Path) -> None:
+    """A request hangs, and gunicorn ends its worker, which drains its pool all the same.
+
+    It ends by itself before the SIGKILL that gunicorn has for workers which stay silent.
+    """
+    options = ("--threads=1", "--timeout=3")  # the worker is of the class "sync"
+    with orders(tmp_path, *options, takes=0.25, room=100) as service, ThreadPoolExecutor(1) as client:
+        hangs = client.submit(service.server.request, "hang?60")  # two at once: 7.5 s
+        until(lambda: len(service.delivered()) == 60)
+        assert hangs.result(PATIENCE).status == 500
+        until(lambda: service.server.log().count("Booting worker") == 2)
+        log = service.server.log()
+    assert log.count("WORKER TIMEOUT") == 1, log
+    assert "SIGKILL" not in log
+    assert service.counted("workerpool_completed_total") == 60
+
+
+def test_a_pool_that_takes_longer_than_gunicorn_waits(tmp_path: Path) -> None:
+    """What is still queued shortly before gunicorn kills its workers is dropped, and counted."""
+    with orders(tmp_path, "--graceful-timeout=3", takes=0.2, room=200) as service:
+        for number in range(100):
+            assert service.server.request(f"?{number}").status == 202
+    completed = service.counted("workerpool_completed_total")
+    assert completed + service.counted("workerpool_dropped_total") == 100
+    # The two that were being delivered at the deadline were asked to end.
+    assert 0 < len(service.delivered()) <= completed <= len(service.delivered()) + 2 < 100
+
+
+def test_gauges_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The master goes on if the files of a worker cannot be removed, and says so."""
+    Path(tmp_path, "gauge_livesum_7.db").mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    lines: list[str] = []
+    log = SimpleNamespace(warning=lambda text, *values: lines.append(text % values))
+    child_exit(SimpleNamespace(log=log), SimpleNamespace(pid=7))
+    assert len(lines) == 1
+    assert "worker 7" in lines[0]
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
+    child_exit(SimpleNamespace(log=log), SimpleNamespace(pid=7))
+    assert len(lines) == 1
