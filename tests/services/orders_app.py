@@ -6,10 +6,13 @@ answers.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from prometheus_client.multiprocess import mark_process_dead
 
 import prodpool
 from prodpool import RejectedError, current_task
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 # Seconds that it takes to deliver one.
 TAKES = float(os.environ["TAKES"])
 POOL = prodpool.threads(name="orders", max_workers=2, queue_capacity=int(os.environ["ROOM"]))
+if os.environ.get("GAUGES_END_AT_EXIT"):
+    atexit.register(lambda: mark_process_dead(os.getpid()))  # type: ignore[no-untyped-call]
 RECORD = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
