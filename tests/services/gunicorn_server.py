@@ -51,15 +51,15 @@ class Gunicorn:
 
 @contextmanager
 def gunicorn(
-    folder: Path, application: str, *options: str, workers: int, preload: bool = True, **env: str
+    folder: Path, application: str, *options: str, workers: int, preload: str = "--preload", **env: str
 ) -> Iterator[Gunicorn]:
     """Serve an application until the block ends, which must go well.
 
-    It is loaded before the fork, or with ``preload=False`` by each worker, and so anew when that is reloaded.
+    It is loaded before the fork, or with ``preload=""`` by each worker, and so anew when that is reloaded.
     """
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         number, port = listener.fileno(), listener.getsockname()[1]
-        command = ["-m", "gunicorn", f"--workers={workers}", "--threads=4", *["--preload"] * preload]
+        command = ["-m", "gunicorn", f"--workers={workers}", "--threads=4", *filter(None, [preload])]
         command += [f"--bind=fd://{number}", "--graceful-timeout=20", f"--pythonpath={ROOT}"]
         command += [*options, f"tests.services.{application}:application"]
         with service(command, folder / "gunicorn.log", env, pass_fds=[number], end=SIGTERM) as served:

@@ -31,7 +31,9 @@ RECORD = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 def deliver(order: str) -> None:
     """Deliver an order, unless the pool's stop asks for an end before."""
-    if not current_task().cancelled.wait(TAKES):
+    task = current_task()
+    assert task is not None
+    if not task.cancelled.wait(TAKES):
         os.write(RECORD, f"{order}\n".encode())
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from celery.signals import worker_process_shutdown, worker_shutdown
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from tests.helpers.waiting import until
+from prodpool import InstrumentedPool
+from prodpool.integrations.celery import stop_pools_with_worker
+from tests.helpers.waiting import PATIENCE, until
 from tests.services.celery_broker import INBOX, OUTBOX, configured
 from tests.services.service import POOLS, Service, answers, service
 
@@ -133,3 +137,21 @@ def test_celerys_own_pool_of_threads(tmp_path: Path) -> None:
             assert worker.answers(pool) == [5, 5]
         assert worker.call("leave") == ["left"]
     assert done(tmp_path, len(POOLS) + 1) == "main thread: True", worker.log("")
+
+
+def test_a_worker_in_a_thread_of_a_test(make_pool: Callable[..., InstrumentedPool]) -> None:
+    """Its end is not that of the process, as it is when a worker of Celery's in the main thread ends."""
+    pool = make_pool(1)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    signals = (worker_shutdown, worker_process_shutdown)
+    before = [list(each.receivers) for each in signals]
+    stop_pools_with_worker()
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(worker_shutdown.send, sender=None).result(PATIENCE)
+        assert pool.stats().state == "open"
+        worker_shutdown.send(sender=None)
+        assert pool.stats().state == "stopped"
+    finally:
+        for each, receivers in zip(signals, before, strict=True):
+            each.receivers[:] = receivers

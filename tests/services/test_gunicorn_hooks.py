@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +19,12 @@ import urllib3
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from prodpool.integrations.gunicorn import child_exit
+from prodpool import InstrumentedPool
+from prodpool.integrations.gunicorn import child_exit, worker_exit
 from tests.helpers.waiting import PATIENCE, until
 from tests.services.gunicorn_server import Gunicorn, gunicorn
 from tests.services.service import living
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.once, pytest.mark.long, pytest.mark.timeout(240)]
 HOOKS = "--config=python:prodpool.integrations.gunicorn"
@@ -49,9 +55,31 @@ class Orders:
         return {int(path.stem.rpartition("_")[2]) for path in self._metrics.glob("gauge_live*.db")}
 
 
+def config_of_guide(function: str, folder: Path, **replaced: str) -> str:
+    """Write the configuration that the guide shows, the one with that function; return gunicorn's option."""
+    page = (ROOT / "docs" / "guides" / "gunicorn.md").read_text()
+    [text] = [
+        each
+        for each in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+        if f"def {function}" in each
+    ]
+    for name, value in replaced.items():
+        text, found = re.subn(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        assert found == 1
+    config = folder / "gunicorn.conf.py"
+    config.write_text(text)
+    return f"--config={config}"
+
+
 @contextmanager
 def orders(
-    folder: Path, *options: str, workers: int = 1, takes: float, room: int, **more: bool
+    folder: Path,
+    *options: str,
+    workers: int = 1,
+    takes: float,
+    room: int,
+    config: str = HOOKS,
+    preload: str = "--preload",
 ) -> Iterator[Orders]:
     """Serve until the block ends, which must go well."""
     record, metrics = folder / "record", folder / "metrics"
@@ -62,7 +90,7 @@ def orders(
         "TAKES": str(takes),
         "ROOM": str(room),
     }
-    with gunicorn(folder, "orders_app", *options, HOOKS, workers=workers, **more, **env) as server:
+    with gunicorn(folder, "orders_app", *options, config, workers=workers, preload=preload, **env) as server:
         yield Orders(server, record, metrics)
 
 
@@ -114,7 +142,7 @@ def reload(server: Gunicorn) -> None:
 
 def test_reloads_under_load(tmp_path: Path) -> None:
     """Workers are replaced under load: no request fails, and no task is lost or uncounted."""
-    with orders(tmp_path, workers=WORKERS, takes=0.02, room=20, preload=False) as service:
+    with orders(tmp_path, workers=WORKERS, takes=0.02, room=20, preload="") as service:
         clients = Clients(service.server)
         with clients.sending():
             for _ in range(RELOADS):
@@ -160,6 +188,68 @@ def test_a_pool_that_takes_longer_than_gunicorn_waits(tmp_path: Path) -> None:
     assert completed + service.counted("workerpool_dropped_total") == 100
     # The two that were being delivered at the deadline were asked to end.
     assert 0 < len(service.delivered()) <= completed <= len(service.delivered()) + 2 < 100
+
+
+def test_hooks_of_ones_own(tmp_path: Path) -> None:
+    """The application's own hook calls the one from here, as the guide shows it."""
+    config = config_of_guide("worker_exit", tmp_path)
+    with orders(tmp_path, takes=0.05, room=20, config=config) as service:
+        accepted = [str(number) for number in range(20) if service.server.request(f"?{number}").status == 202]
+        [worker] = service.server.workers()
+    assert len(accepted) == 20
+    assert sorted(service.delivered()) == sorted(accepted)
+    assert service.processes_with_gauges() == set()
+    assert f"worker {worker} has drained its pools" in service.server.log()
+
+
+def answers(port: int) -> bool:
+    """Tell whether someone serves metrics there."""
+    try:
+        return urllib3.request("GET", f"http://127.0.0.1:{port}/metrics", retries=False).status == 200
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+def submitted(port: int) -> float:
+    """Return how many tasks the worker which serves metrics there has put into its pool of threads."""
+    page = urllib3.request("GET", f"http://127.0.0.1:{port}/metrics").data.decode()
+    found = re.findall(r'^workerpool_submitted_total\{pool="threads"\} (\S+)$', page, re.MULTILINE)
+    return sum(map(float, found))
+
+
+def two_free_ports() -> int:
+    """Return the first of two ports in a row that nobody has."""
+    for port in range(20_000, 30_000, 2):
+        with suppress(OSError), socket.create_server(("", port)), socket.create_server(("", port + 1)):
+            return port
+    raise AssertionError("there are no two free ports in a row")
+
+
+def test_a_port_for_each_worker(tmp_path: Path) -> None:
+    """Each worker serves its own numbers, with the configuration that the guide shows."""
+    first = two_free_ports()
+    config = config_of_guide("pre_fork", tmp_path, FIRST_PORT=str(first))
+    with gunicorn(tmp_path, "wsgi_app", config, workers=WORKERS) as server:
+        ports = range(first, first + WORKERS)
+        until(lambda: all(map(answers, ports)))
+        asked = 0
+        while not all(map(submitted, ports)):
+            assert server.get("threads")
+            asked += 1
+        assert sum(map(submitted, ports)) == asked
+        # A worker that takes the place of one that is gone takes its port too.
+        os.kill(server.workers()[0], signal.SIGTERM)
+        until(lambda: server.log().count("Booting worker") == WORKERS + 1)
+        until(lambda: len(server.workers()) == WORKERS)
+        until(lambda: all(map(answers, ports)))
+
+
+def test_the_master_keeps_its_pools(make_pool: Callable[..., InstrumentedPool]) -> None:
+    """Gunicorn calls `worker_exit` in the master too, for a worker that somebody else has waited for."""
+    pool = make_pool(1)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    worker_exit(SimpleNamespace(), SimpleNamespace(pid=os.getppid()))
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
 def test_gauges_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
