@@ -175,19 +175,17 @@ class EngineHolder:
             shut_down(backend)
 
 
-def stop_pools(deadline: float, *, wait: bool = True) -> list[StopReport]:
+def stop_pools(deadline: float) -> list[StopReport]:
     """Stop all pools of this process that were used in it and are not stopped, side by side.
 
     Args:
         deadline: Seconds that each may take at most, if its own ``drain_deadline`` is not shorter.
-        wait: Return when they have stopped; else at once, and they drain in the background.
     """
     fork_hooks.notice_fork()
     there = [holder for holder in list(_holders) if holder.is_in_use()]
     # All begin before the first is waited for, so that the deadlines run side by side.
-    reports = [holder.stop(holder.drain_deadline_within(deadline), wait=False) for holder in there]
-    if not wait:
-        return reports
+    for holder in there:
+        holder.stop(holder.drain_deadline_within(deadline), wait=False)
     return [holder.stop(holder.drain_deadline_within(deadline), wait=True) for holder in there]
 
 
