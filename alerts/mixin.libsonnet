@@ -259,7 +259,7 @@
         "rules": [
           {
             "alert": "PoolBreakerOpen",
-            "expr": "max by (job, instance, pool) (max_over_time(workerpool_breaker_state{state=\"closed\"}[1m]))\n< sum by (job, instance, pool) (workerpool_breaker_state)",
+            "expr": "max by (job, instance, pool) (max_over_time(workerpool_breaker_state{state=\"closed\"}[1m]))\n< sum by (job, instance, pool) (workerpool_breaker_state)\nor\nsum by (job, instance, pool) (min_over_time(workerpool_breaker_state{state!=\"closed\"}[1m])) > 0",
             "for": "5m",
             "labels": {
               "component": "workerpool",
@@ -274,7 +274,7 @@
           },
           {
             "alert": "PoolBreakerFlapping",
-            "expr": "max by (job, instance, pool) (changes(workerpool_breaker_state{state=\"closed\"}[15m])) >= 6",
+            "expr": "max by (job, instance, pool) (changes(workerpool_breaker_state{state=\"closed\"}[15m])) >= 6\nand\nsum by (job, instance, pool) (changes(workerpool_breaker_state{state!=\"closed\"}[15m])) >= 6",
             "labels": {
               "component": "workerpool",
               "severity": "warning"

@@ -32,7 +32,10 @@ def _now() -> list[Panel]:
                 "takes mean that it stopped half-way.",
             ),
             Query(
-                f"count by (backend, version) ({promql.series('info')})", "{{backend}} {{version}}", now=True
+                # In multiprocess mode what is there no more stays, as 0.
+                f"count by (backend, version) ({promql.series('info')} > 0)",
+                "{{backend}} {{version}}",
+                now=True,
             ),
             "short",
             NEUTRAL,
@@ -169,6 +172,21 @@ def _lifecycle() -> list[Panel]:
         shared.lifecycle(62, "instance"),
         shared.rebuilds(63, "instance"),
         shared.telemetry_errors(64),
+        lines(
+            Text(
+                65,
+                "Breakers, by state",
+                "How many breakers are in each state: each process has its own, also where several processes "
+                "are one instance. If some stay open while others are closed, look at what keeps those from "
+                "their dependency.",
+            ),
+            [Query(promql.summed(promql.series("breaker_state"), by="state"), "{{state}}")],
+            "short",
+            size=(24, 6),
+            stacked=True,
+            top=1,
+            colours={"closed": GREEN, "half_open": YELLOW, "open": RED},
+        ),
     ]
 
 

@@ -6,6 +6,9 @@ from dashboards import promql, shared
 from dashboards.frame import Board, Row
 from dashboards.panels import GREEN, NONE_EXPECTED, RED, YELLOW, Panel, Query, Text, bars, lines, stat
 
+# prometheus_client has no metrics of processes in multiprocess mode, and OTLP has others.
+NO_PROCESS = "no process metrics"
+
 
 def _health() -> list[Panel]:
     return [
@@ -166,6 +169,7 @@ def _lifecycle() -> list[Panel]:
             [Query(f"time() - process_start_time_seconds{{{promql.PROCESS}}}", "{{instance}}")],
             "s",
             size=(12, 6),
+            empty=NO_PROCESS,
         ),
         lines(
             Text(
@@ -177,6 +181,7 @@ def _lifecycle() -> list[Panel]:
             [Query(f"process_resident_memory_bytes{{{promql.PROCESS}}}", "{{instance}}")],
             "bytes",
             size=(12, 6),
+            empty=NO_PROCESS,
         ),
     ]
 

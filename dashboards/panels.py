@@ -44,8 +44,6 @@ BY_REASON = {
     "shutdown": PURPLE,
     "closed": BLUE,
     "cancelled": GREY,
-    "tenant_limit": "light-red",
-    "rate_limited": "light-orange",
 }
 BY_QUANTILE = {"p50": GREEN, "p95": YELLOW, "p99": RED}
 # Steps of a threshold: a colour from a value on; the first from anywhere.

@@ -109,8 +109,12 @@ def fill(by: str) -> str:
 
 
 def utilisation(by: str) -> str:
-    """Return the share of the workers' time that was spent in tasks."""
-    return ratio(summed(rate("busy_seconds_total"), by=by), summed(series("workers"), by=by))
+    """Return the share of the workers' time that was spent in tasks.
+
+    Of all workers that were there in that time: those of a process that has ended since were busy as well.
+    """
+    there = f"max_over_time({series('workers')}[{RATE_INTERVAL}])"
+    return ratio(summed(rate("busy_seconds_total"), by=by), summed(there, by=by))
 
 
 def until_full(by: str) -> str:

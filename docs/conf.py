@@ -22,7 +22,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(_?asyncio|collections|concurrent|contextvars|pickle|threading|typing)\..*",
+        r"(_?asyncio|collections|concurrent|contextlib|contextvars|pickle|threading|typing)\..*",
     ),
     (
         r"py:.*",

@@ -72,7 +72,7 @@ class Engine:
         self.backend = backend
         self.now = now
         self.telemetry_errors = TelemetryErrors(settings.name)
-        self.log = PoolLog(settings.name, logger, self.telemetry_errors, now)
+        self.log = PoolLog(settings, logger, self.telemetry_errors, now)
         self.tracing = Tracing(settings.name, tracer_provider, self.telemetry_errors)
         self.sinks = TelemetrySinks(self.tracing.thread, self.log.thread, self.telemetry_errors.reports)
         self.call_thread = CallThread(

@@ -16,12 +16,10 @@ __all__ = [
     "PoolClosedError",
     "PoolForkedError",
     "PoolFullError",
-    "RateLimitError",
     "RejectedError",
     "RemoteTaskError",
     "TaskExpiredError",
     "TaskTimeoutError",
-    "TenantLimitError",
     "UnpicklableError",
     "WorkerLostError",
 ]
@@ -154,38 +152,6 @@ class BreakerOpenError(RejectedError):
         self.why = why
 
 
-class TenantLimitError(RejectedError):
-    """Raised when one tenant already holds all the slots it may hold."""
-
-    def __init__(
-        self, *, pool: str, tenant: str, limit: int | None = None, retry_after: float | None = None
-    ) -> None:
-        share = "its share of" if limit is None else f"its {limit}"
-        super().__init__(
-            f"tenant {tenant!r} holds {share} slots of pool {pool!r}. "
-            f"{_later(retry_after)}, or raise the tenant's limit",
-            pool=pool,
-            reason=Reason.TENANT_LIMIT,
-            retry_after=retry_after,
-        )
-        self.tenant = tenant
-        self.limit = limit
-
-
-class RateLimitError(RejectedError):
-    """Raised when tasks arrive faster than the rate the pool was given."""
-
-    def __init__(self, *, pool: str, rate: float | None = None, retry_after: float | None = None) -> None:
-        allowed = "its rate" if rate is None else f"its rate of {rate:g} tasks per second"
-        super().__init__(
-            f"pool {pool!r} is offered more than {allowed}. {_later(retry_after)}, or raise the rate",
-            pool=pool,
-            reason=Reason.RATE_LIMITED,
-            retry_after=retry_after,
-        )
-        self.rate = rate
-
-
 class TaskExpiredError(_PoolError):
     """Raised when a task's deadline passed while it was still waiting, so that it never ran."""
 
@@ -259,7 +225,8 @@ class UnpicklableError(_PoolError, PicklingError):
     ) -> None:
         super().__init__(
             f"task {task!r} of pool {pool!r}: {what}: {type_name(error)}: {said(error)}. Pass functions of "
-            "an importable module and plain data, or use a pool of threads",
+            "an importable module and plain data (over loky also lambdas and functions of __main__ or a "
+            "notebook), or use a pool of threads",
             pool=pool,
             retry_after=retry_after,
         )

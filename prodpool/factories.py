@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -16,8 +16,9 @@ from prometheus_client.registry import CollectorRegistry
 
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.clock import Clock
+from prodpool.config.around import Around
 from prodpool.config.processors import usable_processors
-from prodpool.config.settings import Overload, check_choice, check_name, pool_size_from
+from prodpool.config.settings import Overload, TaskContext, check_choice, check_name, pool_size_from
 from prodpool.pool import InstrumentedPool
 from prodpool.workers.backends import detect_backend
 from prodpool.workers.threads.daemon_executor import DaemonThreadExecutor
@@ -40,13 +41,16 @@ class PoolOptions(TypedDict, total=False):
     logger: Any
     buckets: Sequence[float] | None
     clock: Clock | None
+    context_vars: Sequence[str]
+    context: TaskContext
+    around: Around | None
+    log_levels: Mapping[str, str] | None
 
 
 class HandoffOptions(PoolOptions, total=False):
-    """The options that `processes` and `dask` pass on: `PoolOptions` and two more."""
+    """The options that `processes` and `dask` pass on: `PoolOptions` and one more."""
 
     prefetch: int | None
-    context_vars: Sequence[str]
 
 
 def threads(*, name: str, max_workers: int | None = None, **options: Unpack[PoolOptions]) -> InstrumentedPool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -16,11 +16,13 @@ from prometheus_client.registry import CollectorRegistry
 
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.clock import Clock, SystemClock
+from prodpool.config.around import Around
 from prodpool.config.settings import (
     DEFAULT_BUCKETS,
     OnHangExit,
     Overload,
     PoolSettings,
+    TaskContext,
     check_collaborators,
     check_count,
     check_name,
@@ -36,7 +38,7 @@ from prodpool.submission.submitter import Submitter
 from prodpool.submission.thread_pool_view import ThreadPoolView
 from prodpool.text import shown
 from prodpool.workers.backends import detect_backend
-from prodpool.workers.base import Capabilities, SupportsSubmit, shut_down
+from prodpool.workers.base import Capabilities, SupportsSubmit, check_around_travels, shut_down
 from prodpool.workers.handoff.rebuildable_backend import BackendFactory, is_factory
 
 P = ParamSpec("P")
@@ -76,7 +78,16 @@ class InstrumentedPool(StoppableExecutor):
             has to wait for the next; None for as many as are done within 5 ms, and one at least (with dask
             two to each of its threads).
         context_vars: Names of context variables, each as ``"module:variable"``, that a backend other than
-            threads sets for each task to what they were at submit. Threads see them all anyway.
+            threads sets for each task to what they were at submit; threads do with ``context="empty"``, and
+            see them all otherwise. ``"structlog.contextvars:request_id"`` is what structlog has bound under
+            that name, and ``"structlog.contextvars:*"`` is all of it.
+        context: The contextvars that tasks in threads see: "copy" for those of the caller of submit, "empty"
+            for none but OpenTelemetry's (the trace and its baggage) and those of ``context_vars``.
+        around: Called for each task, in its worker and its context, for a context manager that the task runs
+            in, such as ``app.app_context``. What that raises is counted and logged, and never the task's; the
+            task's own error is shown to it and stays the task's.
+        log_levels: Levels of log events that are to have another than theirs, such as
+            ``{"task.slow": "info"}``.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
@@ -109,6 +120,9 @@ class InstrumentedPool(StoppableExecutor):
         clock: Clock | None = None,
         prefetch: int | None = None,
         context_vars: Sequence[str] = (),
+        context: TaskContext = "copy",
+        around: Around | None = None,
+        log_levels: Mapping[str, str] | None = None,
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView | ThreadPoolView):
             raise TypeError(f"backend={shown(backend)} is a pool already: pass the executor that it wraps")
@@ -136,10 +150,18 @@ class InstrumentedPool(StoppableExecutor):
                 on_hang_exit=on_hang_exit,
                 prefetch=None if abilities.leased else prefetch,  # refused below, whatever it is
                 context_vars=context_vars,
+                context=context,
+                around=around,
+                log_levels=log_levels,
             )
+            check_around_travels(around, abilities)
             check_prefetch_fits(prefetch, leased=abilities.leased)
             check_collaborators(
-                registry=registry, tracer_provider=tracer_provider, logger=logger, clock=clock
+                registry=registry,
+                tracer_provider=tracer_provider,
+                logger=logger,
+                levels=(settings.log_levels or {}).values(),
+                clock=clock,
             )
             make = partial(
                 Engine,
@@ -222,8 +244,8 @@ class InstrumentedPool(StoppableExecutor):
         """Return what every worker does right now, as text for a person: task, for how long, and its stack.
 
         A worker process of this host is asked for its stack by a signal and given half a second; where none
-        can be had (dask, executors of unknown kind, a stopped process) the text says why. Arguments and
-        local variables are never shown.
+        can be had (dask, other executors outside of this process, a stopped process) the text says why.
+        Arguments and local variables are never shown.
         """
         return self._engine.watchdog.dump()
 

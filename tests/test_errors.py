@@ -15,12 +15,10 @@ from prodpool.errors import (
     PoolClosedError,
     PoolForkedError,
     PoolFullError,
-    RateLimitError,
     RejectedError,
     RemoteTaskError,
     TaskExpiredError,
     TaskTimeoutError,
-    TenantLimitError,
     UnpicklableError,
     WorkerLostError,
 )
@@ -32,8 +30,6 @@ EACH = [
     ),
     PoolClosedError(pool="mail"),
     BreakerOpenError(pool="mail", retry_after=12.0, why="open, consecutive failures: 5"),
-    TenantLimitError(pool="mail", tenant="acme", limit=3),
-    RateLimitError(pool="mail", rate=50.0, retry_after=0.02),
     TaskExpiredError(pool="mail", task="deliver", deadline=5.0, dwell=5.2),
     WorkerLostError(pool="mail", task="deliver", detail="killed by signal 9"),
     PoolBrokenError(pool="mail", cause=BrokenExecutor("a process in it was killed")),
@@ -88,11 +84,9 @@ def test_what_callers_already_catch(error: Exception) -> None:
         (EACH[0], Reason.FULL),
         (EACH[1], Reason.CLOSED),
         (EACH[2], Reason.BREAKER_OPEN),
-        (EACH[3], Reason.TENANT_LIMIT),
-        (EACH[4], Reason.RATE_LIMITED),
-        (EACH[5], Reason.EXPIRED),
-        (EACH[6], None),
-        (EACH[7], Reason.CLOSED),
+        (EACH[3], Reason.EXPIRED),
+        (EACH[4], None),
+        (EACH[5], Reason.CLOSED),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -104,8 +98,8 @@ def test_reason(error: RejectedError, reason: Reason | None) -> None:
 
 def test_what_broke_is_a_broken_executor() -> None:
     """Code that catches the standard library's BrokenExecutor catches a lost worker and a broken pool."""
-    assert isinstance(EACH[6], BrokenExecutor)
-    assert isinstance(EACH[7], BrokenExecutor)
+    assert isinstance(EACH[4], BrokenExecutor)
+    assert isinstance(EACH[5], BrokenExecutor)
 
 
 @pytest.mark.parametrize(
@@ -120,20 +114,16 @@ def test_what_broke_is_a_broken_executor() -> None:
         (PoolClosedError(pool="mail"), ["stop()", "build a new one"]),
         (PoolClosedError(pool="mail", detail="built before a fork: build it after"), ["build it after"]),
         (EACH[2], ["consecutive failures: 5", "Retry in about 12 s", "probe"]),
-        (EACH[3], ["'acme'", "its 3 slots", "raise the tenant's limit"]),
-        (TenantLimitError(pool="mail", tenant="acme"), ["its share of slots"]),
-        (EACH[4], ["50 tasks per second", "0.02 s"]),
-        (RateLimitError(pool="mail"), ["more than its rate", "Retry later"]),
-        (EACH[5], ["'deliver'", "5.2 s", "5 s", "more workers"]),
-        (EACH[6], ["'deliver'", "signal 9", "submit it again only if"]),
+        (EACH[3], ["'deliver'", "5.2 s", "5 s", "more workers"]),
+        (EACH[4], ["'deliver'", "signal 9", "submit it again only if"]),
         (WorkerLostError(pool="mail", task="deliver", began=False), ["never began"]),
-        (EACH[7], ["a process in it was killed", "build a new executor"]),
-        (EACH[8], ["'deliver'", "SSLError", "worker process"]),
+        (EACH[5], ["a process in it was killed", "build a new executor"]),
+        (EACH[6], ["'deliver'", "SSLError", "worker process"]),
         (
             PoolForkedError(pool="mail"),
             ["build the pool after the fork", "InstrumentedPool(ThreadPoolExecutor, "],
         ),
-        (EACH[9], ["'deliver'", "argument 1 does not pickle", "TypeError: no", "importable module"]),
+        (EACH[7], ["'deliver'", "argument 1 does not pickle", "TypeError: no", "importable module"]),
     ],
 )
 def test_message_says_the_way_out(error: Exception, words: list[str]) -> None:
@@ -144,6 +134,6 @@ def test_message_says_the_way_out(error: Exception, words: list[str]) -> None:
 def test_words() -> None:
     """The words are those of metrics and dashboards."""
     assert [str(reason) for reason in Reason] == [
-        "full", "closed", "breaker_open", "tenant_limit", "rate_limited", "expired", "cancelled", "shutdown",
+        "full", "closed", "breaker_open", "expired", "cancelled", "shutdown",
     ]  # fmt: skip
     assert [str(result) for result in Result] == ["ok", "error", "panic", "timeout"]

@@ -120,7 +120,7 @@ def lowest_pins() -> str:
     return "\n".join([*rest, *lowest]) + "\n"
 
 
-def environment(interpreter: Interpreter, wheel: Path, *, lowest: bool) -> Path:
+def environment(interpreter: Interpreter, wheel: Path, *, extras: str, lowest: bool) -> Path:
     """Return the Python of an environment that holds ``wheel``, making or renewing it where needed."""
     name = f"{interpreter.minor}-lowest" if lowest else interpreter.minor
     folder = ROOT / ".envs" / name
@@ -129,6 +129,7 @@ def environment(interpreter: Interpreter, wheel: Path, *, lowest: bool) -> Path:
     wanted = {
         "interpreter": f"{interpreter.version} {interpreter.path}",
         "pins": hashlib.sha256((pins + requirements).encode()).hexdigest(),
+        "extras": extras,
         "wheel": hashlib.sha256(wheel.read_bytes()).hexdigest(),
     }
     stamp = folder / "made-for.json"
@@ -145,7 +146,7 @@ def environment(interpreter: Interpreter, wheel: Path, *, lowest: bool) -> Path:
         subprocess.run([interpreter.path, "-m", "venv", str(folder)], check=True)
         constraints = folder / "constraints.txt"
         constraints.write_text(pins)
-        subprocess.run([*install, "--constraint", str(constraints), f"{wheel}[demo,test]"], check=True)
+        subprocess.run([*install, "--constraint", str(constraints), f"{wheel}[{extras}]"], check=True)
     stamp.write_text(json.dumps(wanted))
     return python
 
@@ -220,13 +221,12 @@ def main() -> int:
     REPORTS.mkdir(parents=True, exist_ok=True)
     found = [] if options.lowest else others(first)
     rest = found if options.all else []
-    pythons = {one: environment(one, wheel, lowest=options.lowest) for one in [first, *rest]}
 
     def test(interpreter: Interpreter, only: str, *, live: bool) -> Tally:
         folder = STAGES / (interpreter.minor if only.startswith("not") else f"{interpreter.minor}-once")
         stage(folder)
         marked = ["-m", only, *pytest_options]
-        return run(interpreter, pythons[interpreter], wheel, folder, marked, live=live)
+        return run(interpreter, pythons[interpreter].result(), wheel, folder, marked, live=live)
 
     # Two at a time: what may depend on the interpreter on each of them, and the rest beside the first. Where
     # there is no other, that rest is short, and takes over some of what is not.
@@ -235,7 +235,18 @@ def main() -> int:
         runs = [(first, "not once")]
     elif not rest:
         runs = [(first, "not (once or beside)"), (first, "once or beside")]
-    with ThreadPoolExecutor(2) as executor:
+    with ThreadPoolExecutor(1) as builder, ThreadPoolExecutor(2) as executor:
+        # Those of the others while the first is tested. The services are marked once.
+        pythons = {
+            one: builder.submit(
+                environment,
+                one,
+                wheel,
+                extras="demo,services,test" if one == first else "demo,test",
+                lowest=options.lowest,
+            )
+            for one in [first, *rest]
+        }
         tests = [executor.submit(test, *run, live=number == 0) for number, run in enumerate(runs)]
         total = sum((test.result() for test in tests), Tally())
     if untried := [one.minor for one in found if one not in rest]:

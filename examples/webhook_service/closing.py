@@ -26,8 +26,6 @@ _HEADS = {
     "full": "full\n429",
     "breaker_open": "open\n503",
     "closed": "closed\n503",
-    "tenant_limit": "tenant\n429",
-    "rate_limited": "rate\n429",
     "expired": "ex-\npired",
     "cancelled": "can-\ncelled",
     "shutdown": "shut-\ndown",

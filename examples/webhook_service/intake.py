@@ -20,7 +20,7 @@ MAX_BODY = 64 * 1024
 def refusal(error: RejectedError) -> tuple[int, dict[str, str], dict[str, object]]:
     """Turn the pool's refusal into an HTTP answer: status, headers, body.
 
-    429 tells the sender that it sends too much (full, tenant or rate limit), 503 that nobody's webhooks are
+    429 tells the sender that it sends too much, 503 that nobody's webhooks are
     taken right now (breaker open, pool closed). Both say when to come back.
 
     Source: RFC 6585 section 4, RFC 9110 sections 15.6.4 and 10.2.3 (whole seconds).

@@ -218,6 +218,11 @@ def exit_begins() -> None:
     _Exit.has_begun = True
 
 
+def has_exit_begun() -> bool:
+    """Tell whether the process is ending."""
+    return _Exit.has_begun
+
+
 def any_busy() -> bool:
     """Tell whether a call is being made; asked at exit, after all were given their time."""
     return bool(_at_work)

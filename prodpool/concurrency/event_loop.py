@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,12 +16,37 @@ T = TypeVar("T")
 
 
 def on_event_loop() -> bool:
-    """Tell whether the calling thread runs an event loop."""
+    """Tell whether the calling thread runs an event loop that a call must not block.
+
+    A Jupyter kernel runs its cells on a running loop, but a cell may block: the user waits for it. So may a
+    coroutine that a cell awaits: it runs on the same loop, and blocks what a plain cell blocks.
+    """
     try:
-        asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
     except RuntimeError:
         return False
-    return True
+    return not _runs_cells(loop)
+
+
+def _runs_cells(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether ``loop`` is one on which the Jupyter kernel of this process runs cells, if it has one."""
+    ipython: Any = sys.modules.get("IPython")
+    kernel = None if ipython is None else getattr(ipython.get_ipython(), "kernel", None)
+    if kernel is None:
+        return False
+    # The kernel's own, or that of a subshell, which has a thread of its own.
+    return any(
+        getattr(getattr(holder, "io_loop", None), "asyncio_loop", None) is loop
+        for holder in (kernel, threading.current_thread())
+    )
+
+
+def blocks_loop(pool: str) -> str:
+    """Return what a submit says that would wait on a running event loop."""
+    return (
+        f"pool {pool!r} would block the event loop of this thread until there is a slot: "
+        "use 'await pool.run(fn, ...)' or 'await pool.submit_async(fn, ...)' there"
+    )
 
 
 def running_loop(what: str, instead: str) -> asyncio.AbstractEventLoop:

@@ -1,4 +1,4 @@
-"""The names of the context variables that an application wants in its worker processes."""
+"""The names of the context variables that an application wants in its tasks wherever they run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Any
 
 from prodpool.text import said, shown
 
+# What structlog has bound is no variable that a module holds. Its names are written as if it were.
+STRUCTLOG = "structlog.contextvars"
+# The name of all of it.
+ALL = "*"
 _WAY_OUT = "name each as 'module:variable', such as 'service.context:request_id'"
 
 
@@ -28,8 +32,14 @@ def variable(name: str) -> ContextVar[Any]:
     return found
 
 
+def structlog_key(name: str) -> str | None:
+    """Return what a name calls of all that structlog has bound; None if it names a variable."""
+    module, _, key = name.partition(":")
+    return key if module == STRUCTLOG else None
+
+
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return ``names`` if each is that of a variable.
+    """Return ``names`` if each is that of a variable, or of something that structlog may have bound.
 
     Raises:
         TypeError, ValueError: One is not; the message names it.
@@ -38,7 +48,8 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
         raise TypeError(f"context_vars={shown(names)} must be a list of names: {_WAY_OUT}")
     for name in names:
         try:
-            variable(name)
+            if not structlog_key(name):
+                variable(name)
         except (ImportError, LookupError, ValueError) as error:  # ValueError: an empty module name
             raise ValueError(f"context_vars={shown(names)}: {said(error)}: {_WAY_OUT}") from error
     return tuple(names)

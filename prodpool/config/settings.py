@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
+from prodpool.config.around import Around, check_around
 from prodpool.config.context_variables import check_names
+from prodpool.config.log_levels import check_log_levels
 
 Overload = Literal["reject", "block", "caller_runs"]
 OnHangExit = Literal["exit", "wait"]
+TaskContext = Literal["copy", "empty"]
 
 WORKER_POOL_SIZE = "WORKER_POOL_SIZE"
 DEFAULT_POOL_SIZE = 50
@@ -49,6 +52,9 @@ class PoolSettings:
     on_hang_exit: OnHangExit = "exit"
     prefetch: int | None = None
     context_vars: Sequence[str] = ()
+    context: TaskContext = "copy"
+    around: Around | None = None
+    log_levels: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -64,6 +70,10 @@ class PoolSettings:
         if self.prefetch is not None:
             check_count("prefetch", self.prefetch, least=0)
         self._set("context_vars", check_names(self.context_vars))
+        check_choice("context", self.context, get_args(TaskContext))
+        check_around(self.around)
+        if self.log_levels is not None:
+            self._set("log_levels", check_log_levels(self.log_levels))
 
     def _set(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)  # the dataclass is frozen for all others
@@ -138,8 +148,12 @@ def _lacks(value: object, method: str) -> bool:
         return False
 
 
-def check_collaborators(*, registry: object, tracer_provider: object, logger: object, clock: object) -> None:
+def check_collaborators(
+    *, registry: object, tracer_provider: object, logger: object, levels: Iterable[str], clock: object
+) -> None:
     """Check what the pool is handed to work with; None is its own default each time.
+
+    ``levels``: those at which the logger is to write besides the usual ones.
 
     Raises:
         TypeError: One lacks what the pool calls; the message names it and what would do.
@@ -147,7 +161,7 @@ def check_collaborators(*, registry: object, tracer_provider: object, logger: ob
     methods = ("register", "collect")
     check_methods("registry", registry, methods, "a prometheus_client.CollectorRegistry")
     check_methods("tracer_provider", tracer_provider, ("get_tracer",), "an OpenTelemetry TracerProvider")
-    check_methods("logger", logger, ("info", "warning", "error"), "a structlog or stdlib logger")
+    check_methods("logger", logger, ("info", "warning", "error", *levels), "a structlog or stdlib logger")
     check_methods("clock", clock, ("monotonic",), "an object with monotonic(), such as ManualClock()")
 
 

@@ -44,8 +44,8 @@ class CurrentTask:
         """An event that is set when this task should end.
 
         That is when the pool's stop deadline has passed, or the task's own run-time limit, or when its
-        future was cancelled, as by a coroutine that waits for it no longer. Over dask, and executors of
-        unknown kind, a task learns of its run-time limit alone.
+        future was cancelled, as by a coroutine that waits for it no longer. Over dask, and other
+        executors whose workers are not in this process, a task learns of its run-time limit alone.
         """
         task = self._task
         if task.cancel_token is None:

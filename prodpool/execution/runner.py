@@ -7,7 +7,7 @@ itself, without a call.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor
 from functools import partial
 from types import CoroutineType
@@ -21,6 +21,7 @@ from prodpool.scheduling.worker import Worker
 from prodpool.task.ending import RunBy
 from prodpool.task.future import FINISHED, RUNNING
 from prodpool.task.outcomes import Reason, Result
+from prodpool.task.remote_traceback import RemoteTraceback
 from prodpool.task.task import callable_name
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Runner:
 
     def trace_context(self, task: Task, now: float) -> dict[str, str] | None:
         """Begin the span of a task that will run elsewhere; return what makes spans there its children."""
-        return self._tracing.hand_over(task, now) if self._tracing.wanted(now) else None
+        return self._tracing.hand_over(task, now)
 
     def run_by_caller(self, task: Task) -> None:
         """Run ``task`` in the submitter's thread (``overload="caller_runs"``)."""
@@ -266,6 +267,11 @@ class Runner:
         """Count and log a done-callback that raised."""
         self._telemetry_errors.count("callback")
         self._log.callback_failed(callable_name(fn), error)
+
+    def around_failed(self, stacks: Iterable[str]) -> None:
+        """Count what the application's context manager raised around a task in another process."""
+        for stack in stacks:
+            self._telemetry_errors.report("around", RemoteTraceback(stack))
 
     def _settle(
         self,

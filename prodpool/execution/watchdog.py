@@ -10,7 +10,7 @@ from prodpool.concurrency.call_thread import CallThread
 from prodpool.execution.settlement import Settlement
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.scheduling.worker import Worker
-from prodpool.task.outcomes import State
+from prodpool.task.outcomes import AFTER_ADMISSION, State
 from prodpool.telemetry.log_events import PoolLog
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 
@@ -54,6 +54,8 @@ class PoolWatchdog:
         self._on_finished = on_finished
         self._summarised = dict.fromkeys(dispatcher.counters.dropped, 0)
         self._summary_at = float("-inf")
+        # Submitted, whether admitted or not, when the last line was written or there was nothing to write.
+        self._offered = 0
         # (time, tasks finished, seconds they took) at earlier ticks, the oldest SUMMARY_EVERY ago.
         self._history: deque[tuple[float, int, float]] = deque()
 
@@ -85,15 +87,20 @@ class PoolWatchdog:
         now = self._now()
         if now < self._summary_at and not final:
             return
+        counters = self._dispatcher.counters
         with self._dispatcher.lock:
-            dropped = dict(self._dispatcher.counters.dropped)
+            dropped = dict(counters.dropped)
+            offered = counters.submitted + sum(
+                dropped[reason] for reason in dropped if reason not in AFTER_ADMISSION
+            )
         news = {reason: count - self._summarised[reason] for reason, count in dropped.items()}
         total = sum(news.values())
+        lately, self._offered = offered - self._offered, offered
         if total:
             self._summarised = dropped
             self._summary_at = now + SUMMARY_EVERY
             by_reason = {reason.value: count for reason, count in news.items() if count}
-            self._log.warning("pool.dropping", dropped=total, **by_reason)
+            self._log.warning("pool.dropping", dropped=total, offered=lately, **by_reason)
 
     def mean_duration(self) -> float | None:
         """Return the mean seconds of the tasks finished lately; None when none has."""

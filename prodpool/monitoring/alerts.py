@@ -202,9 +202,12 @@ _DEPENDENCIES = (
         name="PoolBreakerOpen",
         severity="warning",
         # And not `closed == 0`: where several processes are one instance, or pools one name, it counts them.
+        # There both sides fall whenever one of them is replaced: the second part holds meanwhile.
         expr="""
             max by (<process>) (max_over_time(workerpool_breaker_state{state="closed"}[1m]))
             < sum by (<process>) (workerpool_breaker_state)
+            or
+            sum by (<process>) (min_over_time(workerpool_breaker_state{state!="closed"}[1m])) > 0
         """,
         hold_for=300.0,
         per_process=True,
@@ -212,11 +215,16 @@ _DEPENDENCIES = (
         description=_WHERE_EXACTLY + ": the breaker has let no more than probes through.",
         panel=_BREAKER,
     ),
-    # Two changes make one trip and its recovery.
+    # Two changes make one trip and its recovery. Where several processes are one instance, each one that is
+    # replaced also makes two of `closed`, but none of the other states.
     Alert(
         name="PoolBreakerFlapping",
         severity="warning",
-        expr='max by (<process>) (changes(workerpool_breaker_state{state="closed"}[15m])) >= <flaps>',
+        expr="""
+            max by (<process>) (changes(workerpool_breaker_state{state="closed"}[15m])) >= <flaps>
+            and
+            sum by (<process>) (changes(workerpool_breaker_state{state!="closed"}[15m])) >= <flaps>
+        """,
         hold_for=0.0,
         per_process=True,
         summary="The breaker of pool {{ $labels.pool }} opens again and again",

@@ -123,9 +123,8 @@ class StopPhases:
             elapsed=time.monotonic() - self._began,
         )
         self._flush_logs()
-        self._log_event(
-            self._log.info, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)}
-        )
+        write = self._log.info if self._report.drained else self._log.warning
+        self._log_event(write, "pool.stopped", **{**asdict(self._report), "abandoned": len(abandoned)})
         return bool(busy)
 
     def _end_backend(self, held: Sequence[Joinable], *, busy: bool) -> None:

@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
-from contextvars import copy_context
 from functools import partial
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from prodpool.admission.permits import acquire_all, release_all
 from prodpool.concurrency.background_thread import background_thread
-from prodpool.concurrency.event_loop import on_event_loop
+from prodpool.concurrency.event_loop import blocks_loop, on_event_loop
 from prodpool.errors import (
     PoolBrokenError,
     PoolClosedError,
@@ -26,6 +25,9 @@ from prodpool.execution.current_task import is_inside
 from prodpool.execution.runner import check_stack_depth
 from prodpool.scheduling.dispatcher import Admission
 from prodpool.scheduling.wait_queue import AsyncWaiter, ThreadWaiter, Waiter
+from prodpool.submission.grpc_overload import GrpcOverload
+from prodpool.submission.task_context import context_maker
+from prodpool.task.around_call import AroundCall
 from prodpool.task.coroutines import ASYNC_FLAGS, async_refusal, is_async
 from prodpool.task.future import PoolFuture
 from prodpool.task.outcomes import Reason, State
@@ -59,6 +61,10 @@ class Submitter:
         self._now = engine.now
         self._overload = engine.settings.overload
         self._pool = engine.settings.name
+        self._around = engine.settings.around
+        self._around_failed = partial(engine.telemetry_errors.report, "around")
+        self._task_context = context_maker(engine.settings)
+        self._grpc_overload = GrpcOverload(engine.log)
 
     def _enter_child(self) -> None:
         """Go on with the engine of this process, which was forked since the last task."""
@@ -91,7 +97,7 @@ class Submitter:
         """Admit a call, waiting for a slot as long as its options allow."""
         if on_event_loop():
             # Also when there is a slot: an error that shows up only under load would be found too late.
-            raise RuntimeError(_blocks_loop(self._pool))
+            raise RuntimeError(blocks_loop(self._pool))
         task = self._create_task(options, fn, args, kwargs)
         try:
             offer = self._try_admit(task, None)
@@ -184,24 +190,29 @@ class Submitter:
             raise TypeError(f"fn={shown(fn)} cannot be called: pass the function and then its arguments")
         elif type(fn) is partial and is_async(fn):
             raise async_refusal(fn)
-        task = Task(fn, args, kwargs, copy_context(), self._now(), options)
+        if self._around is not None:
+            fn = AroundCall(self._around, fn, self._around_failed)
+        task = Task(fn, args, kwargs, self._task_context(), self._now(), options)
         task.future = PoolFuture(self._runner, task)
         if options.deadline is not None:
             task.expires_at = task.admitted_at + options.deadline
         if self._permit_sources:
-            if self._dispatcher.state is not State.OPEN:
-                self._release_permits(task)
-                raise self._closed()
-            try:
-                task.permits = acquire_all(self._permit_sources)
-            except RejectedError as error:
-                self._release_permits(task)
-                self._dispatcher.count_rejection(error.reason)
-                # The watchdog is to log what is dropped, also where nothing was ever admitted.
-                with suppress(RuntimeError):
-                    self._engine.begin()
-                raise
+            self._acquire_permits(task)
         return task
+
+    def _acquire_permits(self, task: Task) -> None:
+        if self._dispatcher.state is not State.OPEN:
+            self._release_permits(task)
+            raise self._closed()
+        try:
+            task.permits = acquire_all(self._permit_sources)
+        except RejectedError as error:
+            self._release_permits(task)
+            self._dispatcher.count_rejection(error.reason)
+            # The watchdog is to log what is dropped, also where nothing was ever admitted.
+            with suppress(RuntimeError):
+                self._engine.begin()
+            raise
 
     def _try_admit(self, task: Task, waiter: Waiter | None) -> Admission:
         """Offer the task until there is an answer, starting loops as they are needed."""
@@ -224,10 +235,11 @@ class Submitter:
         """Treat a task for which there is no slot as its options or the pool's policy say."""
         if task.options.wait is not None:
             return self._wait_for_slot(task, task.options.wait)
+        detail = self._grpc_overload.detail_of(task, self._overload)
         if self._overload == "block":
             return self._wait_for_slot(task, math.inf)
         if self._overload == "reject":
-            raise self._full()
+            raise self._full(detail)
         if on_event_loop():
             raise self._would_block()
         check_stack_depth()
@@ -289,7 +301,7 @@ class Submitter:
 
     def _would_block(self) -> RuntimeError:
         self._dispatcher.count_rejection(Reason.FULL)
-        return RuntimeError(_blocks_loop(self._pool))
+        return RuntimeError(blocks_loop(self._pool))
 
     def _refuse_nested(self) -> None:
         """Refuse to wait inside a worker of a full pool: that is how a pool deadlocks itself."""
@@ -330,10 +342,3 @@ class Submitter:
             f"the wrapped executor takes no more work: {said(error)}; stop this pool and build a new one "
             "around a new executor"
         )
-
-
-def _blocks_loop(pool: str) -> str:
-    return (
-        f"pool {pool!r} would block the event loop of this thread until there is a slot: "
-        "use 'await pool.run(fn, ...)' or 'await pool.submit_async(fn, ...)' there"
-    )

@@ -24,8 +24,6 @@ class Reason(StrEnum):
     FULL = "full"
     CLOSED = "closed"
     BREAKER_OPEN = "breaker_open"
-    TENANT_LIMIT = "tenant_limit"
-    RATE_LIMITED = "rate_limited"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     SHUTDOWN = "shutdown"

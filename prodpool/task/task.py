@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from prodpool.task.around_call import AroundCall
 from prodpool.task.cancellation import CancelToken
 from prodpool.task.future import PoolFuture
 from prodpool.task.outcomes import Reason
@@ -142,6 +143,8 @@ def callable_name(fn: Any, args: tuple[Any, ...] = ()) -> str:
         while True:
             if isinstance(fn, partial):
                 fn, args = fn.func, (*fn.args, *args)
+            elif isinstance(fn, AroundCall):
+                fn = fn.fn
             elif args and isinstance(getattr(fn, "__self__", None), Context) and fn.__name__ == "run":
                 fn, *rest = args
                 args = tuple(rest)

@@ -7,23 +7,21 @@ structlog's own traceback renderers print locals by default, and locals hold tas
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-import structlog
 from opentelemetry import trace
 
-from prodpool.concurrency.call_queue import CallQueue
+from prodpool.concurrency.call_queue import CallQueue, has_exit_begun
 from prodpool.config.settings import PoolSettings
 from prodpool.task.ending import Ending, TaskObserver
 from prodpool.task.outcomes import Result
 from prodpool.task.task import Task
+from prodpool.telemetry.loggers import LoggerResolver, silent_if_closed
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracebacks import render_error
 from prodpool.text import type_name
@@ -76,9 +74,10 @@ class PoolLog:
     """Writes events with the pool's name in each. The logger is resolved when the first is written."""
 
     def __init__(
-        self, pool: str, logger: Any, telemetry_errors: TelemetryErrors, now: Callable[[], float]
+        self, settings: PoolSettings, logger: Any, telemetry_errors: TelemetryErrors, now: Callable[[], float]
     ) -> None:
-        self._pool = pool
+        self._pool = settings.name
+        self._levels = settings.log_levels or {}
         self._resolve = LoggerResolver(logger)
         self._telemetry_errors = telemetry_errors
         self.thread = self._new_thread()
@@ -157,10 +156,11 @@ class PoolLog:
         # In the context of the task, or of here: what the application has bound to it (structlog.contextvars,
         # the current span, what a logging filter reads) is to be in the line.
         context = copy_context() if task is None else task.context.copy()
-        self.thread.post(context.run, self._hand_over, method, event, fields)
+        self.thread.post(context.run, self._hand_over, self._levels.get(event, method), event, fields)
 
     def _hand_over(self, method: str, event: str, fields: dict[str, object]) -> None:
-        getattr(self._resolve(), method)(event, pool=self._pool, **fields)
+        with silent_if_closed() if has_exit_begun() else nullcontext():
+            getattr(self._resolve(), method)(event, pool=self._pool, **fields)
 
 
 class TaskLog(TaskObserver):
@@ -178,7 +178,9 @@ class TaskLog(TaskObserver):
         if error is not None:
             self._log.task_failed(task, kind, error, duration=duration)
         if duration >= self._slow_after:
-            self._log.task_slow(task, dwell=dwell, duration=duration, result=kind.value)
+            self._log.task_slow(
+                task, dwell=dwell, duration=duration, slow_after=self._slow_after, result=kind.value
+            )
 
 
 def task_fields(task: Task) -> dict[str, object]:
@@ -190,93 +192,3 @@ def task_fields(task: Task) -> dict[str, object]:
             fields["trace_id"] = trace.format_trace_id(context.trace_id)
             fields["span_id"] = trace.format_span_id(context.span_id)
     return fields
-
-
-class LoggerResolver:
-    """Finds the logger: the one passed in, structlog's if the application configured it, else stdlib's.
-
-    Looked at anew for each line, since an application may well configure structlog after it has built
-    its pools. Unconfigured, ``structlog.get_logger()`` would print to standard output; a library must not.
-    """
-
-    def __init__(self, given: Any) -> None:
-        of_stdlib = isinstance(given, logging.Logger | logging.LoggerAdapter)
-        self._given = StdlibLogger(given) if of_stdlib else given
-        self._stdlib: Any = None
-        self._structlog: Any = None
-
-    def __call__(self) -> Any:
-        """Return the logger to use now, in a thread where no event loop runs."""
-        if self._given is not None:
-            self._given = _synchronous(self._given)
-            return self._given
-        if structlog.is_configured():
-            self._structlog = _synchronous(self._structlog or structlog.get_logger("prodpool"))
-            return self._structlog
-        if self._stdlib is None:
-            logger = logging.getLogger("prodpool")
-            if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-                logger.addHandler(logging.NullHandler())
-            self._stdlib = StdlibLogger(logger)
-        return self._stdlib
-
-
-def _synchronous(logger: Any) -> Any:
-    """Return the synchronous logger in structlog's AsyncBoundLogger: no loop would ever write the lines."""
-    if not type(logger).__module__.startswith("structlog."):
-        return logger
-    try:
-        bound = logger.bind()
-    except RuntimeError:
-        # One can only be made where a loop runs.
-        with asyncio.Runner() as runner:
-            runner.get_loop()
-            bound = runner.run(_bind(logger))
-    return bound.sync_bl if isinstance(bound, structlog.stdlib.AsyncBoundLogger) else logger
-
-
-async def _bind(logger: Any) -> Any:
-    return logger.bind()
-
-
-class StdlibLogger:
-    """Writes events to a logger of the standard library, as ``event key=value ...`` with the stack below.
-
-    All records of an event have one template, by which error trackers group them. The fields are attributes
-    of the record as well, for formatters and filters.
-    """
-
-    def __init__(self, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-        self._logger = logger
-
-    def info(self, event: str, **fields: object) -> None:
-        """Write at level INFO."""
-        self._log(logging.INFO, event, fields)
-
-    def warning(self, event: str, **fields: object) -> None:
-        """Write at level WARNING."""
-        self._log(logging.WARNING, event, fields)
-
-    def error(self, event: str, **fields: object) -> None:
-        """Write at level ERROR."""
-        self._log(logging.ERROR, event, fields)
-
-    def _log(self, level: int, event: str, fields: dict[str, object]) -> None:
-        if not self._logger.isEnabledFor(level):
-            return
-        line = " ".join(f"{key}={value}" for key, value in fields.items() if key != "stack")
-        stack = fields.get("stack")
-        # The event is ours and has no "%"; a task's name may have one, and must not be taken for a format.
-        template, args = (f"{event} %s", (line,)) if stack is None else (f"{event} %s\n%s", (line, stack))
-        logger: Any = self._logger
-        options: dict[str, Any] = {"extra": fields}
-        if isinstance(logger, logging.LoggerAdapter):
-            # It would replace our fields by its own.
-            template, its_own = logger.process(template, dict(options))
-            options = {**its_own, "extra": {**fields, **(its_own.get("extra") or {})}}
-            logger = logger.logger
-        try:
-            logger.log(level, template, *args, **options)
-        except KeyError:
-            # The application's record factory makes an attribute of such a name: then ours are in the text.
-            logger.log(level, template, *args, **{**options, "extra": None})

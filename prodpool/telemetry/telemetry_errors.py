@@ -11,7 +11,7 @@ from prodpool.concurrency.call_queue import CallQueue
 from prodpool.telemetry.tracebacks import render_error
 
 # The label ``sink`` of workerpool_telemetry_errors_total.
-SINKS = ("log", "trace", "breaker", "callback", "watchdog", "metrics", "internal")
+SINKS = ("log", "trace", "breaker", "callback", "around", "watchdog", "metrics", "internal")
 
 
 # There are two reports to a sink at most.

@@ -13,9 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from prodpool.concurrency.call_queue import CallQueue
 from prodpool.task.ending import Ending, TaskObserver
@@ -38,7 +37,6 @@ _LOOK_AGAIN = 0.1
 _CAPACITY = 4096
 # Seconds for which ends of spans are gathered.
 _REST = 0.005
-_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Tracing(TaskObserver):
@@ -105,21 +103,20 @@ class Tracing(TaskObserver):
                 otel_context.detach(token)
 
     def hand_over(self, task: Task, now: float) -> dict[str, str] | None:
-        """Begin the span of a task that runs in another process; return it as W3C trace context.
+        """Begin the span of a task that runs in another process; return what the global propagator writes.
 
         It begins with the hand-over: its id has to be known before the task starts, and a span's start
-        cannot be set later.
+        cannot be set later. Without a tracer provider the caller's own trace and baggage travel.
         """
         with self._telemetry_errors.guard("trace"):
             parent = task.context.run(otel_context.get_current)
+            if not self.wanted(now):
+                return _injected(parent) if parent else None
             span = task.span
             if span is None:  # else it is handed over once more
                 span = task.span = self._start(task, parent, now - task.admitted_at)
                 task.recorded = span.is_recording()
-            if span.get_span_context().is_valid:
-                carrier: dict[str, str] = {}
-                _PROPAGATOR.inject(carrier, trace.set_span_in_context(span, parent))
-                return carrier
+            return _injected(trace.set_span_in_context(span, parent))
         return None
 
     def ended(self, task: Task, ending: Ending) -> None:
@@ -212,6 +209,12 @@ class Tracing(TaskObserver):
             "exception.stacktrace": render_error(error),
             "exception.escaped": "False",
         }
+
+
+def _injected(context: Context) -> dict[str, str] | None:
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier, context)
+    return carrier or None
 
 
 # What the thread does. Each gets plain values only, and no task: that holds arguments and results.

@@ -72,7 +72,8 @@ def detect_backend(backend: Any, *, own: bool = True) -> Capabilities:
 
         return of_dask(backend)
     size = getattr(backend, "_max_workers", None) if isinstance(backend, ThreadPoolExecutor) else None
-    return Capabilities(kind=type_name(backend), max_workers=size, leased=False, holds_up_exit=False)
+    # CPython joins its threads, if it has any in this process.
+    return Capabilities(kind=type_name(backend), max_workers=size, leased=False, holds_up_exit=True)
 
 
 def _has_its_submit(backend: ThreadPoolExecutor, bases: Collection[str]) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prodpool.text import shown
+from prodpool.text import said, shown, type_name
 from prodpool.workers.in_worker.call import Dumps, standard_dumps
 
 if TYPE_CHECKING:
@@ -121,6 +121,23 @@ def default_submit(backend: SupportsSubmit, fn: Callable[..., Any], *args: Any) 
     """Submit a call as to any executor."""
     future: Future[Any] = backend.submit(fn, *args)
     return future
+
+
+def check_around_travels(around: Any, abilities: Capabilities) -> None:
+    """Check that the pool's ``around`` can be sent to worker processes, where there are any.
+
+    Raises:
+        TypeError: It does not pickle.
+    """
+    if around is None or abilities.dumps is None:
+        return
+    try:
+        abilities.dumps(around)
+    except Exception as error:
+        raise TypeError(
+            f"around={shown(around)} cannot be sent to worker processes ({type_name(error)}: {said(error)}): "
+            "pass a function of an importable module"
+        ) from error
 
 
 def shut_down(backend: Any) -> None:

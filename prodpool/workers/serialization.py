@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from prodpool.errors import UnpicklableError
+from prodpool.task.around_call import AroundCall
 from prodpool.task.task import Task
 from prodpool.text import short_name, type_name
 from prodpool.workers.in_worker.call import (
@@ -16,7 +17,6 @@ from prodpool.workers.in_worker.call import (
     Dumps,
     TaskInfo,
     run_pickled,
-    run_plain,
     standard_dumps,
     this_host,
 )
@@ -35,14 +35,14 @@ class CallSerializer:
     ) -> None:
         self._dumps = dumps
         self._context_vars = context_vars
-        # What the backend is to call.
-        self.caller: Callable[..., CallResult] = run_plain
-        if dumps is not None:
-            standard = result_dumps is standard_dumps
-            self.caller = run_pickled if standard else partial(run_pickled, dumps=result_dumps)
+        # What the backend is to call with what was packed by `dumps`.
+        standard = result_dumps is standard_dumps
+        self.caller: Callable[..., CallResult] = (
+            run_pickled if standard else partial(run_pickled, dumps=result_dumps)
+        )
 
     def pack(self, pool: str, task: Task) -> tuple[Any, ...]:
-        """Return what `caller` is called with after its header.
+        """Return what is called with its header: bytes, or function, arguments and context variables.
 
         Raises:
             UnpicklableError: Something in the call does not pickle; the message says what.
@@ -89,7 +89,8 @@ class CallSerializer:
 
     def _unpicklable_part(self, task: Task, values: Mapping[str, Any]) -> str | None:
         """Name what does not pickle, by its place and type and never by its value; None if each part does."""
-        parts = [("the function", task.fn)]
+        fn = task.fn
+        parts = [("the function", fn.fn if isinstance(fn, AroundCall) else fn)]
         parts += [(f"argument {place}", value) for place, value in enumerate(task.args, start=1)]
         parts += [(f"argument {short_name(name)!r}", value) for name, value in task.kwargs.items()]
         parts += [(f"context variable {name!r}", value) for name, value in values.items()]
@@ -111,14 +112,3 @@ def task_info(task: Task, now: float) -> TaskInfo | None:
         return None
     left = None if expires_at is None else expires_at - now
     return TaskInfo(task.attempt, timeout, left, time.monotonic(), this_host())
-
-
-class RemoteTraceback(Exception):  # noqa: N818  # it is no error but where one came from
-    """Never raised: the cause of an exception that came from a worker process, with its stack as text."""
-
-    def __init__(self, stack: str) -> None:
-        super().__init__(stack)
-        self.tb = stack  # as the standard library's own names it
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.tb}"""'

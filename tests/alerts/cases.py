@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.alerts.synthetic import GONE, Pool
+from tests.alerts.synthetic import GONE, Pool, Story
 
 POOL = Pool()
 BUSY = Pool(per_minute=6000)
@@ -79,6 +79,11 @@ def breaker(*story: tuple[float, str]) -> Pool:
             for state in ("closed", "open", "half_open")
         }
     )
+
+
+def breakers(closed: Story, opened: Story) -> Pool:
+    """Return a pool of several processes behind one instance: how many breakers are closed, how many open."""
+    return POOL.with_(gauges={CLOSED: closed, OPEN: opened, HALF_OPEN: [(40, 0)]})
 
 
 CASES = (
@@ -245,18 +250,36 @@ CASES = (
     fires(
         "PoolBreakerOpen",
         17,
-        POOL.with_(gauges={CLOSED: [(10, 4), (30, 3)], OPEN: [(10, 0), (30, 1)], HALF_OPEN: [(40, 0)]}),
+        breakers(closed=[(10, 4), (30, 3)], opened=[(10, 0), (30, 1)]),
         how="in-one-of-four-processes",
     ),
     near_miss(
         "PoolBreakerOpen",
         "but-a-process-more-and-one-less",
         30,
-        POOL.with_(gauges={CLOSED: [(10, 4), (10, 5), (20, 3)], OPEN: [(40, 0)], HALF_OPEN: [(40, 0)]}),
+        breakers(closed=[(10, 4), (10, 5), (20, 3)], opened=[(40, 0)]),
+    ),
+    fires(
+        "PoolBreakerOpen",
+        17,
+        breakers(closed=[(10, 4), *[(0.5, 3), (0.25, 2)] * 12], opened=[(10, 0), (30, 1)]),
+        how="in-one-of-four-processes-while-others-are-replaced",
     ),
     near_miss("PoolBreakerOpen", "for-five-minutes", 16, breaker((10, "closed"), (5, "open"), (9, "closed"))),
     fires("PoolBreakerFlapping", 20, breaker(*[(0.5, "closed"), (0.25, "open")] * 30), how="quickly"),
     fires("PoolBreakerFlapping", 20, breaker(*[(4, "closed"), (0.5, "open")] * 6)),
+    fires(
+        "PoolBreakerFlapping",
+        20,
+        breakers(closed=[(0.5, 4), (0.25, 3)] * 30, opened=[(0.5, 0), (0.25, 1)] * 30),
+        how="in-one-of-four-processes",
+    ),
+    near_miss(
+        "PoolBreakerFlapping",
+        "but-processes-are-replaced",
+        20,
+        breakers(closed=[(0.5, 4), (0.25, 3)] * 30, opened=[(40, 0)]),
+    ),
     near_miss(
         "PoolBreakerFlapping",
         "twice",

@@ -12,7 +12,7 @@ Story = Sequence[tuple[float, float | str]]
 LADDER = ("0.01", "0.25", "1.0", "5.0", "10.0", "30.0", "60.0", "300.0", "+Inf")
 RESULTS = ("ok", "error", "panic", "timeout")
 REASONS = (
-    "full", "closed", "breaker_open", "tenant_limit", "rate_limited", "expired", "cancelled", "shutdown",
+    "full", "closed", "breaker_open", "expired", "cancelled", "shutdown",
 )  # fmt: skip
 GONE = "stale"
 

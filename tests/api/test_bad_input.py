@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import asynccontextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +34,23 @@ class Keeping(ThreadPoolExecutor):
 
 
 NAN, INF, HUGE = math.nan, math.inf, 10**400
+
+
+def enter_app(app: object) -> nullcontext[object]:
+    return nullcontext(app)
+
+
+def forgot_the_decorator() -> Iterator[None]:
+    yield
+
+
+async def opens_soon() -> None:
+    pass
+
+
+async def opens_later() -> AsyncIterator[None]:
+    yield
+
 
 # (argument, bad value, words of the message besides "argument=value")
 Rows = list[tuple[str, Any, list[str]]]
@@ -77,6 +95,25 @@ OTHERS: Rows = [
         for value in ("os:environ", (3,), ("os",), ("os:environ",))
     ),
     *(("own_backend", value, ["True or False"]) for value in ("no", None, 0)),
+    *(("context", value, ["'copy'", "'empty'"]) for value in ("request", "", None, True)),
+    *(("log_levels", value, ["such as"]) for value in ("info", 3, ["task.slow"])),
+    ("log_levels", {"task.fast": "info"}, ["'task.fast' is not an event", "task.slow"]),
+    ("log_levels", {3: "info"}, ["3 is not an event"]),
+    *(
+        ("log_levels", {"task.slow": level}, [f"{level!r} is not a level", "debug, info"])
+        for level in ("INFO", "notice", "", None, 20)
+    ),
+    *(
+        ("around", value, [why, "returns a context manager"])
+        for value, why in (
+            (3, "cannot be called"),
+            (nullcontext(), "is a context manager itself"),
+            (enter_app, "needs arguments"),
+            (forgot_the_decorator, "without contextlib.contextmanager"),
+            (opens_soon, "is asynchronous"),
+            (asynccontextmanager(opens_later), "is asynchronous"),
+        )
+    ),
 ]
 
 

@@ -11,6 +11,7 @@ import dask
 import pytest
 from dask.delayed import delayed
 from prometheus_client import CollectorRegistry
+from tornado.ioloop import IOLoop
 
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError
@@ -63,6 +64,20 @@ def test_the_default_executor_of_a_loop(registry: CollectorRegistry) -> None:
     async def main() -> list[int]:
         asyncio.get_running_loop().set_default_executor(pool.as_thread_pool())
         return await asyncio.gather(*(asyncio.to_thread(len, word) for word in ("a", "bc")))
+
+    assert asyncio.run(main()) == [1, 2]
+    assert (pool.stats().submitted, pool.stats().state) == (2, "stopped")
+
+
+def test_tornado(make_pool: MakePool) -> None:
+    """Tornado's loop runs calls on a pool that it is given, and on one that is its default."""
+    pool = make_pool(2)
+
+    async def main() -> list[int]:
+        loop = IOLoop.current()
+        given = loop.run_in_executor(pool, len, "a")
+        loop.set_default_executor(pool.as_thread_pool())
+        return [await given, await loop.run_in_executor(None, len, "bc")]
 
     assert asyncio.run(main()) == [1, 2]
     assert (pool.stats().submitted, pool.stats().state) == (2, "stopped")

@@ -362,7 +362,7 @@ def test_many_at_once_from_many_pools(make_pool: MakePool) -> None:
 
 def test_context_variables(make_pool: MakePool) -> None:
     """Those that are asked for are set to what they were at submit; others only threads see."""
-    sees_all = make_pool.kind == "threads"
+    sees_all = make_pool.kind in {"threads", "other"}
     pool = make_pool(1, context_vars=[REQUEST_ID])
     contextvars.Context().run(_use_context_variables, pool, sees_all=sees_all)
 

@@ -128,7 +128,7 @@ def test_only_the_call_that_runs_is_told() -> None:
     assert told == [1, 2]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("dask", marks=pytest.mark.once), "other"], indirect=True)
+@pytest.mark.parametrize("kind", [pytest.param("dask", marks=pytest.mark.once)], indirect=True)
 def test_cancelled_where_it_cannot_be_told(make_pool: MakePool, held: Held) -> None:
     """Where the pool has no way to a running task, cancel() says False, and the task goes on."""
     pool = make_pool(1)

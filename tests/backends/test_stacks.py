@@ -105,9 +105,7 @@ def test_before_it_begins(make_pool: MakePool, tmp_path: Path) -> None:
     assert waits.result(PATIENCE) == 0
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("dask", marks=pytest.mark.once), "other", "handed"], indirect=True
-)
+@pytest.mark.parametrize("kind", [pytest.param("dask", marks=pytest.mark.once), "handed"], indirect=True)
 def test_where_nobody_can_be_asked(make_pool: MakePool, held: Held) -> None:
     """Where there is no worker process of the pool's own, the text says so."""
     pool = make_pool(1)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prodpool.workers.serialization import RemoteTraceback
+from prodpool.task.remote_traceback import RemoteTraceback
 from tests.cpython import wrapped
 from tests.cpython.exclusions import BROKEN, INSTEAD
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,11 @@ PAGES = (
     *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")),
 )
 FENCE = re.compile(r"^```(?P<language>[^\n`]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+# What the extra "services" brings along.
+OF_SERVICES = re.compile(
+    r"^(?:from|import) (?:celery|django|fastapi|flask|grpc|prodpool\.integrations|redis|sentry_sdk)\b",
+    re.MULTILINE,
+)
 # Only read: what a program prints, and queries (whose metrics are checked below).
 READ = {"text", "promql"}
 
@@ -107,7 +113,16 @@ def test_an_example_of_a_test_passes(block: Block, tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
-@pytest.mark.parametrize("block", [one for one in EXAMPLES if one.page != "CONTRIBUTING.md"], ids=str)
+def programs() -> list[Any]:
+    """Return the programs; those of what is installed for one interpreter only run there."""
+    return [
+        pytest.param(block, marks=pytest.mark.once if OF_SERVICES.search(block.text) else ())
+        for block in EXAMPLES
+        if block.page != "CONTRIBUTING.md"
+    ]
+
+
+@pytest.mark.parametrize("block", programs(), ids=str)
 def test_a_program_runs_as_it_stands(block: Block, tmp_path: Path) -> None:
     """A reader who pastes the program gets the output shown (where one is), no warning, and status 0."""
     program = tmp_path / "program.py"

@@ -12,8 +12,6 @@ REASONS = (
     "full",
     "closed",
     "breaker_open",
-    "tenant_limit",
-    "rate_limited",
     "expired",
     "cancelled",
     "shutdown",

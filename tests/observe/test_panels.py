@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,6 +12,7 @@ from prodpool.telemetry import metrics as catalogue
 from tests.dashboards.boards import FILES, Asked, View, asked, selectors, variables
 from tests.observe.child import get
 from tests.observe.prometheus import Prometheus
+from tests.observe.questions import answer
 from tests.observe.rig import JOB
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
@@ -24,16 +24,6 @@ MAY_BE_EMPTY = {
 }
 
 each_expression = pytest.mark.parametrize("one", [one for file in FILES for one in asked(file)], ids=str)
-
-
-def answer(prometheus: Prometheus, one: Asked, view: View) -> list[float]:
-    """Return every value of every series that a panel or annotation would draw."""
-    expr, now = view.expand(one.file, one.expr), time.time()
-    if one.now:
-        return [sample.value for sample in prometheus.query(expr, now)]
-    # Where the rates have two scrapes to stand on; an empty answer further back would prove nothing.
-    lines = prometheus.query_range(expr, now - 8 * view.scrape, now, view.interval)
-    return [value for line in lines for _, value in line.points]
 
 
 def checked(prometheus: Prometheus, one: Asked, view: View) -> bool:

@@ -49,7 +49,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], End
     """Run every program to its end, two side by side, before the first test looks at one."""
     folder = tmp_path_factory.mktemp("ended")
     cases = [(way, backend) for way in (*HUNG, *CLEAN) for backend in BACKENDS]
-    cases += [(way, "executor") for way in OTHERS] + [("holds_log", "threads")]
+    cases += [(way, "executor") for way in OTHERS]
+    cases += [("holds_log", "threads"), ("left_alone", "own_submit")]
     with ThreadPoolExecutor(2) as runner:
         futures = {case: runner.submit(end, *case, folder) for case in cases}
         return {case: future.result() for case, future in futures.items()}
@@ -70,6 +71,16 @@ def test_hung_task(ended: dict[tuple[str, str], Ended], way: str, backend: str) 
     assert child.out[-1] == "ATEXIT"
     # The hung task's own span as well: its trace is the one that will be looked for.
     assert {"workerpool.task hello", "workerpool.task hang.<locals>.hung_task"} <= set(child.spans)
+
+
+def test_hung_task_of_an_executor_that_is_not_leased(ended: dict[tuple[str, str], Ended]) -> None:
+    """Its thread is left behind as well: one with a `submit` of its own, which gets its tasks one by one."""
+    child = ended["left_alone", "own_submit"]
+    assert child.seconds < DEADLINE + LEEWAY, child
+    assert child.status == 0, child
+    assert child.events() == ORDER
+    assert "task=hang.<locals>.hung_task" in child.logged("task.abandoned")
+    assert any("in hung_task" in line for line in child.out)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -24,7 +24,8 @@ class Gunicorn:
         self.log = served.log
         self.lines = served.lines
         self.pid = served.process.pid
-        self._url = f"http://127.0.0.1:{port}"
+        self.address = f"127.0.0.1:{port}"
+        self._url = f"http://{self.address}"
         self._http = urllib3.PoolManager(maxsize=16, retries=False, timeout=PATIENCE)
 
     def request(self, path: str = "") -> urllib3.BaseHTTPResponse:

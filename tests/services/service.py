@@ -77,8 +77,14 @@ def service(
     env: dict[str, str],
     pass_fds: Sequence[int] = (),
     end: signal.Signals = signal.SIGKILL,
+    status: int | None = None,
 ) -> Iterator[Service]:
-    """Serve until the block ends, and then end the server by a signal; it leaves no process behind."""
+    """Serve until the block ends, and then end the server by a signal; it leaves no process behind.
+
+    Its exit status is ``status``, or else 0 after a signal that it can handle.
+    """
+    if status is None:
+        status = -end if end is signal.SIGKILL else 0
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, *command],
@@ -94,7 +100,7 @@ def service(
     try:
         yield served
         process.send_signal(end)
-        assert process.wait(PATIENCE) == (-end if end is signal.SIGKILL else 0)
+        assert process.wait(PATIENCE) == status
         # They see for themselves that the one that they work for is gone.
         assert poll(lambda: not living(process.pid), PATIENCE), living(process.pid)
     except BaseException as error:

@@ -15,6 +15,8 @@ from prodpool import (
 )
 from prodpool.integrations.refusals import refusal_of
 
+pytestmark = pytest.mark.once
+
 FULL = PoolFullError(pool="orders", queued=2, queue_capacity=2, retry_after=2.1)
 
 

@@ -80,7 +80,7 @@ def test_no_field_is_made_up() -> None:
 )
 def test_a_line_is_compared_with_the_reference(changed: dict[str, object], said: str | None) -> None:
     """A line of another level, with other fields or of an unknown event is told apart."""
-    line = entry("warning", "task.slow", task="resize", dwell=0.0, duration=1.0, result="ok")
+    line = entry("warning", "task.slow", task="resize", dwell=0.0, duration=1.0, slow_after=1.0, result="ok")
     assert difference({**line, **changed}) == said
 
 
@@ -209,7 +209,9 @@ def test_a_slow_task(
     clock.advance(0.5)
     gate.release()
     pool.stop()
-    expected = entry("warning", "task.slow", task="slow", dwell=0.5, duration=duration, result="ok")
+    expected = entry(
+        "warning", "task.slow", task="slow", dwell=0.5, duration=duration, slow_after=1.0, result="ok"
+    )
     assert logs.named("task.slow") == ([expected] if slow else [])
     assert registry.get_sample_value("workerpool_slow_tasks_total", {"pool": "test"}) == slow
 
@@ -249,9 +251,9 @@ def test_a_drain_that_meets_its_deadline(
         entry("info", "pool.draining", queue_depth=2, running=1),
         entry("warning", "pool.drain_deadline", remaining=3),
         entry("error", "task.abandoned", task="hangs", elapsed=7.0),
-        entry("warning", "pool.dropping", dropped=2, shutdown=2),
+        entry("warning", "pool.dropping", dropped=2, offered=3, shutdown=2),
         entry(
-            "info",
+            "warning",
             "pool.stopped",
             drained=False,
             completed=0,
@@ -337,7 +339,7 @@ def test_drops_are_summed_up(make_pool: MakePool, logs: Logs, gate: BlockingTask
         future.cancel()
     tick()
     assert logs.named("pool.dropping") == [
-        entry("warning", "pool.dropping", dropped=502, full=500, cancelled=2)
+        entry("warning", "pool.dropping", dropped=502, offered=503, full=500, cancelled=2)
     ]
     futures[:2] = [pool.submit(len, "") for _ in range(2)]
     refuse(30)
@@ -347,14 +349,18 @@ def test_drops_are_summed_up(make_pool: MakePool, logs: Logs, gate: BlockingTask
     assert len(logs.named("pool.dropping")) == 1
     clock.advance(1.0)
     tick()
-    assert logs.named("pool.dropping")[1:] == [entry("warning", "pool.dropping", dropped=30, full=30)]
+    assert logs.named("pool.dropping")[1:] == [
+        entry("warning", "pool.dropping", dropped=30, offered=32, full=30)
+    ]
     clock.advance(100.0)
     tick()
     assert len(logs.named("pool.dropping")) == 2, "nothing dropped, nothing said"
     refuse(4)
     gate.release()
     pool.stop()
-    assert logs.named("pool.dropping")[2:] == [entry("warning", "pool.dropping", dropped=4, full=4)]
+    assert logs.named("pool.dropping")[2:] == [
+        entry("warning", "pool.dropping", dropped=4, offered=4, full=4)
+    ]
 
 
 def storm(pool: InstrumentedPool, fn: Callable[[], object], times: int) -> None:
@@ -370,7 +376,9 @@ def test_dropped_before_the_first_task(make_pool: MakePool, logs: Logs) -> None:
     for _ in range(3):
         with pytest.raises(BreakerOpenError):
             pool.submit(int)
-    assert logs.wait_for("pool.dropping") == entry("warning", "pool.dropping", dropped=3, breaker_open=3)
+    assert logs.wait_for("pool.dropping") == entry(
+        "warning", "pool.dropping", dropped=3, offered=3, breaker_open=3
+    )
     assert logs.events[0] == "pool.created"
 
 

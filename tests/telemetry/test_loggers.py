@@ -15,9 +15,11 @@ import structlog
 from structlog.testing import CapturingLogger
 
 from prodpool import InstrumentedPool
+from prodpool.config.log_levels import LOG_EVENTS
 from prodpool.testing import flush_telemetry
 from tests.helpers.tasks import BlockingTask
 from tests.helpers.waiting import PATIENCE, until
+from tests.log_reference import documented
 from tests.support import ROOT, Logs, MakePool
 
 EVENTS = ["pool.created", "task.error", "pool.draining", "pool.stopped"]
@@ -145,7 +147,7 @@ def test_a_template_for_each_event(make_pool: MakePool, records: Callable[[str],
         ("task.error %s\n%s", "first", "test"),
         ("task.error %s\n%s", "second", "test"),
     ]
-    assert {record.module for record in handler.records} == {"log_events"}
+    assert {record.module for record in handler.records} == {"loggers"}
     assert {record.msg for record in handler.records} == {
         "pool.created %s",
         "task.error %s\n%s",
@@ -388,3 +390,31 @@ def test_the_root_logger_gets_it() -> None:
     assert "ValueError: went off" in out
     assert any(line.startswith("prodpool WARNING task.slow ") for line in heads)
     assert any(line.startswith("prodpool ERROR task.callback_error ") for line in heads)
+
+
+@pytest.mark.parametrize("given", ["stdlib", "structlog"])
+def test_levels_of_single_events(make_pool: MakePool, logs: Logs, given: str) -> None:
+    """An event has the level that it was given, whoever writes it; others keep theirs."""
+    records = Records()
+    logger = logging.getLogger("test_levels")
+    logger.propagate, logger.level = False, logging.DEBUG
+    logger.addHandler(records)
+    levels = {"task.slow": "debug", "task.error": "critical"}
+    pool = make_pool(
+        1, slow_after=0.0, log_levels=levels, logger=logger if given == "stdlib" else logs.logger
+    )
+    pool.submit(boom)
+    pool.stop()
+    if given == "stdlib":
+        found = {record.getMessage().split()[0]: record.levelname.lower() for record in records.records}
+    else:
+        # Compared with the reference otherwise, which has the levels by default.
+        found = {entry["event"]: entry["log_level"] for entry in logs.written}
+        logs.written.clear()
+    assert {**found, "pool.created": "info"} == found
+    assert (found["task.slow"], found["task.error"]) == ("debug", "critical")
+
+
+def test_every_event_can_be_given_a_level() -> None:
+    """The events that `log_levels` takes are those of the reference."""
+    assert sorted(LOG_EVENTS) == sorted(documented())

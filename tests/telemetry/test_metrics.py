@@ -25,10 +25,10 @@ from tests.telemetry.scraping import families, openmetrics_families, series, val
 
 RESULTS = ["ok", "error", "panic", "timeout"]
 REASONS = [
-    "full", "closed", "breaker_open", "tenant_limit", "rate_limited", "expired", "cancelled", "shutdown",
+    "full", "closed", "breaker_open", "expired", "cancelled", "shutdown",
 ]  # fmt: skip
 STATES = ["closed", "open", "half_open"]
-SINKS = ["log", "trace", "breaker", "callback", "watchdog", "metrics", "internal"]
+SINKS = ["log", "trace", "breaker", "callback", "around", "watchdog", "metrics", "internal"]
 LADDER = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, math.inf]
 
 # The table of telemetry.md 1: family, type, the label beside `pool` and its values.

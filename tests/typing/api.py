@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import nullcontext
 from typing import Unpack, assert_type
 
 import pybreaker
@@ -35,14 +36,12 @@ from prodpool import (
     PoolOptions,
     PoolStats,
     PoolView,
-    RateLimitError,
     Reason,
     RejectedError,
     Result,
     StopReport,
     SupportsSubmit,
     TaskExpiredError,
-    TenantLimitError,
     WorkerLostError,
     current_task,
     threads,
@@ -84,7 +83,13 @@ def construct() -> None:
         buckets=[0.1, 1],
         own_backend=False,
         on_hang_exit="wait",
+        context="empty",
+        context_vars=["structlog.contextvars:*"],
+        around=nullcontext,
+        log_levels={"task.slow": "info"},
     )
+    InstrumentedPool(ThreadPoolExecutor(2), name="context", context="request")  # type: ignore[arg-type]
+    InstrumentedPool(ThreadPoolExecutor(2), name="around", around=abs)  # type: ignore[arg-type]
     InstrumentedPool(ThreadPoolExecutor(2), name="plain_breaker", breaker=pybreaker.CircuitBreaker())
     InstrumentedPool(ThreadPoolExecutor(2), name="policy", overload="panic")  # type: ignore[arg-type]
     InstrumentedPool(ThreadPoolExecutor(2))  # type: ignore[call-arg]
@@ -194,8 +199,6 @@ def refused(pool: InstrumentedPool) -> None:
         PoolClosedError,
         PoolBrokenError,
         BreakerOpenError,
-        TenantLimitError,
-        RateLimitError,
     ]
     others: list[type[RuntimeError]] = [RejectedError, TaskExpiredError, WorkerLostError]
     del errors, others

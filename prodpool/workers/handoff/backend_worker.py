@@ -35,9 +35,11 @@ class BackendWorker(Worker):
         """Do nothing: a worker with a task is listed until that is sent, and must not be listed twice."""
 
     def stack(self) -> str:
-        """Return why it cannot be known where its task is."""
+        """Return where its task is, if it runs in a thread of this process; else why that cannot be known."""
+        if self.ident is not None:
+            return super().stack()
         return "(no stack: only worker processes of the pool's own can be asked for one)"
 
     def location(self) -> str:
         """Name where its task runs, as far as that is known."""
-        return "its backend"
+        return "its backend" if self.ident is None else super().location()

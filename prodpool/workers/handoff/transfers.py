@@ -75,9 +75,7 @@ class Transfers:
         self._pool = pool
         self._backends = backends
         self._abilities = abilities
-        self._transport = Transport(
-            pool, abilities, context_vars=context_vars, trace_context=runner.trace_context, now=now
-        )
+        self._transport = Transport(pool, abilities, context_vars=context_vars, runner=runner, now=now)
         self._dispatcher = dispatcher
         self._runner = runner
         self._loop_thread = LoopThread(
@@ -171,7 +169,7 @@ class Transfers:
             BaseException: What else its ``submit`` raises.
         """
         worker.mark_sent(self._now())
-        future = self._transport.send(backend, task, self._transport.header(worker, task), call)
+        future = self._transport.send(backend, worker, task, call)
         self._on_sent()
         try:
             future.add_done_callback(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from prodpool.execution.runner import Runner
+from prodpool.task.remote_traceback import RemoteTraceback
 from prodpool.task.task import Task
 from prodpool.workers.base import Capabilities
 from prodpool.workers.handoff.backend_worker import BackendWorker
+from prodpool.workers.handoff.local_call import LocalCall
 from prodpool.workers.in_worker.call import CallHeader, CallResult, this_host
-from prodpool.workers.serialization import CallSerializer, RemoteTraceback, task_info
+from prodpool.workers.serialization import CallSerializer, task_info
 
 
 class TimedResult(NamedTuple):
@@ -30,7 +33,7 @@ class Transport:
         pool: The pool's name.
         abilities: What the backend can do.
         context_vars: Names of the context variables that travel too.
-        trace_context: Begins a task's span and returns what makes spans there its children.
+        runner: Begins the span of a task, and is told of errors around it.
         now: The pool's clock.
     """
 
@@ -40,13 +43,14 @@ class Transport:
         abilities: Capabilities,
         *,
         context_vars: Sequence[str],
-        trace_context: Callable[[Task, float], Mapping[str, str] | None],
+        runner: Runner,
         now: Callable[[], float],
     ) -> None:
         self._pool = pool
         self.submit = abilities.submit
         self._serializer = CallSerializer(abilities.dumps, context_vars, abilities.result_dumps)
-        self._trace_context = trace_context
+        self._pickles = abilities.dumps is not None
+        self._runner = runner
         self._now = now
 
     def pack(self, task: Task) -> tuple[Any, ...]:
@@ -58,21 +62,20 @@ class Transport:
         """
         return self._serializer.pack(self._pool, task)
 
-    def header(self, worker: BackendWorker, task: Task) -> CallHeader:
-        """Begin a hand-over: return what is to travel with the call."""
-        return CallHeader(
-            self._pool, task.name, self._trace_context(task, worker.sent_at), task_info(task, worker.sent_at)
-        )
-
-    def send(self, backend: Any, task: Task, header: CallHeader, call: tuple[Any, ...]) -> Future[Any]:
+    def send(self, backend: Any, worker: BackendWorker, task: Task, call: tuple[Any, ...]) -> Future[Any]:
         """Hand a packed call over to ``backend`` and return the future of its `CallResult`.
 
         Raises:
             UnpicklableError: The backend cannot carry the call; the message says what in it.
             BaseException: What else its ``submit`` raises.
         """
+        sent_at = worker.sent_at
+        trace_context = self._runner.trace_context(task, sent_at)
+        header = CallHeader(self._pool, task.name, trace_context, task_info(task, sent_at))
         try:
-            return self.submit(backend, self._serializer.caller, header, *call)
+            if self._pickles:
+                return self.submit(backend, self._serializer.caller, header, *call)
+            return self.submit(backend, LocalCall(worker, task, header, call))
         except Exception as error:
             blamed = self._serializer.as_pickling_error(self._pool, task, error)
             if blamed is None:
@@ -81,6 +84,8 @@ class Transport:
 
     def read(self, worker: BackendWorker, task: Task, outcome: CallResult) -> TimedResult:
         """Unpack the result of the worker's task, with the times of its run by the pool's clock."""
+        if outcome.around_errors:
+            self._runner.around_failed(outcome.around_errors)
         started, ended = self._times(worker, outcome)
         try:
             value, failure = self._serializer.unpack(outcome)

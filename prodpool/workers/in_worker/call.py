@@ -21,11 +21,11 @@ from pathlib import Path
 from types import CoroutineType
 from typing import Any, NamedTuple
 
-from opentelemetry import context
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry import context, propagate
 
 from prodpool.errors import RemoteTaskError, UnpicklableError
 from prodpool.execution.current_task import CurrentTask, thread_state
+from prodpool.task.around_call import AroundCall
 from prodpool.task.cancellation import CancelToken
 from prodpool.task.coroutines import coroutine_refusal
 from prodpool.task.task import Task, TaskOptions
@@ -37,7 +37,6 @@ Dumps = Callable[[Any], bytes]
 
 # What a backend carries as it is; anything else travels as bytes of our own making.
 _PLAIN = frozenset({type(None), bool, int, float, str})
-_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class TaskInfo(NamedTuple):
@@ -64,7 +63,7 @@ class CallHeader(NamedTuple):
     Attributes:
         pool: The pool's name.
         task: The task's name.
-        trace_context: W3C trace context; None while nothing is traced.
+        trace_context: What the global propagator of OpenTelemetry has written; None if there is nothing.
         info: What else the task may ask of itself; None for a first attempt without limits.
     """
 
@@ -80,6 +79,7 @@ class CallResult(NamedTuple):
     Attributes:
         host: Whose clock that is.
         expired: Whether its deadline had passed, so that it was not made.
+        around_errors: Stacks of what the application's context manager around it raised.
         value: The result, as bytes if ``pickled``; None after an error.
         error: The exception as bytes (``pickled``) or as it is; None after a result.
         stack: The exception's stack as text.
@@ -93,6 +93,7 @@ class CallResult(NamedTuple):
     error: Any = None
     stack: str | None = None
     expired: bool = False
+    around_errors: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -136,7 +137,8 @@ def run_call(
     except BaseException as error:  # noqa: BLE001  # a class's __setstate__ may raise anything
         lost = _unpicklable(header, "the call does not load in the worker process", error)
         return failed_result(header, started, lost, dumps)
-    return _call(header, started, fn, args, kwargs, variables, dumps=dumps, is_cancelled=is_cancelled)
+    result = _call(header, started, fn, args, kwargs, variables, dumps=dumps, is_cancelled=is_cancelled)
+    return _with_around_errors(result, fn)
 
 
 def call_each(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -155,7 +157,7 @@ def run_plain(
     started = time.monotonic()
     if _has_expired(header.info, started):
         return CallResult(started, started, this_host(), pickled=False, value=None, expired=True)
-    return _call(header, started, fn, args, kwargs, variables, dumps=None)
+    return _with_around_errors(_call(header, started, fn, args, kwargs, variables, dumps=None), fn)
 
 
 def _has_expired(info: TaskInfo | None, started: float) -> bool:
@@ -202,6 +204,12 @@ def _call(
             lost = _unpicklable(header, f"its result (a {type_name(value)}) does not pickle", error)
             return failed_result(header, started, lost, dumps)
     return CallResult(started, ended, this_host(), pickled, value)
+
+
+def _with_around_errors(result: CallResult, fn: Any) -> CallResult:
+    if type(fn) is AroundCall and fn.errors:
+        return result._replace(around_errors=tuple(map(_render, fn.errors)))
+    return result
 
 
 def failed_result(
@@ -281,7 +289,7 @@ def _render(error: BaseException) -> str:
 @contextmanager
 def _traced(trace_context: Mapping[str, str]) -> Iterator[None]:
     """Make the span of the task current, so that spans opened inside are its children."""
-    token = context.attach(_PROPAGATOR.extract(trace_context))
+    token = context.attach(propagate.extract(trace_context))
     try:
         yield
     finally:

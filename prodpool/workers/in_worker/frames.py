@@ -28,6 +28,7 @@ class Kind(IntEnum):
     START_FAILED = 5
     RESULT = 6
     DISCARDED = 7  # the calls that had no credit are thrown away
+    AROUND_FAILED = 8  # the context manager around the task whose result comes next has raised an error
 
 
 class Payload(IntEnum):

@@ -10,6 +10,7 @@ from typing import Any
 
 from prodpool.execution.runner import Runner
 from prodpool.scheduling.dispatcher import Dispatcher
+from prodpool.task.remote_traceback import RemoteTraceback
 from prodpool.task.task import Task
 from prodpool.text import type_name
 from prodpool.workers.in_worker.frames import OUTCOME, Frame, Kind, Payload, frame
@@ -17,7 +18,7 @@ from prodpool.workers.processes.connection import WorkerConnection
 from prodpool.workers.processes.process_template import ProcessTemplate
 from prodpool.workers.processes.remote_worker import RemoteWorker
 from prodpool.workers.processes.timeouts import TimeoutEnforcer
-from prodpool.workers.serialization import CallSerializer, RemoteTraceback, task_info
+from prodpool.workers.serialization import CallSerializer, task_info
 
 
 class CallSender:
@@ -244,6 +245,8 @@ class CallSender:
                 self._requeue_and_discard(worker)
             elif answer.kind == Kind.DISCARDED:
                 connection.discarding = False
+            elif answer.kind == Kind.AROUND_FAILED:
+                self._runner.around_failed([bytes(answer.body).decode(errors="replace")])
             else:
                 return answer
 

@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from prodpool.concurrency import fork_hooks
+from prodpool.task.remote_traceback import RemoteTraceback
 from prodpool.text import shown
 from prodpool.workers.base import kill
 from prodpool.workers.in_worker.frames import Kind
@@ -16,7 +17,6 @@ from prodpool.workers.processes.connection import WorkerConnection
 from prodpool.workers.processes.process_template import DaemonicProcessError, ProcessTemplate
 from prodpool.workers.processes.remote_worker import RemoteWorker, how_it_ended
 from prodpool.workers.processes.restart_backoff import RestartBackoff
-from prodpool.workers.serialization import RemoteTraceback
 
 
 class WorkerStarter:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,20 @@ class FileExporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
+class OwnSubmit(ThreadPoolExecutor):
+    """An executor whose threads the pool cannot lease, and CPython joins."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(fn, *args, **kwargs)
+
+
 def build(backend: str, name: str = "test", workers: int = 2, **options: Any) -> InstrumentedPool:
     options.setdefault("drain_deadline", DEADLINE)
     options.setdefault("slow_after", 60.0)  # no line about how busy the machine is
     if backend == "threads":
         return prodpool.threads(name=name, max_workers=workers, **options)
-    return InstrumentedPool(ThreadPoolExecutor(workers), name=name, **options)
+    executor = OwnSubmit(workers) if backend == "own_submit" else ThreadPoolExecutor(workers)
+    return InstrumentedPool(executor, name=name, **options)
 
 
 def hang(pool: InstrumentedPool, what: Callable[[], object] = FOREVER.wait) -> None:

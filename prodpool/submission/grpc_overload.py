@@ -1,0 +1,42 @@
+"""What a pool says that ``grpc.server`` has filled without a bound."""
+
+from __future__ import annotations
+
+from prodpool.task.around_call import AroundCall
+from prodpool.task.task import Task
+from prodpool.telemetry.log_events import PoolLog
+
+# One thread serves all connections and submits their RPCs. It ends with an error that `submit` raises, and
+# while it waits in there, or runs a handler, no RPC that runs gets a message any more.
+_USE_INSTEAD = (
+    "the serving thread of grpc.server ends or hangs if its pool is full: use "
+    "prodpool.integrations.grpc.server(pool) or grpc.server(pool, maximum_concurrent_rpcs=pool.capacity)"
+)
+
+
+class GrpcOverload:
+    """Notices RPCs for which a pool has no slot, and logs the first."""
+
+    def __init__(self, log: PoolLog) -> None:
+        self._log = log
+        self._logged = False
+
+    def detail_of(self, task: Task, overload: str) -> str | None:
+        """Return what is to be said to whom has submitted ``task``; None if it is no RPC."""
+        if not _is_rpc(task):
+            return None
+        if not self._logged:
+            self._logged = True
+            self._log.error("pool.grpc_unbounded", overload=overload, instead=_USE_INSTEAD)
+        return _USE_INSTEAD
+
+
+def _inner(fn: object) -> object:
+    return fn.fn if isinstance(fn, AroundCall) else fn
+
+
+def _is_rpc(task: Task) -> bool:
+    """Tell whether ``grpc.server`` has submitted this: a function of its own, or ``Context.run`` with one."""
+    return any(
+        getattr(each, "__module__", None) == "grpc._server" for each in (_inner(task.fn), *task.args[:1])
+    )
