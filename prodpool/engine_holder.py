@@ -101,6 +101,14 @@ class EngineHolder:
         """Tell whether the engine is the parent's, since the pool was not used here."""
         return not self.mark[0]
 
+    def is_in_use(self) -> bool:
+        """Tell whether the pool was used in this process and is not stopped."""
+        return bool(self.mark[0]) and self.engine.used and self.engine.dispatcher.state is not State.STOPPED
+
+    def drain_deadline_within(self, seconds: float) -> float:
+        """Return the seconds that the pool may take to drain, and no more than so many."""
+        return min(seconds, self.engine.settings.drain_deadline)
+
     def on_pool_collected(self) -> None:
         """Drain a pool to which no reference is left; called by a finalizer."""
         if self.mark[0]:
@@ -165,6 +173,20 @@ class EngineHolder:
     def _shut_down_built(self, backend: Any) -> None:
         if self._build_backend is not None:
             shut_down(backend)
+
+
+def stop_pools(deadline: float) -> list[StopReport]:
+    """Stop all pools of this process that were used in it and are not stopped, side by side.
+
+    Args:
+        deadline: Seconds that each may take at most, if its own ``drain_deadline`` is not shorter.
+    """
+    fork_hooks.notice_fork()
+    there = [holder for holder in list(_holders) if holder.is_in_use()]
+    # All begin before the first is waited for, so that the deadlines run side by side.
+    for holder in there:
+        holder.stop(holder.drain_deadline_within(deadline), wait=False)
+    return [holder.stop(holder.drain_deadline_within(deadline), wait=True) for holder in there]
 
 
 def _after_fork() -> None:

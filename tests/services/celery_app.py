@@ -6,10 +6,10 @@ With STOP_POOLS the children stop their pools when they are to end.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
-from celery.signals import worker_process_shutdown
-
+from prodpool.integrations.celery import stop_pools_with_worker
 from tests.helpers.waiting import until
 from tests.services.celery_broker import configured
 from tests.services.pools import POOLS, answer
@@ -28,7 +28,8 @@ def leave(place: str) -> None:
 
     def be_done() -> None:
         until(lambda: POOLS["threads"].stats().state == "draining")
-        Path(place, "done").touch()
+        # At the exit of the interpreter, which drains pools too, the main thread has ended.
+        Path(place, "done").write_text(f"main thread: {threading.main_thread().is_alive()}")
 
     POOLS["threads"].submit(be_done)
     meet(place, 1, "left")
@@ -38,11 +39,6 @@ app.task(name="ask")(ask)
 app.task(name="leave")(leave)
 
 
-def stop_pools(**_: object) -> None:
-    """Let the tasks of this child come to an end."""
-    for pool in POOLS.values():
-        pool.stop()
-
-
 if os.environ.get("STOP_POOLS"):
-    worker_process_shutdown.connect(stop_pools)
+    stop_pools_with_worker()
+    stop_pools_with_worker()  # as where two modules of an application do it

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGHUP, SIGTERM
 
 import urllib3
 
@@ -38,13 +40,27 @@ class Gunicorn:
             return None
         return answer.data if answer.status == 200 else None
 
+    def reload(self) -> None:
+        """Have the workers replaced."""
+        os.kill(self.pid, SIGHUP)
+
+    def workers(self) -> list[int]:
+        """Return the pids of the workers that are there, the oldest first."""
+        began = [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log())]
+        return [pid for pid in began if Path(f"/proc/{pid}").exists()]
+
 
 @contextmanager
-def gunicorn(folder: Path, application: str, *options: str, workers: int, **env: str) -> Iterator[Gunicorn]:
-    """Serve an application, loaded before the fork, until the block ends, which must go well."""
+def gunicorn(
+    folder: Path, application: str, *options: str, workers: int, preload: str = "--preload", **env: str
+) -> Iterator[Gunicorn]:
+    """Serve an application until the block ends, which must go well.
+
+    It is loaded before the fork, or with ``preload=""`` by each worker, and so anew when that is reloaded.
+    """
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         number, port = listener.fileno(), listener.getsockname()[1]
-        command = ["-m", "gunicorn", "--preload", f"--workers={workers}", "--threads=4"]
+        command = ["-m", "gunicorn", f"--workers={workers}", "--threads=4", *filter(None, [preload])]
         command += [f"--bind=fd://{number}", "--graceful-timeout=20", f"--pythonpath={ROOT}"]
         command += [*options, f"tests.services.{application}:application"]
         with service(command, folder / "gunicorn.log", env, pass_fds=[number], end=SIGTERM) as served:

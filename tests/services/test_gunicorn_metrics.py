@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 from collections import Counter
@@ -30,6 +29,7 @@ class Counted:
     def __init__(self, server: Gunicorn) -> None:
         self.log = server.log
         self.get = server.get
+        self.workers = server.workers
 
     def series(self) -> dict[tuple[str, ...], float] | None:
         """Scrape the service."""
@@ -47,11 +47,6 @@ class Counted:
         found = self.series()
         return None if found is None else sum(each for (of, *_), each in found.items() if of == name)
 
-    def workers(self) -> list[int]:
-        """Return the pids of the workers that are there, the oldest first."""
-        began = [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log())]
-        return [pid for pid in began if Path(f"/proc/{pid}").exists()]
-
     def end(self, number: signal.Signals) -> None:
         """Send the oldest worker a signal, unless it has just ended by itself."""
         with suppress(ProcessLookupError):
@@ -68,7 +63,7 @@ def counted(folder: Path) -> Iterator[Counted]:
     """Serve until the block ends, which must go well."""
     files = folder / "metrics"
     files.mkdir()
-    options = ("--max-requests=200", "--timeout=120", "--config=python:tests.services.counted_conf")
+    options = ("--max-requests=200", "--timeout=120", "--config=python:prodpool.integrations.gunicorn")
     env = {"PROMETHEUS_MULTIPROC_DIR": str(files)}
     with gunicorn(folder, "counted_app", *options, workers=WORKERS, **env) as server:
         yield Counted(server)

@@ -165,7 +165,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     for name in ("metrics", "claims", "prometheus"):
         (folder / name).mkdir()
     env = {"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"), "CLAIMS": str(folder / "claims")}
-    options = ("--timeout=120", "--config=python:tests.services.counted_conf")
+    options = ("--timeout=120", "--config=python:prodpool.integrations.gunicorn")
     rules = [folder / "prodpool.rules.yml"]
     with (
         gunicorn(folder, "queried_app", *options, workers=WORKERS, **env) as server,

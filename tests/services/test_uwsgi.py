@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 import sysconfig
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from tests.helpers.waiting import PATIENCE, until
 from tests.services.service import POOLS, Service, answers, service
@@ -36,6 +39,14 @@ class Served:
         self._url = f"http://127.0.0.1:{port}"
         self._http = urllib3.PoolManager(maxsize=AT_ONCE, retries=False, timeout=PATIENCE)
 
+    def order(self, number: int) -> bool:
+        """Leave an order to `orders_app`; tell whether it was accepted."""
+        try:
+            answer = self._http.request("GET", f"{self._url}/?{number}", headers={"Connection": "close"})
+        except urllib3.exceptions.HTTPError:
+            return False  # uWSGI's http-socket resets a connection now and then, with a pool or without
+        return answer.status == 202
+
     def answers(self, pool: str) -> list[object]:
         """Return what a pool answers to each thread of each worker."""
         place = self._folder / pool
@@ -52,7 +63,13 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *options: str, **env: str) -> Iterator[Served]:
+def served(
+    folder: Path,
+    *options: str,
+    application: str = "wsgi_app",
+    end: signal.Signals = signal.SIGKILL,
+    **env: str,
+) -> Iterator[Served]:
     """Serve until the block ends."""
     command: list[str | Path] = [Path(sysconfig.get_path("scripts"), "uwsgi"), *options]
     command += [
@@ -62,13 +79,13 @@ def served(folder: Path, *options: str, **env: str) -> Iterator[Served]:
         f"--threads={THREADS}",
         "--no-orphans",
     ]
-    command += ["--need-app", f"--pythonpath={ROOT}", "--module=tests.services.wsgi_app:application"]
+    command += ["--need-app", f"--pythonpath={ROOT}", f"--module=tests.services.{application}:application"]
     # Started by uWSGI itself, a worker process would be another uWSGI.
     env |= {"WORKER_PYTHON": sys.executable}
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         descriptor, port = listener.fileno(), listener.getsockname()[1]
         command.append(f"--http-socket=fd://{descriptor}")
-        with service(command, folder / "uwsgi.log", env, [descriptor]) as started:
+        with service(command, folder / "uwsgi.log", env, [descriptor], end) as started:
             started.until_logged(f"spawned uWSGI worker {WORKERS}")
             yield Served(started, folder, port)
 
@@ -98,3 +115,21 @@ def test_pools_used_before_the_fork(tmp_path: Path) -> None:
         lines = uwsgi.log("ERROR")
         assert len(lines) == WORKERS
         assert all(line.startswith("ERROR:prodpool:pool.forked pool=executor") for line in lines)
+
+
+def test_the_end(tmp_path: Path) -> None:
+    """The workers drain their pools when uWSGI ends, and can take their gauges out of the scrape."""
+    record, metrics = tmp_path / "record", tmp_path / "metrics"
+    metrics.mkdir()
+    env = {"RECORD": str(record), "PROMETHEUS_MULTIPROC_DIR": str(metrics), "GAUGES_END_AT_EXIT": "yes"}
+    env |= {"TAKES": "0.1", "ROOM": "100"}
+    with served(tmp_path, application="orders_app", end=signal.SIGINT, **env) as uwsgi:
+        accepted = {str(number) for number in range(40) if uwsgi.order(number)}
+    assert len(accepted) > 30
+    delivered = record.read_text().split()
+    assert accepted <= set(delivered)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(metrics))  # type: ignore[no-untyped-call]
+    labels = {"pool": "orders", "result": "ok"}
+    assert registry.get_sample_value("workerpool_completed_total", labels) == len(delivered)
+    assert list(metrics.glob("gauge_live*.db")) == []
