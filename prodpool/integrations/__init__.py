@@ -1,1 +1,4 @@
-"""Pools in the servers and frameworks that services run on. Each module needs the extra of its own name."""
+"""Pools in the servers and frameworks that services run on.
+
+A module imports what it is named after, if that is a framework: `pip install "prodpool[flask]"` brings it.
+"""
