@@ -26,10 +26,10 @@ nitpick_ignore_regex = [
     ),
     (
         r"py:.*",
-        r"(opentelemetry|prometheus_client|pybreaker)\..*|CollectorRegistry|TracerProvider",
+        r"(flask|grpc|opentelemetry|prometheus_client|pybreaker|starlette)\..*|CollectorRegistry|TracerProvider",
     ),
     # As docstrings name those of the standard library.
-    (r"py:.*", r"Executor|Exception|BaseException|\w+Error"),
+    (r"py:.*", r"Executor|Exception|BaseException|HTTPException|\w+Error"),
     # Type variables.
     (r"py:.*", r"(prodpool\..*\.)?[PT]"),
 ]

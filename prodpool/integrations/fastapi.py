@@ -36,7 +36,7 @@ def add_refusal_handlers(app: Starlette) -> None:
 
     They are exception handlers, so the application's middleware sees such an answer as it sees any other. A
     handler that the application has for one of these errors already stays. To a websocket the middleware
-    `ASGIRefusals` answers, which is added here too.
+    ``ASGIRefusals`` answers, which is added here too.
 
     Args:
         app: An application of FastAPI or Starlette.

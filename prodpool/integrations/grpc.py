@@ -43,7 +43,7 @@ class RpcStatus(NamedTuple):
 def status_of(error: BaseException) -> RpcStatus | None:
     """Return how an RPC ends whose work was refused with ``error``; None for any other error.
 
-    RESOURCE_EXHAUSTED where HTTP would say 429, UNAVAILABLE where it would say 503: see `refusal_of`. In a
+    RESOURCE_EXHAUSTED where HTTP would say 429, UNAVAILABLE where it would say 503: see ``refusal_of``. In a
     coroutine: ``await context.abort(*status_of(error))``.
     """
     refusal = refusal_of(error)

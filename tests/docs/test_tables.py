@@ -47,9 +47,12 @@ def test_every_environment_variable_is_in_the_reference() -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    """The API page has an entry for each name of the public modules, and for nothing else."""
+    """The API page has an entry for each name of the public modules, and for nothing else.
+
+    Those of the integrations are looked for when the site is built, since that needs the frameworks.
+    """
     page = (ROOT / "docs" / "reference" / "api.md").read_text()
-    entries = re.findall(r"^\.\. \w+:: (prodpool[.\w]+)", page, re.MULTILINE)
+    entries = re.findall(r"^\.\. \w+:: (prodpool(?!\.integrations\.)[.\w]+)", page, re.MULTILINE)
     public = {
         f"{module.__name__}.{name}"
         for module in (prodpool, prodpool.opentelemetry, prodpool.testing)
