@@ -206,9 +206,12 @@ class DeferredBreaker(Breaker):
         return self._thread.flush(timeout)
 
     def close(self, timeout: float) -> None:
-        """Wait for the same, give up after ``timeout`` seconds what still waits, and let the thread end."""
+        """Wait for the same, count what still waits after ``timeout`` seconds as lost, and let the thread go.
+
+        A storage that has not answered for `UNRESPONSIVE_AFTER` seconds is not waited for.
+        """
         self._opened = False
-        self._thread.close(timeout)
+        self._thread.close(0.0 if self._is_unresponsive() else timeout)
         with self._lock:
             lost = sum(outcome is not None for outcome in self._waiting)
             self._waiting.clear()
