@@ -167,11 +167,14 @@ def test_a_listener_hears_each_success(make_pool: MakePool, storage: GatedStorag
     assert listener.events == ["success"] * 20 + [error, error]
 
 
-def test_what_is_decided_waits_for_nobody(make_pool: MakePool, storage: GatedStorage) -> None:
+def test_what_is_decided_waits_for_nobody(
+    make_pool: MakePool, storage: GatedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While pybreaker's lock is held, no submit, result, statistic or making of a pool is held up."""
     own = circuit(storage)
     pool = make_pool(1, breaker=own)
     pool.submit(int).result(PATIENCE)
+    monkeypatch.setattr(deferred, "FIRST_LOOK", 0.05)
     let_go, held = threading.Event(), threading.Event()
 
     def hold() -> None:
