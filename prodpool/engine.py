@@ -17,7 +17,7 @@ from typing import Any
 from opentelemetry.trace import TracerProvider
 from prometheus_client.registry import CollectorRegistry
 
-from prodpool.admission.breaker.breaker import Breaker
+from prodpool.admission.breaker.deferred import make_breaker
 from prodpool.admission.permits import PermitSource
 from prodpool.concurrency.background_thread import background_thread
 from prodpool.concurrency.call_thread import CallThread
@@ -74,7 +74,6 @@ class Engine:
         self.telemetry_errors = TelemetryErrors(settings.name)
         self.log = PoolLog(settings, logger, self.telemetry_errors, now)
         self.tracing = Tracing(settings.name, tracer_provider, self.telemetry_errors)
-        self.sinks = TelemetrySinks(self.tracing.thread, self.log.thread, self.telemetry_errors.reports)
         self.call_thread = CallThread(
             f"prodpool-callbacks-{settings.name}", partial(self.telemetry_errors.report, "internal")
         )
@@ -86,7 +85,18 @@ class Engine:
             now=now,
             prefetch=first_prefetch(settings, abilities),
         )
-        self.breaker = None if breaker is None else self._make_breaker(breaker)
+        self.breaker = make_breaker(
+            breaker,
+            pool=settings.name,
+            monotonic=now,
+            hung_after=settings.hung_after,
+            on_change=lambda old, new, why: self.log.warning("breaker.changed", old=old, new=new, why=why),
+            on_error=self.telemetry_errors.report,
+            on_lost=partial(self.telemetry_errors.overflow, "breaker"),
+        )
+        self.sinks = TelemetrySinks(
+            self.tracing.thread, self.log.thread, self.telemetry_errors.reports, breaker=self.breaker
+        )
         self.permit_sources: tuple[PermitSource, ...] = () if self.breaker is None else (self.breaker,)
         self.settlement = Settlement(
             pool=settings.name,
@@ -219,7 +229,7 @@ class Engine:
             self._watched = True
             background_thread().add_periodic(self.watchdog)
             self.metrics.begin()
-            self.log.thread.open()
+            self.sinks.open()
             self.tracing.open()
             self.used = True
         # Not in the context of the request that comes to use it first.
@@ -309,16 +319,6 @@ class Engine:
         self.stopper.retry()
         self.call_thread.ensure_thread()
         self.sinks.ensure_threads()
-
-    def _make_breaker(self, spec: Any) -> Breaker:
-        return Breaker(
-            spec,
-            pool=self.settings.name,
-            monotonic=self.now,
-            hung_after=self.settings.hung_after,
-            on_change=lambda old, new, why: self.log.warning("breaker.changed", old=old, new=new, why=why),
-            on_error=self.telemetry_errors.report,
-        )
 
     def _flush_logs(self) -> None:
         self.watchdog.summarise_drops(final=True)

@@ -2,7 +2,7 @@
 # usage: system_packages.sh PYTHON | --demo
 # The demonstration uses Prometheus where it is there, and says itself what is missing where it is not.
 # Some checks of the test-suite need Debian packages: promtool and Prometheus itself (prometheus), Alertmanager
-# and amtool (prometheus-alertmanager), a browser (chromium) and CPython's own tests. Installs what is missing if it can, else says what to run. It never
+# and amtool (prometheus-alertmanager), a browser (chromium), redis-server and CPython's own tests. Installs what is missing if it can, else says what to run. It never
 # fails: the check that lacks its tool says so itself, by failing in CI (CI=true) and by a skip elsewhere.
 set -eu
 here=$(dirname "$0")
@@ -28,5 +28,7 @@ command -v prometheus-alertmanager >/dev/null || "$here/apt_install.sh" promethe
     echo "make: no prometheus-alertmanager: the checks of alerts and their routes will not run" >&2
 command -v chromium >/dev/null || "$here/apt_install.sh" chromium ||
     echo "make: no chromium: the drawing of a dashboard will not be checked" >&2
+command -v redis-server >/dev/null || "$here/apt_install.sh" redis-server ||
+    echo "make: no redis-server: the checks of a breaker whose state is in Redis will not run" >&2
 has_cpython_tests || "$here/apt_install.sh" "libpython$minor-testsuite" ||
     echo "make: no libpython$minor-testsuite: CPython's own executor tests will not run" >&2

@@ -20,17 +20,18 @@ from typing import Any, cast
 
 import pybreaker
 
-from prodpool.admission.breaker.circuits import Circuit, ExternalCircuit, PolicyCircuit, StateListener, feed
+from prodpool.admission.breaker.circuits import StateListener, circuit_for
+from prodpool.admission.breaker.feeding import feed
 from prodpool.admission.breaker.permit import STATES, BreakerState, Permit, Probe
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.interrupts import meant_for_thread
 from prodpool.errors import BreakerOpenError
-from prodpool.text import shown, type_name
+from prodpool.text import type_name
 
-__all__ = ["Breaker"]
+__all__ = ["FOUND_IN_STORAGE", "Breaker"]
 
 _OUTSIDE = "changed from outside the pool"
-_STORED = "found changed in its storage"
+FOUND_IN_STORAGE = "found changed in its storage"
 
 
 class Breaker:
@@ -41,6 +42,8 @@ class Breaker:
         a plain circuit breaker (CPython 3.11, 2026-11).
     Source: Nygard, Release It!, 2nd edition, "Circuit Breaker"; generations after sony/gobreaker
     """
+
+    _feed = staticmethod(feed)
 
     # Long, since each of its fields needs a word on what guards it.
     def __init__(
@@ -72,7 +75,7 @@ class Breaker:
         self._hung_after = hung_after
         self._on_change = on_change
         self._on_error = on_error
-        self._circuit = self._circuit_for(spec)
+        self._circuit = circuit_for(spec, pool=pool, report=self._report)
         # Whether the application may hold pybreaker's lock, or run a listener, for any time.
         self.shared = self._circuit.shared
         # Private, but the only way to check the generation and feed pybreaker in one step. A lock of our own
@@ -95,19 +98,16 @@ class Breaker:
         self._skips_success: int | None = None
         self._announcing = threading.RLock()  # never waited for; one that who does not hold it cannot release
 
+        self._state: BreakerState = "closed"
+        self._listener = StateListener(self._on_state_change)
+        self._attach()
+
+    def _attach(self) -> None:
         with self._circuit_lock:
-            self._state: BreakerState = STATES[self._circuit.breaker.current_state]
-            self._listener = StateListener(self._on_state_change)
+            self._state = STATES[self._circuit.breaker.current_state]
             self._circuit.breaker.add_listener(self._listener)
             self._circuit.guard()  # moves the listeners that it guards behind ours
         self._announce_changes()
-
-    def _circuit_for(self, spec: object) -> Circuit:
-        if isinstance(spec, BreakerPolicy):
-            return PolicyCircuit(spec, pool=self._pool)
-        if isinstance(spec, pybreaker.CircuitBreaker):
-            return ExternalCircuit(spec, report=self._report)
-        raise TypeError(f"breaker={shown(spec)}: pass a BreakerPolicy, a pybreaker.CircuitBreaker or None")
 
     def __repr__(self) -> str:
         """Show the state and what is out."""
@@ -172,7 +172,7 @@ class Breaker:
         circuit: Any = self._circuit.breaker
         if hasattr(circuit, "_lock"):
             circuit._lock = self._circuit_lock  # noqa: SLF001  # see __init__
-        self.detach()
+        Breaker.detach(self)  # now, while another kind has a thread do it
         self._lock = self._circuit_lock = lock
 
     # -- closed --------------------------------------------------------------------------------------------
@@ -191,8 +191,9 @@ class Breaker:
             return
         with self._circuit_lock:
             if generation == self._generation and circuit.needs_outcome(exception):
-                cause = _STORED if exception is None else f"consecutive failures: {circuit.breaker.fail_max}"
-                self._change_state(cause, feed, circuit.breaker, exception)
+                in_a_row = f"consecutive failures: {circuit.breaker.fail_max}"
+                cause = FOUND_IN_STORAGE if exception is None else in_a_row
+                self._change_state(cause, self._feed, circuit.breaker, exception)
             if trip is not None and generation == self._generation:
                 self._change_state(trip, circuit.breaker.open)
         self._announce_changes()
@@ -232,9 +233,8 @@ class Breaker:
             # A listener that submits while pybreaker tells of this very change must not start it once more.
             if self._cause is not None or not self._due():
                 return
-            self._change_state(
-                f"it was open for {self._circuit.open_for:g} s", self._circuit.breaker.half_open
-            )
+            why = f"it was open for {self._circuit.open_for:g} s"
+            self._change_state(why, self._circuit.breaker.half_open)
             if self._due():  # the storage raised: ask it again when the time is up again, not at every submit
                 with self._lock:
                     self._opened_at = self._monotonic()
@@ -267,13 +267,12 @@ class Breaker:
                 return
             try:
                 if exception is not None:
-                    self._change_state(
-                        f"a probe raised {type_name(exception)}", feed, circuit.breaker, exception
-                    )
+                    why = f"a probe raised {type_name(exception)}"
+                    self._change_state(why, self._feed, circuit.breaker, exception)
                 elif duration >= circuit.slow_after:
                     self._change_state(f"a probe took {duration:.3g} s", circuit.breaker.open)
                 else:
-                    self._change_state("enough probes succeeded", feed, circuit.breaker, None)
+                    self._change_state("enough probes succeeded", self._feed, circuit.breaker, None)
             finally:
                 # Not before pybreaker has judged it: a freed permit would let one more probe in meanwhile.
                 self.release(probe)
@@ -297,8 +296,9 @@ class Breaker:
 
     def _on_state_change(self, name: str) -> None:
         """Follow pybreaker into the state ``name``; its lock is held by the thread that changes it."""
-        new = STATES[name]
-        why = self._cause or _OUTSIDE
+        self._enter(STATES[name], self._cause or _OUTSIDE)
+
+    def _enter(self, new: BreakerState, why: str) -> None:
         with self._lock:
             old = self._state
             self._state = new

@@ -10,32 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import math
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from pybreaker import (
     STATE_CLOSED,
     CircuitBreaker,
-    CircuitBreakerError,
     CircuitBreakerListener,
     CircuitMemoryStorage,
 )
 
+from prodpool.admission.breaker.feeding import OutcomeError, is_judged
 from prodpool.admission.breaker.outcome_window import OutcomeWindow
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.errors import RejectedError, RemoteTaskError
+from prodpool.text import shown
 
-__all__ = ["ExternalCircuit", "PolicyCircuit", "ReportError", "StateListener", "feed"]
+__all__ = ["Circuit", "ExternalCircuit", "PolicyCircuit", "ReportError", "StateListener", "circuit_for"]
 
 ReportError = Callable[[BaseException], None]
 
 _NO_OUTCOME = (RejectedError, concurrent.futures.CancelledError, asyncio.CancelledError)
-
-_judged = threading.local()  # .exception: the one this thread feeds right now, found not to be excluded
 
 
 class StateListener(CircuitBreakerListener):
@@ -62,10 +59,11 @@ class _GuardedListener(CircuitBreakerListener):
         return hash(self.guarded)
 
     def before_call(self, cb: CircuitBreaker, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self._tell(self.guarded.before_call, cb, func, *args, **kwargs)
+        heard = [arg.original if isinstance(arg, OutcomeError) else arg for arg in args]
+        self._tell(self.guarded.before_call, cb, func, *heard, **kwargs)
 
     def failure(self, cb: CircuitBreaker, exc: BaseException) -> None:
-        self._tell(self.guarded.failure, cb, exc)
+        self._tell(self.guarded.failure, cb, exc.original if isinstance(exc, OutcomeError) else exc)
 
     def success(self, cb: CircuitBreaker) -> None:
         self._tell(self.guarded.success, cb)
@@ -94,7 +92,7 @@ class _GuardedExclusion:
         return hash(self.guarded)
 
     def __call__(self, exception: BaseException) -> bool:
-        return getattr(_judged, "exception", None) is not exception and self.covers(exception)
+        return not is_judged(exception) and self.covers(exception)
 
     def covers(self, exception: BaseException) -> bool:
         try:
@@ -106,40 +104,6 @@ class _GuardedExclusion:
         except BaseException as error:  # noqa: BLE001
             self.report(error)
             return False
-
-
-def _succeed() -> None:
-    pass
-
-
-def _fail(exception: BaseException) -> None:
-    raise exception
-
-
-def feed(breaker: CircuitBreaker, exception: BaseException | None) -> None:
-    """Report one outcome to ``breaker`` as if it had made the call, and leave ``exception`` unchanged.
-
-    Raises:
-        BaseException: what a storage raised; what a listener or predicate raises stays with its guard.
-    """
-    if exception is None:
-        with contextlib.suppress(CircuitBreakerError):
-            breaker.call(_succeed)
-        return
-    trace, context = exception.__traceback__, exception.__context__
-    _judged.exception = exception
-    try:
-        breaker.call(_fail, exception)
-    except CircuitBreakerError:
-        pass
-    except BaseException as error:
-        if error is not exception:
-            raise
-    finally:
-        _judged.exception = None
-        # Not by assignment: an exception may be a frozen dataclass.
-        BaseException.__setattr__(exception, "__traceback__", trace)
-        BaseException.__setattr__(exception, "__context__", context)
 
 
 class Circuit:
@@ -217,6 +181,12 @@ def stands_for(exception: BaseException, classes: Iterable[type]) -> bool:
     return any(f"{each.__module__}.{each.__qualname__}" in exception.kinds for each in classes)
 
 
+def has_memory_storage(breaker: CircuitBreaker) -> bool:
+    """Tell whether the state is in this process, so that to read or to change it takes no time."""
+    # Private: pybreaker does not show its storage (D12).
+    return type(getattr(breaker, "_state_storage", None)) is CircuitMemoryStorage
+
+
 class ExternalCircuit(Circuit):
     """A `CircuitBreaker` the user made, shared with its other users."""
 
@@ -227,9 +197,8 @@ class ExternalCircuit(Circuit):
         self.breaker = breaker
         self._report = report
         self._guarding = True
-        # pybreaker does not show its storage. One of another kind may be shared with other hosts, whose
-        # failures only it knows, so it is told every outcome.
-        self._alone = type(getattr(breaker, "_state_storage", None)) is CircuitMemoryStorage
+        # Another kind may be shared with other hosts, whose failures only it knows: it hears all outcomes.
+        self._alone = has_memory_storage(breaker)
 
     def guard(self) -> None:
         """Wrap the listeners that have no guard yet; needs pybreaker's lock, or an event could be missed."""
@@ -278,6 +247,10 @@ class ExternalCircuit(Circuit):
             )
         )
 
+    def has_other_listeners(self) -> bool:
+        """Whether somebody besides the pools hears of each outcome."""
+        return any(type(listener) is not StateListener for listener in self.breaker.listeners)
+
     def _exclusions(self) -> tuple[object, ...]:
         return cast("tuple[object, ...]", self.breaker.excluded_exceptions)
 
@@ -289,3 +262,16 @@ class ExternalCircuit(Circuit):
         # pybreaker takes predicates here too; its annotations do not say so.
         self.breaker.remove_excluded_exception(cast("Any", old))
         self.breaker.add_excluded_exception(cast("Any", new))
+
+
+def circuit_for(spec: object, *, pool: str, report: ReportError) -> Circuit:
+    """Return the circuit for what a pool was given.
+
+    Raises:
+        TypeError: ``spec`` is neither a policy nor a circuit breaker.
+    """
+    if isinstance(spec, BreakerPolicy):
+        return PolicyCircuit(spec, pool=pool)
+    if isinstance(spec, CircuitBreaker):
+        return ExternalCircuit(spec, report=report)
+    raise TypeError(f"breaker={shown(spec)}: pass a BreakerPolicy, a pybreaker.CircuitBreaker or None")
