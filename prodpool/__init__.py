@@ -1,7 +1,8 @@
 """Wrap a service's executors: bounded queue, metrics, traces, breaker, watchdog, a stop that ends."""
 
 from prodpool.admission.breaker.policy import BreakerPolicy
-from prodpool.config.settings import OnHangExit, Overload
+from prodpool.config.around import Around
+from prodpool.config.settings import OnHangExit, Overload, TaskContext
 from prodpool.errors import (
     BreakerOpenError,
     PoolBrokenError,
@@ -28,6 +29,7 @@ from prodpool.workers.base import SupportsSubmit
 from prodpool.workers.handoff.rebuildable_backend import BackendFactory
 
 __all__ = [
+    "Around",
     "BackendFactory",
     "BreakerOpenError",
     "BreakerPolicy",
@@ -51,6 +53,7 @@ __all__ = [
     "Result",
     "StopReport",
     "SupportsSubmit",
+    "TaskContext",
     "TaskExpiredError",
     "TaskTimeoutError",
     "UnpicklableError",

@@ -71,6 +71,11 @@ class StoppableExecutor(OptionsExecutor):
         name = f"prodpool-await-stop-{self._holder.engine.settings.name}"
         return await call_in_own_thread(loop, name, partial(self._holder.stop, seconds, wait=True))
 
+    @property
+    def drain_deadline(self) -> float:
+        """The seconds that `shutdown`, the end of ``with``, and `stop` without a deadline may take."""
+        return self._holder.engine.settings.drain_deadline
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Stop the pool as an `Executor` does, but within ``drain_deadline``.
 
@@ -80,7 +85,7 @@ class StoppableExecutor(OptionsExecutor):
         """
         if wait:
             self._refuse_from_inside("shutdown(wait=True)", _STOP_OUTSIDE)
-        self._holder.stop(self._drain_deadline(), wait=wait, cancel_queued=cancel_futures)
+        self._holder.stop(self.drain_deadline, wait=wait, cancel_queued=cancel_futures)
 
     async def __aenter__(self) -> Self:
         return self
@@ -154,12 +159,9 @@ class StoppableExecutor(OptionsExecutor):
         return True
 
     def _stop_deadline(self, deadline: float | None, what: str) -> float:
-        seconds = self._drain_deadline() if deadline is None else check_seconds("deadline", deadline)
+        seconds = self.drain_deadline if deadline is None else check_seconds("deadline", deadline)
         self._refuse_from_inside(what, _STOP_OUTSIDE)
         return seconds
-
-    def _drain_deadline(self) -> float:
-        return self._holder.engine.settings.drain_deadline
 
     def _refuse_from_inside(self, what: str, instead: str) -> None:
         engine = self._holder.engine

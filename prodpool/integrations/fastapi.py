@@ -114,7 +114,7 @@ async def _opened(
 
 async def _stop_all(pools: list[InstrumentedPool], deadline: float | None) -> None:
     if deadline is None:
-        deadline = max(map(_drain_deadline, pools), default=0.0)
+        deadline = max((pool.drain_deadline for pool in pools), default=0.0)
     ends = asyncio.get_running_loop().time() + deadline
     # Runs in reverse order, and each also if the coroutine was cancelled in the one before.
     async with AsyncExitStack() as stack:
@@ -124,11 +124,7 @@ async def _stop_all(pools: list[InstrumentedPool], deadline: float | None) -> No
 
 async def _stop(pool: InstrumentedPool, ends: float) -> None:
     left = max(0.0, ends - asyncio.get_running_loop().time())
-    await pool.stop_async(min(left, _drain_deadline(pool)))
-
-
-def _drain_deadline(pool: InstrumentedPool) -> float:
-    return pool._drain_deadline()  # noqa: SLF001  # the pool has no public word for it
+    await pool.stop_async(min(left, pool.drain_deadline))
 
 
 def pool_named(name: str) -> Callable[[HTTPConnection], Awaitable[InstrumentedPool]]:

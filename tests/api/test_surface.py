@@ -41,7 +41,7 @@ def public_objects() -> Iterator[tuple[str, object]]:
 
 PUBLIC = dict(public_objects())
 # Names for annotations that are no class: the reference describes them, for they can have no docstring.
-ALIASES = {"BackendFactory", "OnHangExit", "Overload"}
+ALIASES = {"Around", "BackendFactory", "OnHangExit", "Overload", "TaskContext"}
 
 
 def test_all_is_all() -> None:

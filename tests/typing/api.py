@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 import prodpool.opentelemetry
 import prodpool.testing
 from prodpool import (
+    Around,
     BackendFactory,
     BreakerOpenError,
     BreakerPolicy,
@@ -42,6 +43,7 @@ from prodpool import (
     Result,
     StopReport,
     SupportsSubmit,
+    TaskContext,
     TaskExpiredError,
     WorkerLostError,
     current_task,
@@ -128,7 +130,11 @@ def view(pool: InstrumentedPool) -> None:
 
 
 def annotate(
-    pool: InstrumentedPool, overload: Overload = "reject", on_hang_exit: OnHangExit = "exit"
+    pool: InstrumentedPool,
+    around: Around,
+    overload: Overload = "reject",
+    on_hang_exit: OnHangExit = "exit",
+    context: TaskContext = "copy",
 ) -> None:
     """What users annotate with is public: options passed on, backends, factories, a pool or a view."""
 
@@ -140,7 +146,13 @@ def annotate(
 
     def over(backend: SupportsSubmit | BackendFactory) -> InstrumentedPool:
         return InstrumentedPool(
-            backend, name="over", max_workers=2, overload=overload, on_hang_exit=on_hang_exit
+            backend,
+            name="over",
+            max_workers=2,
+            overload=overload,
+            on_hang_exit=on_hang_exit,
+            context=context,
+            around=around,
         )
 
     def enqueue(target: PoolLike) -> PoolFuture[str]:
