@@ -31,7 +31,8 @@ def on_event_loop() -> bool:
 def _runs_cells(loop: asyncio.AbstractEventLoop) -> bool:
     """Tell whether ``loop`` is one on which the Jupyter kernel of this process runs cells, if it has one."""
     ipython: Any = sys.modules.get("IPython")
-    kernel = None if ipython is None else getattr(ipython.get_ipython(), "kernel", None)
+    get_ipython = getattr(ipython, "get_ipython", None)
+    kernel = None if get_ipython is None else getattr(get_ipython(), "kernel", None)
     if kernel is None:
         return False
     # The kernel's own, or that of a subshell, which has a thread of its own.

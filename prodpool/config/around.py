@@ -23,7 +23,10 @@ def check_around(around: object) -> None:
     Raises:
         TypeError: It cannot; the message says why and what would do.
     """
-    why = None if around is None else _wrong(around)
+    try:
+        why = None if around is None else _wrong(around)
+    except Exception as error:  # noqa: BLE001  # its own code, when it is asked for an attribute
+        why = f"cannot be looked at ({said(error)})"
     if why is not None:
         raise TypeError(f"around={shown(around)} {why}: {_WAY_OUT}")
 

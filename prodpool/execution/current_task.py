@@ -73,6 +73,8 @@ class ThreadState(threading.local):
     handing_over: bool = False
     # In a worker process: makes what its task may know of itself.
     remote: Callable[[], CurrentTask] | None = None
+    # The task of the call that a backend of unknown kind makes in this thread.
+    local_task: Task | None = None
 
 
 thread_state = ThreadState()
@@ -97,7 +99,7 @@ def _after_fork() -> None:
     # Only the forking thread lives on, and whatever pool it worked for stayed in the parent.
     thread_state.worker = thread_state.settles_for = None
     thread_state.submitting = thread_state.handing_over = False
-    thread_state.remote = None
+    thread_state.remote = thread_state.local_task = None
 
 
 fork_hooks.register(_after_fork)
@@ -109,6 +111,10 @@ def current_task() -> CurrentTask | None:
     if worker is None:
         return None if thread_state.remote is None else thread_state.remote()
     tasks = worker.tasks()
+    local = thread_state.local_task
+    if local is not None and local not in tasks:
+        # Its future has failed, and the worker has been given another task meanwhile.
+        return CurrentTask(local, worker.pool, worker.now(), worker.now)
     if not tasks:
         return None
     task = tasks[-1]

@@ -268,10 +268,16 @@ class Runner:
         self._telemetry_errors.count("callback")
         self._log.callback_failed(callable_name(fn), error)
 
-    def around_failed(self, stacks: Iterable[str]) -> None:
-        """Count what the application's context manager raised around a task in another process."""
-        for stack in stacks:
-            self._telemetry_errors.report("around", RemoteTraceback(stack))
+    def around_failed(self, error: BaseException) -> None:
+        """Count what the context manager around a task raised, unless that is meant for the thread."""
+        if meant_for_thread(error):
+            raise error
+        self._telemetry_errors.report("around", error)
+
+    def telemetry_failed(self, errors: Iterable[tuple[str, str]]) -> None:
+        """Count what was raised around a task in another process; each with its sink and stack."""
+        for sink, stack in errors:
+            self._telemetry_errors.report(sink, RemoteTraceback(stack))
 
     def _settle(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextvars import Context
+from types import BuiltinMethodType, FunctionType, MethodType
+
 from prodpool.task.around_call import AroundCall
 from prodpool.task.task import Task
 from prodpool.telemetry.log_events import PoolLog
@@ -31,12 +34,10 @@ class GrpcOverload:
         return _USE_INSTEAD
 
 
-def _inner(fn: object) -> object:
-    return fn.fn if isinstance(fn, AroundCall) else fn
-
-
 def _is_rpc(task: Task) -> bool:
     """Tell whether ``grpc.server`` has submitted this: a function of its own, or ``Context.run`` with one."""
-    return any(
-        getattr(each, "__module__", None) == "grpc._server" for each in (_inner(task.fn), *task.args[:1])
-    )
+    fn = task.fn.fn if isinstance(task.fn, AroundCall) else task.fn
+    if type(fn) is BuiltinMethodType and isinstance(fn.__self__, Context) and task.args:
+        fn = task.args[0]
+    # Of nothing else: an object of the application's may do anything when it is asked for an attribute.
+    return isinstance(fn, FunctionType | MethodType) and fn.__module__ == "grpc._server"

@@ -62,7 +62,7 @@ class Submitter:
         self._overload = engine.settings.overload
         self._pool = engine.settings.name
         self._around = engine.settings.around
-        self._around_failed = partial(engine.telemetry_errors.report, "around")
+        self._around_failed = engine.runner.around_failed
         self._task_context = context_maker(engine.settings)
         self._grpc_overload = GrpcOverload(engine.log)
 

@@ -13,12 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.trace import Span, StatusCode
 
 from prodpool.concurrency.call_queue import CallQueue
 from prodpool.task.ending import Ending, TaskObserver
 from prodpool.task.outcomes import Reason
+from prodpool.telemetry import propagation
 from prodpool.telemetry.counters import Exemplar
 from prodpool.telemetry.tracebacks import render_error
 from prodpool.text import full_type_name, said, type_name
@@ -50,6 +51,7 @@ class Tracing(TaskObserver):
         self._given = provider
         self._tracer = provider.get_tracer("prodpool") if provider is not None else None
         self._look_at = float("-inf")
+        self._load_error_reported = False
         self.thread = CallQueue(
             f"prodpool-trace-{pool}",
             capacity=_CAPACITY,
@@ -109,15 +111,23 @@ class Tracing(TaskObserver):
         cannot be set later. Without a tracer provider the caller's own trace and baggage travel.
         """
         with self._telemetry_errors.guard("trace"):
-            parent = task.context.run(otel_context.get_current)
+            # A copy: a run that was given up may still be inside of it.
+            parent = task.context.copy().run(otel_context.get_current)
             if not self.wanted(now):
-                return _injected(parent) if parent else None
+                return self._inject(parent) if parent else None
             span = task.span
             if span is None:  # else it is handed over once more
                 span = task.span = self._start(task, parent, now - task.admitted_at)
                 task.recorded = span.is_recording()
-            return _injected(trace.set_span_in_context(span, parent))
+            return self._inject(trace.set_span_in_context(span, parent))
         return None
+
+    def _inject(self, context: Context) -> dict[str, str] | None:
+        error = propagation.load_error()
+        if error is not None and not self._load_error_reported:
+            self._load_error_reported = True
+            self._telemetry_errors.report("trace", error)
+        return propagation.inject(context) or None
 
     def ended(self, task: Task, ending: Ending) -> None:
         """End the span of a task that ran; write a queue span for one that did not."""
@@ -209,12 +219,6 @@ class Tracing(TaskObserver):
             "exception.stacktrace": render_error(error),
             "exception.escaped": "False",
         }
-
-
-def _injected(context: Context) -> dict[str, str] | None:
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier, context)
-    return carrier or None
 
 
 # What the thread does. Each gets plain values only, and no task: that holds arguments and results.

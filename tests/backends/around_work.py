@@ -8,7 +8,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import structlog
-from opentelemetry import baggage, trace
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import TextMapPropagator
 
 from prodpool import current_task
 
@@ -70,3 +72,44 @@ def context() -> tuple[dict[str, Any], dict[str, Any], int]:
     bound = structlog.contextvars.get_contextvars()
     trace_id = trace.get_current_span().get_span_context().trace_id
     return dict(baggage.get_all()), bound, trace_id
+
+
+@contextmanager
+def leaks() -> Iterator[None]:
+    """Set a variable and never set it back."""
+    inside.set(f"{inside.get()}+")
+    yield
+
+
+def sets_and_sees() -> str:
+    before = inside.get()
+    inside.set(f"{before}+")
+    return before
+
+
+@contextmanager
+def interrupted() -> Iterator[None]:
+    raise KeyboardInterrupt
+    yield
+
+
+class BadPropagator(TextMapPropagator):
+    """Writes, and cannot read."""
+
+    def __init__(self, value: object = "value") -> None:
+        self._value = value
+
+    @property
+    def fields(self) -> set[str]:
+        return {"bad"}
+
+    def inject(self, carrier: Any, *_: Any, **__: Any) -> None:
+        carrier["bad"] = self._value
+
+    def extract(self, *_: Any, **__: Any) -> Context:
+        raise LookupError("nothing to be read")
+
+
+def install_bad_propagator() -> None:
+    """Do so in a worker process."""
+    propagate.set_global_textmap(BadPropagator())

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import structlog
-from opentelemetry import baggage, trace
+from opentelemetry import baggage, propagate, trace
 from opentelemetry import context as otel_context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from prometheus_client import CollectorRegistry
@@ -35,7 +35,7 @@ def test_a_task_runs_inside(make_pool: MakePool) -> None:
     assert [entry["task"] for entry in make_pool.logs.named("task.slow")] == ["seen", "look"]
 
 
-@pytest.mark.parametrize("broken", ["fails_to_enter", "fails_to_leave", "returns_nothing"])
+@pytest.mark.parametrize("broken", ["fails_to_enter", "fails_to_leave", "returns_nothing", "interrupted"])
 def test_its_errors_are_not_the_tasks(
     make_pool: MakePool, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
@@ -51,7 +51,7 @@ def test_its_errors_are_not_the_tasks(
     )
     assert counted == 2
     (report,) = [record.getMessage() for record in caplog.records if "sink=around" in record.getMessage()]
-    assert ("is not a context manager" if broken == "returns_nothing" else f", in {broken}\n") in report
+    assert ("context manager protocol" if broken == "returns_nothing" else f"in {broken}\n") in report
     completed = pool.stats().completed
     assert (completed[Result.OK], completed[Result.ERROR]) == (1, 1)
 
@@ -101,6 +101,30 @@ def test_an_empty_context(make_pool: MakePool) -> None:
         assert pool.submit(work.seen).result(PATIENCE) == "nothing"
     finally:
         work.inside.reset(token)
+
+
+@pytest.mark.parametrize("task", ["seen", "sets_and_sees"])
+def test_what_is_set_stays_with_the_task(make_pool: MakePool, task: str) -> None:
+    """Neither what a task sets nor what is set around it is there for the next one, in whatever process."""
+    pool = make_pool(1, around=work.leaks)
+    seen = [pool.submit(getattr(work, task)).result(PATIENCE) for _ in range(3)]
+    assert seen == ["nothing+"] * 3
+
+
+@pytest.mark.parametrize("kind", ["forkserver", "handed"], indirect=True)
+@pytest.mark.parametrize("value", ["value", 7, threading.Lock()], ids=["reads", "writes-int", "writes-lock"])
+def test_a_propagator_that_fails(
+    make_pool: MakePool, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
+    """Its error is counted and reported; the task runs, without what did not travel."""
+    monkeypatch.setattr(propagate, "propagators", work.BadPropagator(value))
+    pool = make_pool(1)
+    pool.submit(work.install_bad_propagator).result(PATIENCE)
+    context = contextvars.copy_context()
+    context.run(otel_context.attach, baggage.set_baggage("tenant", "acme"))
+    assert context.run(pool.submit, abs, -7).result(PATIENCE) == 7
+    labels = {"pool": pool.name, "sink": "trace"}
+    assert registry.get_sample_value("workerpool_telemetry_errors_total", labels) == 1
 
 
 def _submit_in_a_request(pool: InstrumentedPool) -> tuple[object, object, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from opentelemetry import trace
 from prodpool.execution.current_task import thread_state
 from prodpool.task.task import Task
 from prodpool.workers.handoff.backend_worker import BackendWorker
-from prodpool.workers.in_worker.call import CallHeader, CallResult, run_plain
+from prodpool.workers.in_worker.call import CallHeader, CallResult, run_here, run_plain
 
 
 class LocalCall:
@@ -40,20 +41,35 @@ class LocalCall:
 
     def __call__(self) -> CallResult:
         """Make the call and return its outcome."""
-        worker = self._worker
+        worker, task = self._worker, self._task
+        ident = threading.get_ident()
         # The thread may be running a task of another pool, or of this one.
-        worker.replaced, worker.ident = thread_state.worker, threading.get_ident()
-        thread_state.worker = worker
+        outer, outer_task = thread_state.worker, thread_state.local_task
+        worker.replaced, worker.ident = outer, ident
+        thread_state.worker, thread_state.local_task = worker, task
         try:
-            return self._task.context.run(self._run)
+            return self._run_in(task.context)
         finally:
-            thread_state.worker = worker.replaced
-            worker.replaced = worker.ident = None
+            thread_state.worker, thread_state.local_task = outer, outer_task
+            # A backend may have given this call up, and then the worker has the next one in another thread.
+            if worker.ident == ident:
+                worker.replaced = worker.ident = None
 
-    def _run(self) -> CallResult:
+    def _run_in(self, context: Context) -> CallResult:
+        began: list[bool] = []
+        try:
+            return context.run(self._run, began)
+        except RuntimeError:
+            if began:
+                raise
+        # Another run of the task, which was given up, is still inside of it.
+        return context.copy().run(self._run, began)
+
+    def _run(self, began: list[bool]) -> CallResult:
+        began.append(True)
         with ExitStack() as undo:
             if (span := self._task.span) is not None:
                 token = otel_context.attach(trace.set_span_in_context(span))
                 undo.callback(otel_context.detach, token)
             fn, args, kwargs, _ = self._call
-            return run_plain(self._header._replace(trace_context=None), fn, args, kwargs, {})
+            return run_here(self._header._replace(trace_context=None), fn, args, kwargs, {})

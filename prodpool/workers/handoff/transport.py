@@ -33,7 +33,7 @@ class Transport:
         pool: The pool's name.
         abilities: What the backend can do.
         context_vars: Names of the context variables that travel too.
-        runner: Begins the span of a task, and is told of errors around it.
+        runner: Begins the span of a task, and is told of what failed around it.
         now: The pool's clock.
     """
 
@@ -84,8 +84,8 @@ class Transport:
 
     def read(self, worker: BackendWorker, task: Task, outcome: CallResult) -> TimedResult:
         """Unpack the result of the worker's task, with the times of its run by the pool's clock."""
-        if outcome.around_errors:
-            self._runner.around_failed(outcome.around_errors)
+        if outcome.telemetry_errors:
+            self._runner.telemetry_failed(outcome.telemetry_errors)
         started, ended = self._times(worker, outcome)
         try:
             value, failure = self._serializer.unpack(outcome)

@@ -12,26 +12,26 @@ import math
 import pickle
 import platform
 import time
-import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from contextvars import Context
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context, copy_context
 from pathlib import Path
 from types import CoroutineType
 from typing import Any, NamedTuple
 
-from opentelemetry import context, propagate
+from opentelemetry import context
 
-from prodpool.errors import RemoteTaskError, UnpicklableError
+from prodpool.errors import UnpicklableError
 from prodpool.execution.current_task import CurrentTask, thread_state
 from prodpool.task.around_call import AroundCall
 from prodpool.task.cancellation import CancelToken
 from prodpool.task.coroutines import coroutine_refusal
 from prodpool.task.task import Task, TaskOptions
+from prodpool.telemetry import propagation
 from prodpool.telemetry.tracebacks import without_own_frames
-from prodpool.text import short_stack, type_name
-from prodpool.workers.in_worker.context_vars import set_vars
+from prodpool.text import type_name
+from prodpool.workers.in_worker.context_vars import assign_vars
+from prodpool.workers.in_worker.error_transport import pack_error, render
 
 Dumps = Callable[[Any], bytes]
 
@@ -79,7 +79,8 @@ class CallResult(NamedTuple):
     Attributes:
         host: Whose clock that is.
         expired: Whether its deadline had passed, so that it was not made.
-        around_errors: Stacks of what the application's context manager around it raised.
+        telemetry_errors: What the application's propagator and its context manager around the call raised:
+            each with its sink and stack.
         value: The result, as bytes if ``pickled``; None after an error.
         error: The exception as bytes (``pickled``) or as it is; None after a result.
         stack: The exception's stack as text.
@@ -93,7 +94,7 @@ class CallResult(NamedTuple):
     error: Any = None
     stack: str | None = None
     expired: bool = False
-    around_errors: tuple[str, ...] = ()
+    telemetry_errors: tuple[tuple[str, str], ...] = ()
 
 
 @functools.cache
@@ -137,8 +138,10 @@ def run_call(
     except BaseException as error:  # noqa: BLE001  # a class's __setstate__ may raise anything
         lost = _unpicklable(header, "the call does not load in the worker process", error)
         return failed_result(header, started, lost, dumps)
-    result = _call(header, started, fn, args, kwargs, variables, dumps=dumps, is_cancelled=is_cancelled)
-    return _with_around_errors(result, fn)
+    # In a context of its own: what the call sets must not be there for the next one.
+    return copy_context().run(
+        _call, header, started, fn, args, kwargs, variables, dumps=dumps, is_cancelled=is_cancelled
+    )
 
 
 def call_each(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -154,10 +157,21 @@ def run_plain(
     variables: Mapping[str, Any],
 ) -> CallResult:
     """Make a call for a backend of unknown kind, which carries everything as it sees fit."""
+    return copy_context().run(run_here, header, fn, args, kwargs, variables)
+
+
+def run_here(
+    header: CallHeader,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    variables: Mapping[str, Any],
+) -> CallResult:
+    """Make a call in the present context, where what it sets stays."""
     started = time.monotonic()
     if _has_expired(header.info, started):
         return CallResult(started, started, this_host(), pickled=False, value=None, expired=True)
-    return _with_around_errors(_call(header, started, fn, args, kwargs, variables, dumps=None), fn)
+    return _call(header, started, fn, args, kwargs, variables, dumps=None)
 
 
 def _has_expired(info: TaskInfo | None, started: float) -> bool:
@@ -181,18 +195,34 @@ def _call(
     dumps: Dumps | None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> CallResult:
+    errors: list[tuple[str, str]] = []
+    if type(fn) is AroundCall and fn.report is None:
+        fn.report = lambda error: errors.append(("around", render(error)))
     outer, thread_state.remote = thread_state.remote, RemoteCurrentTask(header, started, is_cancelled)
     try:
-        with ExitStack() as around:
-            if variables:
-                around.enter_context(set_vars(variables))
-            if header.trace_context is not None:
-                around.enter_context(_traced(header.trace_context))
-            value = fn(*args, **kwargs)
-    except BaseException as error:  # noqa: BLE001  # SystemExit is the task's, not the worker's
-        return failed_result(header, started, error, dumps)
+        assign_vars(variables)
+        if header.trace_context is not None:
+            _attach(header.trace_context, errors)
+        result = _make_call(header, started, fn, args, kwargs, dumps)
+    except BaseException as error:  # noqa: BLE001  # a context variable's module does not load here
+        result = failed_result(header, started, error, dumps)
     finally:
         thread_state.remote = outer
+    return result._replace(telemetry_errors=tuple(errors)) if errors else result
+
+
+def _make_call(
+    header: CallHeader,
+    started: float,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dumps: Dumps | None,
+) -> CallResult:
+    try:
+        value = fn(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001  # SystemExit is the task's, not the worker's
+        return failed_result(header, started, error, dumps)
     ended = time.monotonic()
     if type(value) is CoroutineType:
         return failed_result(header, started, coroutine_refusal(fn, value), dumps)
@@ -206,94 +236,27 @@ def _call(
     return CallResult(started, ended, this_host(), pickled, value)
 
 
-def _with_around_errors(result: CallResult, fn: Any) -> CallResult:
-    if type(fn) is AroundCall and fn.errors:
-        return result._replace(around_errors=tuple(map(_render, fn.errors)))
-    return result
-
-
 def failed_result(
     header: CallHeader, started: float, error: BaseException, dumps: Dumps | None
 ) -> CallResult:
     """Return the outcome of a call that raised ``error``, as bytes if there are ``dumps``."""
     ended = time.monotonic()
     BaseException.with_traceback(error, without_own_frames(error.__traceback__))
-    stack = _render(error)
-    packed = error if dumps is None else _pack_error(header, error, dumps)
+    stack = render(error)
+    packed = error if dumps is None else pack_error(header.pool, header.task, error, dumps)
     return CallResult(started, ended, this_host(), dumps is not None, None, packed, stack)
-
-
-def _pack_error(header: CallHeader, error: BaseException, dumps: Dumps) -> bytes:
-    """Pickle an exception: as it is, else without its ``__init__``, else what stands in for it."""
-    for form in (lambda: error, lambda: Rebuilt.of(error)):
-        try:
-            data = dumps(form())
-            # One whose __init__ does not take what it passed on would not load in the pool's process.
-            if type(pickle.loads(data)) is type(error):  # noqa: S301
-                return data
-        except BaseException:  # noqa: BLE001, S110  # its own code, which may raise anything
-            pass
-    kinds = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
-    substitute = RemoteTaskError(pool=header.pool, task=header.task, error=type_name(error), kinds=kinds)
-    return pickle.dumps(substitute, pickle.HIGHEST_PROTOCOL)
-
-
-class Rebuilt:
-    """Pickles as an exception that is made anew from its class, ``args`` and attributes.
-
-    By itself it pickles as a call of its class with ``args``, which fails where ``__init__`` takes others.
-    """
-
-    def __init__(self, kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> None:
-        self._parts = kind, args, attributes
-
-    @classmethod
-    def of(cls, error: BaseException) -> Rebuilt:
-        """Return what pickles as ``error``."""
-        attributes = {name: value for name, value in vars(error).items() if name != "__notes__"}
-        # Not ``args``: those of an OSError leave out the file's name.
-        args: tuple[Any, ...] = _builtin(type(error)).__reduce__(error)[1]
-        return cls(type(error), args, attributes)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild_error, self._parts
-
-
-def rebuild_error(
-    kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]
-) -> BaseException:
-    """Make an exception without an ``__init__`` but that of the interpreter's own class."""
-    error = kind.__new__(kind, *args)
-    _builtin(kind).__init__(error, *args)
-    # Not by assignment: an exception may be a frozen dataclass.
-    vars(error).update(attributes)
-    return error
-
-
-def _builtin(kind: type[BaseException]) -> Any:
-    """Return the interpreter's own class that an exception's class is derived from."""
-    return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
 def _unpicklable(header: CallHeader, what: str, error: BaseException) -> UnpicklableError:
     return UnpicklableError(pool=header.pool, task=header.task, what=what, error=error)
 
 
-def _render(error: BaseException) -> str:
-    try:
-        return short_stack(traceback.format_exception(error))
-    except BaseException:  # noqa: BLE001
-        return f"{type_name(error)} (its stack could not be rendered)"
-
-
-@contextmanager
-def _traced(trace_context: Mapping[str, str]) -> Iterator[None]:
+def _attach(trace_context: Mapping[str, str], errors: list[tuple[str, str]]) -> None:
     """Make the span of the task current, so that spans opened inside are its children."""
-    token = context.attach(propagate.extract(trace_context))
     try:
-        yield
-    finally:
-        context.detach(token)
+        context.attach(propagation.extract(trace_context))
+    except Exception as error:  # noqa: BLE001  # the application's propagator, which is not the task's fault
+        errors.append(("trace", render(error)))
 
 
 class RemoteCurrentTask:

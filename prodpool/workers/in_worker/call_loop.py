@@ -151,8 +151,8 @@ class CallLoop:
         bodies.append(body[4 + length :])
         del body
         outcome = run_call(header, bodies.pop, self._dumps, partial(self._is_cancelled, number))
-        for told in outcome.around_errors:
-            self._connection.sendall(frame(Kind.AROUND_FAILED, number, told.encode(errors="replace")))
+        for told in outcome.telemetry_errors:
+            self._connection.sendall(frame(Kind.TELEMETRY_ERROR, number, pickle.dumps(told)))
         self._send_result(number, outcome)
 
     def _send_result(self, number: int, outcome: CallResult) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from contextvars import Context
-from functools import partial
 from typing import Any
 
 from structlog import contextvars
@@ -25,30 +23,21 @@ def read_vars(names: Sequence[str], context: Context) -> dict[str, Any]:
     return values
 
 
-def assign_vars(values: Mapping[str, Any]) -> list[Callable[[], object]]:
-    """Set variables; return what undoes that, to be called in reverse order."""
-    undo: list[Callable[[], object]] = []
+def assign_vars(values: Mapping[str, Any]) -> None:
+    """Set variables in the present context.
+
+    Raises:
+        ImportError, LookupError: This process has no such variable.
+    """
     for name, value in values.items():
         key = structlog_key(name)
         if key is None:
-            undo.append(partial(variable(name).reset, variable(name).set(value)))
+            variable(name).set(value)
         else:
-            tokens = contextvars.bind_contextvars(**{key: value})
-            undo.append(partial(contextvars.reset_contextvars, **tokens))
-    return undo
-
-
-@contextmanager
-def set_vars(values: Mapping[str, Any]) -> Iterator[None]:
-    """Set variables for as long as the block runs."""
-    undo = assign_vars(values)
-    try:
-        yield
-    finally:
-        for step in reversed(undo):
-            step()
+            contextvars.bind_contextvars(**{key: value})
 
 
 def _read_structlog(key: str, context: Context) -> dict[str, Any]:
-    bound = context.run(contextvars.get_contextvars)
+    # A copy: a run that was given up may still be inside of it.
+    bound = context.copy().run(contextvars.get_contextvars)
     return {f"{STRUCTLOG}:{each}": value for each, value in bound.items() if key in {ALL, each}}

@@ -28,7 +28,7 @@ class Kind(IntEnum):
     START_FAILED = 5
     RESULT = 6
     DISCARDED = 7  # the calls that had no credit are thrown away
-    AROUND_FAILED = 8  # the context manager around the task whose result comes next has raised an error
+    TELEMETRY_ERROR = 8  # of the call whose result comes next: pickled, its sink and stack
 
 
 class Payload(IntEnum):

@@ -245,8 +245,8 @@ class CallSender:
                 self._requeue_and_discard(worker)
             elif answer.kind == Kind.DISCARDED:
                 connection.discarding = False
-            elif answer.kind == Kind.AROUND_FAILED:
-                self._runner.around_failed([bytes(answer.body).decode(errors="replace")])
+            elif answer.kind == Kind.TELEMETRY_ERROR:
+                self._runner.telemetry_failed([pickle.loads(answer.body)])  # noqa: S301  # from our own worker
             else:
                 return answer
 

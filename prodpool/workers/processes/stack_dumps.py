@@ -9,9 +9,9 @@ import socket
 import threading
 import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+from prodpool.task import around_call
 from prodpool.text import said, short_stack
 from prodpool.workers.in_worker import call
 from prodpool.workers.in_worker.setup import STACKS_SIGNAL
@@ -22,7 +22,8 @@ ANSWER_TIMEOUT = 0.5
 _END_OF_ANSWER = 0.005
 _CHUNK = 1 << 16
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$', re.MULTILINE)
-_CALL_FILE = str(Path(call.__file__))
+# What is around a task there, of ours.
+_OWN_FILES = {module.__file__ for module in (call, around_call)}
 # One question at a time, from all threads: the answers of one process would mingle.
 _lock = threading.Lock()
 
@@ -85,11 +86,11 @@ def _read(stacks: socket.socket) -> str:
 def render(text: str) -> str:
     """Return the task's part of what faulthandler wrote, as Python prints a stack."""
     threads = [_FRAME.findall(part) for part in re.split(r"\n(?=\S)", text)]
-    frames = next((each for each in threads if any(file == _CALL_FILE for file, _, _ in each)), None)
+    frames = next((each for each in threads if any(file in _OWN_FILES for file, _, _ in each)), None)
     if frames is None:
         return short_stack([text])
     # Innermost first here; what lies below our call is the worker's own.
-    until = next(place for place, (file, _, _) in enumerate(frames) if file == _CALL_FILE)
+    until = next(place for place, (file, _, _) in enumerate(frames) if file in _OWN_FILES)
     task = frames[: until or 1]
     summary = [traceback.FrameSummary(file, int(line), name) for file, line, name in reversed(task)]
     return short_stack(traceback.StackSummary.from_list(summary).format())
