@@ -185,9 +185,11 @@ class StopPhases:
             self._wait_for_change(wait)
 
     def _say_that_it_blocks(self) -> None:
-        self._said_that_it_blocks = True
         with self._dispatcher.lock:
             there = self._dispatcher.occupancy()
+        if not (there.queued or there.running):
+            return  # a worker is still in the callbacks of its last task, such as the one that woke the loop
+        self._said_that_it_blocks = True
         # A line and no warning: where warnings are errors, that would break off the very stop.
         self._log_event(
             self._log.warning,

@@ -37,7 +37,7 @@ class GrpcOverload:
 def _is_rpc(task: Task) -> bool:
     """Tell whether ``grpc.server`` has submitted this: a function of its own, or ``Context.run`` with one."""
     fn = task.fn.fn if isinstance(task.fn, AroundCall) else task.fn
-    if type(fn) is BuiltinMethodType and isinstance(fn.__self__, Context) and task.args:
+    if isinstance(fn, BuiltinMethodType) and isinstance(fn.__self__, Context) and task.args:
         fn = task.args[0]
     # Of nothing else: an object of the application's may do anything when it is asked for an attribute.
     return isinstance(fn, FunctionType | MethodType) and fn.__module__ == "grpc._server"

@@ -169,10 +169,18 @@ class OptionsExecutor(Executor):
         ``current_task().cancelled``.
 
         Raises:
-            PoolFullError, TaskExpiredError, PoolClosedError, BreakerOpenError: As by `submit_wait`.
+            PoolFullError, TaskExpiredError, PoolClosedError, BreakerOpenError: As by `submit_wait`. Also
+                PoolClosedError if a stop has dropped the task from the queue.
         """
         future: PoolFuture[T] = await self._submitter.submit_async(self._options, fn, args, kwargs)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if not future.cancelled() or (caller is not None and caller.cancelling()):
+                raise
+            # This coroutine was not cancelled, and no other has the future: it was the stop.
+            raise self._submitter.refusal() from None
 
     def options(
         self,

@@ -293,6 +293,10 @@ class Submitter:
         task.future._task = None  # noqa: SLF001
         release_all(task.permits)
 
+    def refusal(self) -> PoolClosedError:
+        """Return what is told of a task that the stop has dropped."""
+        return self._engine.closing.refusal()
+
     # Refusals.
 
     def _refuse_if_closed(self, offer: Admission) -> None:

@@ -43,7 +43,7 @@ class AroundCall:
                     value = self.fn(*args, **kwargs)
                 except BaseException as error:
                     # The task's frames refer to this one: who keeps the error keeps what is here.
-                    del args, kwargs
+                    args, kwargs = (), {}
                     raised, trace = error, error.__traceback__
                     raise
         except BaseException as error:  # noqa: BLE001  # `report` raises what is no business of this one

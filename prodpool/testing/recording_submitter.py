@@ -53,6 +53,10 @@ class RecordingSubmitter(Submitter):
         """Note a call, and run it unless it is to be held."""
         return self._submit("submit", options, fn, args, kwargs)
 
+    def refusal(self) -> PoolClosedError:
+        """Return what is told of a task that the stop has dropped."""
+        return PoolClosedError(pool=self.pool)
+
     def submit_wait(
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> PoolFuture[Any]:
@@ -174,7 +178,7 @@ class RecordingSubmitter(Submitter):
     ) -> PoolFuture[Any]:
         task = self._make_task(options, fn, args, kwargs)
         with self.lock:
-            refusal = PoolClosedError(pool=self.pool) if self.closed else self.refusals.next(self.pool, task)
+            refusal = self.refusal() if self.closed else self.refusals.next(self.pool, task)
             self.submissions.append(
                 Submission(
                     method=method,

@@ -14,7 +14,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import prodpool
-from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result, current_task
+from prodpool import (
+    InstrumentedPool,
+    PoolClosedError,
+    PoolFullError,
+    Reason,
+    Result,
+    WorkerLostError,
+    current_task,
+)
 from tests.helpers.accounting import check
 from tests.helpers.inside import WatchedWaiters
 from tests.helpers.tasks import BlockingTask, TaskError
@@ -109,6 +117,22 @@ async def test_run_waits_for_a_slot(make_pool: MakePool, gate: BlockingTask) -> 
     gate.release()
     assert await asyncio.gather(*waiting) == list(range(20))
     assert await held == "held"
+
+
+async def test_run_dropped_by_a_stop(make_pool: MakePool, gate: BlockingTask) -> None:
+    """A task that a stop drops from the queue was refused after all: the coroutine was not cancelled."""
+    pool = make_pool(1, queue_capacity=1)
+    held = asyncio.create_task(pool.run(gate))
+    await asyncio.to_thread(gate.wait_started)
+    queued = asyncio.create_task(pool.run(int))
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(pool.stop_async(0.05))
+    with pytest.raises(PoolClosedError, match="stop"):
+        await queued
+    gate.release()
+    await stopping
+    with suppress(WorkerLostError):  # if it was given up before
+        await held
 
 
 async def test_run_cancelled_in_line(make_pool: MakePool, gate: BlockingTask) -> None:

@@ -196,7 +196,7 @@ def _call(
     is_cancelled: Callable[[], bool] | None = None,
 ) -> CallResult:
     errors: list[tuple[str, str]] = []
-    if type(fn) is AroundCall and fn.report is None:
+    if isinstance(fn, AroundCall) and fn.report is None:
         fn.report = lambda error: errors.append(("around", render(error)))
     outer, thread_state.remote = thread_state.remote, RemoteCurrentTask(header, started, is_cancelled)
     try:
