@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -16,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from prodpool import InstrumentedPool, Result
 from tests.backends import around_work as work
 from tests.backends.conftest import PATIENCE, MakePool
+from tests.support import ROOT
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -125,6 +129,31 @@ def test_a_propagator_that_fails(
     assert context.run(pool.submit, abs, -7).result(PATIENCE) == 7
     labels = {"pool": pool.name, "sink": "trace"}
     assert registry.get_sample_value("workerpool_telemetry_errors_total", labels) == 1
+
+
+UNKNOWN_PROPAGATOR = """
+from opentelemetry import baggage, context
+from prometheus_client import REGISTRY
+from prodpool import InstrumentedPool
+from tests.backends.test_local_calls import Pickling
+
+context.attach(baggage.set_baggage("tenant", "acme"))
+with InstrumentedPool(Pickling(1), name="test") as pool:
+    print([pool.submit(abs, -number).result() for number in range(3)])
+labels = {"pool": "test", "sink": "trace"}
+print(REGISTRY.get_sample_value("workerpool_telemetry_errors_total", labels))
+"""
+
+
+@pytest.mark.once
+def test_a_propagator_that_is_not_installed() -> None:
+    """It does not keep prodpool from being imported; it is reported once, and W3C trace context travels."""
+    environment = {**os.environ, "OTEL_PROPAGATORS": "unheard_of"}
+    done = subprocess.run(
+        [sys.executable, "-c", UNKNOWN_PROPAGATOR],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout == "[0, 1, 2]\n1.0\n"
 
 
 def _submit_in_a_request(pool: InstrumentedPool) -> tuple[object, object, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
 
@@ -143,6 +143,94 @@ def test_its_span_is_current(registry: CollectorRegistry, pool: InstrumentedPool
             lambda: trace.get_current_span().set_attribute("note", "here")
         ).result(PATIENCE)
     assert attributes_of(spans.named("workerpool.task note"))["note"] == "here"
+
+
+class GivesUp(ThreadPoolExecutor):
+    """Gives a call up when the test says so, and leaves it running."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.given_up: list[Future[Any]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        told: Future[Any] = Future()
+        self.given_up.append(told)
+        super().submit(fn, *args, **kwargs).add_done_callback(lambda done: _pass_on(done, told))
+        return told
+
+
+def _pass_on(done: Future[Any], told: Future[Any]) -> None:
+    if not told.done():
+        told.set_result(done.result())
+
+
+def test_a_call_that_is_given_up(registry: CollectorRegistry) -> None:
+    """A task that goes on when its future has failed is itself still, and not the worker's next task."""
+    began, look = threading.Event(), threading.Event()
+    names: list[str] = []
+
+    def goes_on() -> None:
+        began.set()
+        assert look.wait(PATIENCE)
+        task = current_task()
+        assert task is not None
+        names.append(task.name)
+        assert not task.cancelled.is_set()
+
+    backend = GivesUp(2)
+    with InstrumentedPool(backend, name="test", registry=registry, max_workers=1) as pool:
+        first = pool.options(task="first").submit(goes_on)
+        assert began.wait(PATIENCE)
+        backend.given_up[0].set_exception(TimeoutError("took too long"))
+        with pytest.raises(TimeoutError):
+            first.result(PATIENCE)
+        blocking = BlockingTask()
+        second = pool.options(task="second").submit(blocking)
+        blocking.wait_started()
+        second.cancel()
+        assert "in thread" in pool.dump()
+        look.set()
+        until(lambda: names)
+        assert "in __call__" in pool.dump(), "the stack of the second task is still known"
+        blocking.release()
+        second.result(PATIENCE)
+    assert names == ["first"]
+
+
+class Breaks(ThreadPoolExecutor):
+    """Breaks under its first call, which goes on."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        super().submit(fn, *args, **kwargs)
+        assert BEGAN.wait(PATIENCE)
+        broken: Future[Any] = Future()
+        broken.set_exception(BrokenExecutor("its threads are lost"))
+        return broken
+
+
+BEGAN, GO_ON = threading.Event(), threading.Event()
+
+
+def test_a_task_that_runs_again_beside_itself(registry: CollectorRegistry) -> None:
+    """A task that may be repeated can begin again although the run that was lost is still in its context."""
+    made: list[ThreadPoolExecutor] = []
+
+    def build(workers: int) -> ThreadPoolExecutor:
+        made.append((OwnSubmit if made else Breaks)(workers))
+        return made[-1]
+
+    def runs() -> int:
+        task = current_task()
+        assert task is not None
+        if task.attempt == 1:
+            BEGAN.set()
+            assert GO_ON.wait(PATIENCE)
+        return task.attempt
+
+    with InstrumentedPool(build, name="test", registry=registry, max_workers=1) as pool:
+        future = pool.options(idempotent=True).submit(runs)
+        assert future.result(PATIENCE) == 2
+        GO_ON.set()
 
 
 def test_interpreters_are_not_leased(registry: CollectorRegistry) -> None:
