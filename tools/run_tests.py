@@ -170,8 +170,12 @@ def run(
     options: list[str],
     *,
     live: bool = True,
+    sample: bool = False,
 ) -> Tally:
     """Run pytest in ``folder``; one failure is added when it ends badly without naming one.
+
+    The campaigns of tests/faults try every point on the first and the newest interpreter, and with ``sample``
+    some of them.
 
     What it prints is shown at once (``live``) or, of those that run beside another, in one piece at the end.
     """
@@ -187,6 +191,8 @@ def run(
         "PRODPOOL_WEB": str(ROOT / "build" / "web"),  # too large to be copied to the stage
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+    if sample:
+        env.setdefault("PRODPOOL_FAULTS", "sample")
     head = f"\n== CPython {'.'.join(map(str, interpreter.version))}: {folder.name}\n"
     if live:
         print(head, end="", flush=True)
@@ -226,11 +232,14 @@ def main() -> int:
         folder = STAGES / (interpreter.minor if only.startswith("not") else f"{interpreter.minor}-once")
         stage(folder)
         marked = ["-m", only, *pytest_options]
-        return run(interpreter, pythons[interpreter].result(), wheel, folder, marked, live=live)
+        python = pythons[interpreter].result()
+        between = interpreter in rest[:-1]
+        return run(interpreter, python, wheel, folder, marked, live=live, sample=between)
 
     # Two at a time: what may depend on the interpreter on each of them, and the rest beside the first. Where
     # there is no other, that rest is short, and takes over some of what is not.
-    runs = [(first, "not once"), (first, "once")] + [(interpreter, "not once") for interpreter in rest]
+    # The newest comes before those between, which take less time (see `run`).
+    runs = [(first, "not once"), (first, "once")] + [(one, "not once") for one in reversed(rest)]
     if options.lowest:
         runs = [(first, "not once")]
     elif not rest:
