@@ -16,9 +16,9 @@ import pytest
 from prodpool import BreakerOpenError, InstrumentedPool
 from prodpool.admission.breaker import deferred
 from prodpool.testing import ManualClock, flush_telemetry
-from tests.admission.redis_server import RedisServer, SlowProxy, redis_server
 from tests.helpers.tasks import BlockingTask, TaskError
 from tests.helpers.waiting import LEEWAY, PATIENCE, until
+from tests.services.redis_server import RedisServer, SlowProxy, redis_server
 from tests.support import ROOT, Logs, MakePool
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
@@ -250,7 +250,7 @@ def test_redis_that_is_gone(make_pool: MakePool, caplog: pytest.LogCaptureFixtur
 def test_a_forked_child(rig: Rig) -> None:
     """A child's pool feeds the same Redis from a thread of its own; the parent's notices that it is open."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.admission.forking", rig.server.socket],
+        [sys.executable, "-m", "tests.services.breaker_forking", rig.server.socket],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""A process whose pool is used before a fork and after it: ``python -m tests.admission.forking SOCKET``."""
+"""A pool that is used before a fork and after it: ``python -m tests.services.breaker_forking SOCKET``."""
 
 from __future__ import annotations
 
