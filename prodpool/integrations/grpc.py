@@ -74,7 +74,7 @@ def server(
             handlers that it returns are not.
         maximum_concurrent_rpcs: RPCs that the server takes; None for twice the pool's capacity. Those beyond
             the capacity are refused by the pool, which counts them and says when to retry. Those beyond this
-            number are refused by grpc, as they may be once `InstrumentedPool.resize` has raised the capacity.
+            number are refused by grpc, as they may be once ``pool.resize`` has raised the capacity.
         **options: As for ``grpc.server``.
 
     Raises:
@@ -235,14 +235,17 @@ def _only_message(requests: Iterator[bytes], context: Any, handler: grpc.RpcMeth
     """Wait for the message of a unary request; end the RPC, as grpc does, if there is none or a bad one."""
     serialized = next(requests, None)
     if serialized is None:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "The method requires exactly one request message.")
+        # It raises, as it does below.
+        return context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, "The method requires exactly one request message."
+        )
     if handler.request_deserializer is None:
         return serialized
     try:
         return handler.request_deserializer(serialized)
     except Exception:
         logging.getLogger("prodpool").exception("a request could not be deserialized")
-        context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+        return context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
 
 
 def _guarded_responses(responses: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:

@@ -148,6 +148,33 @@ async def run(request: bytes, context: Any) -> bytes:
     return await asyncio.wrap_future(future)
 
 
+class Noting(grpc.ServerInterceptor):  # type: ignore[misc]  # it has no types
+    """Counts the RPCs named Refuse that it is asked about, and those whose handler is called."""
+
+    asked = called = 0
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Put a handler of its own around that of the method."""
+        handler = continuation(handler_call_details)
+        if handler_call_details.method != "/test.Test/Refuse":
+            return handler
+        self.asked += 1
+
+        def noted(request: bytes, context: Any) -> bytes:
+            self.called += 1
+            return bytes(handler.unary_unary(request, context))
+
+        return grpc.unary_unary_rpc_method_handler(noted)
+
+
+NOTING = Noting()
+
+
+def noted(_request: bytes, _: Any) -> bytes:
+    """Answer with what the interceptor has counted."""
+    return json.dumps([NOTING.asked, NOTING.called]).encode()
+
+
 UNARY = {
     "Wait": wait,
     "Task": task,
@@ -157,6 +184,7 @@ UNARY = {
     "Stats": stats,
     "Stop": stop,
     "Serving": serving,
+    "Noted": noted,
 }
 METHODS = {name: grpc.unary_unary_rpc_method_handler(behavior) for name, behavior in UNARY.items()}
 METHODS["RefuseLater"] = grpc.unary_stream_rpc_method_handler(refuse_later)
@@ -183,7 +211,7 @@ SERVERS: dict[str, Callable[[], grpc.Server]] = {
     "caller_runs": lambda: bare("caller_runs"),
     "bounded": bounded,
     "integrated": lambda: prodpool.integrations.grpc.server(
-        pool("integrated", "caller_runs"), handlers=HANDLERS
+        pool("integrated", "caller_runs"), handlers=HANDLERS, interceptors=[NOTING]
     ),
     "stopped": lambda: prodpool.integrations.grpc.server(pool("stopped"), handlers=HANDLERS),
     "breaking": lambda: prodpool.integrations.grpc.server(

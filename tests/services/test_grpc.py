@@ -140,10 +140,11 @@ def test_bounded_by_the_capacity(servers: Servers) -> None:
 def test_integrated(servers: Servers) -> None:
     """The pool itself refuses, whatever its policy: it counts that and tells the client when to retry."""
     with servers.channel("integrated") as channel, servers.channel("bounded") as other:
+        _, before = stats(other, "integrated")
         burst = Burst(servers, channel)
         assert burst.codes == FULL
         by_pool = [rpc for rpc in burst.refused if rpc.details() == "refused: full"]
-        assert CAPACITY <= len(by_pool) == stats(other, "integrated")[1]
+        assert len(by_pool) == AT_ONCE - CAPACITY == stats(other, "integrated")[1] - before
         for rpc in by_pool:
             assert int(dict(rpc.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1000
         for _ in range(5):
@@ -170,6 +171,10 @@ def test_clients_that_send_no_message(servers: Servers) -> None:
             until(lambda: all(rpc.done() for rpc in refused))
             assert {code(rpc) for rpc in refused} == {"RESOURCE_EXHAUSTED"}
             assert call(channel, "Serving").result() == b"serving"
+            asked, called = json.loads(call(other, "Noted").result())
+            assert call(channel, "Refuse").details() == "refused: full"
+            # An interceptor is asked about what the pool refuses, and its handler is not called.
+            assert json.loads(call(other, "Noted").result()) == [asked + 1, called]
         finally:
             sent.set()
             release.touch()
@@ -186,6 +191,7 @@ def test_integrated_methods(servers: Servers) -> None:
         assert call(channel, "Task").result() == b"/test.Test/Task"
         refused = call(channel, "Refuse")
         assert code(refused) == "RESOURCE_EXHAUSTED"
+        assert json.loads(call(channel, "Noted").result())[1] >= 1
         assert dict(refused.trailing_metadata())["grpc-retry-pushback-ms"] == "2000"
         labelled = [tuple(pair) for pair in call(channel, "RefuseLabelled").trailing_metadata()]
         assert sorted(labelled) == [("grpc-retry-pushback-ms", "2000"), ("request-id", "7")]
