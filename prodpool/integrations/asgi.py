@@ -59,6 +59,8 @@ class ASGIRefusals:
 def _answer(refusal: Refusal, scope: Scope, sent: set[str]) -> list[Message]:
     """Return the messages to send after those of the types ``sent``; none where it is too late."""
     if scope["type"] == "http":
+        if scope.get("method") == "HEAD":
+            refusal = refusal._replace(body=b"")  # its length stays, as for a GET
         return [] if "http.response.start" in sent else _response("http.response", refusal)
     if sent & {"websocket.close", "websocket.http.response.start"}:
         return []

@@ -36,10 +36,11 @@ def add_refusal_handlers(app: Starlette) -> None:
 
     They are exception handlers, so the application's middleware sees such an answer as it sees any other. A
     handler that the application has for one of these errors already stays. To a websocket the middleware
-    ``ASGIRefusals`` answers, which is added here too.
+    ``ASGIRefusals`` answers, which is added here too. Middleware that is added later is outside of it, and
+    what such middleware raises is not answered.
 
     Args:
-        app: An application of FastAPI or Starlette.
+        app: An application of FastAPI or Starlette. One that is mounted in another needs handlers of its own.
 
     Raises:
         RuntimeError: The application has started.
@@ -71,7 +72,8 @@ def pool_lifespan(
         pools: Functions that make a pool, which are called at each start of the application; or pools. A pool
             that was stopped cannot be opened again, so a pool itself is for an application that starts once.
         lifespan: The application's own. It is entered before the pools are opened and left after they have
-            stopped, so that their tasks can use what it provides, such as connections. Its state is kept.
+            stopped, so that their tasks can use what it provides, such as connections. Its state is kept, and
+            so are its pools if it is a `pool_lifespan` itself.
         deadline: Seconds that the stop of all pools may take; None for the longest of their
             ``drain_deadline``. Each keeps to its own as well.
 
@@ -87,7 +89,9 @@ def pool_lifespan(
         async with AsyncExitStack() as stack:
             state = None if lifespan is None else await stack.enter_async_context(lifespan(app))
             opened = await stack.enter_async_context(_opened(pools, deadline))
-            yield {**(state or {}), STATE_KEY: opened}
+            outer = dict(state or {})
+            # The lifespan that was passed may be one of pools too.
+            yield {**outer, STATE_KEY: {**outer.get(STATE_KEY, {}), **opened}}
 
     return with_pools
 
@@ -159,7 +163,8 @@ async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     an endpoint whose client has gone.
 
     Args:
-        request: Read its body before, if it is wanted: what is left of it is read here and dropped.
+        request: Read its body before, if it is wanted: what is left of it is read here and dropped. Of two
+            calls at the same time only one may be told that the client has gone, so make one for a request.
         work: A coroutine or a future.
 
     Raises:

@@ -12,7 +12,9 @@ class FlaskRefusals:
     """A Flask extension that answers with 429 or 503 and ``Retry-After`` where a pool refused the work.
 
     A handler of the application's own for one of the errors, such as PoolFullError, goes before, and one for
-    all of RejectedError if it is registered later. So does a blueprint's for all exceptions.
+    all of RejectedError if it is registered later. So does a blueprint's for all exceptions. The
+    application's own for all exceptions gets a group with other errors in it as the ``original_exception`` of
+    an InternalServerError.
 
     Args:
         app: None if `init_app` is called later.

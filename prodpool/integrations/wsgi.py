@@ -25,7 +25,8 @@ class WSGIRefusals:
 
     Args:
         application: What it wraps. A framework that answers errors by itself, as Django and Flask do, lets
-            none through: use the module for that framework.
+            none of a view through: use the module for that framework. What a generator raises that a view
+            has returned, as in a streaming response, does reach this middleware.
 
     Source: PEP 3333, "Error Handling" and "Middleware Handling of Block Boundaries"
     """
@@ -35,7 +36,7 @@ class WSGIRefusals:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request as the application does, unless its work is refused."""
-        start = _DeferredStart(start_response)
+        start = _DeferredStart(start_response, environ["REQUEST_METHOD"])
         try:
             body = self._application(environ, start)
         except Exception as error:
@@ -57,8 +58,9 @@ class _DeferredStart:
     that then send the headers of both, such as gunicorn 27.
     """
 
-    def __init__(self, start_response: StartResponse) -> None:
+    def __init__(self, start_response: StartResponse, method: str) -> None:
         self._start_response = start_response
+        self._method = method
         self._pending: Callable[[], _Write] | None = None
         self._passed_on = False
 
@@ -84,11 +86,11 @@ class _DeferredStart:
         return None if self._passed_on else refusal_of(error)
 
     def refuse(self, refusal: Refusal) -> bytes:
-        """Start this answer instead of the application's; return its body."""
+        """Start this answer instead of the application's; return its body, which is empty for a HEAD."""
         self._pending = None
         self._passed_on = True
         self._start_response(f"{refusal.status} {HTTPStatus(refusal.status).phrase}", list(refusal.headers))
-        return refusal.body
+        return b"" if self._method == "HEAD" else refusal.body
 
     def _write(self, data: bytes) -> object:
         self.pass_on()

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,33 @@ POOLS: dict[str, InstrumentedPool] = {}
 FOLDER = Path(sys.argv[1])
 
 
-def pool(name: str, overload: Overload = "reject") -> InstrumentedPool:
+def pool(name: str, overload: Overload = "reject", executor: Executor | None = None) -> InstrumentedPool:
     """Build a pool of two workers and two waiting places."""
     POOLS[name] = InstrumentedPool(
-        ThreadPoolExecutor(2), name=name, queue_capacity=2, overload=overload, drain_deadline=20.0
+        executor or ThreadPoolExecutor(2),
+        name=name,
+        max_workers=2,
+        queue_capacity=2,
+        overload=overload,
+        drain_deadline=20.0,
     )
     return POOLS[name]
+
+
+def break_later() -> None:
+    """Initialize a thread, which fails when the file is there."""
+    until(Path(FOLDER, "break").exists)
+    raise ConnectionError("no database")
+
+
+class Unable(Executor):
+    """Cannot run anything."""
+
+    def submit(self, *_: Any, **__: Any) -> Any:
+        """Say why."""
+        future: Future[Any] = Future()
+        future.set_exception(ValueError("a secret of the service"))
+        return future
 
 
 def wait(request: bytes, _: Any) -> bytes:
@@ -53,6 +74,40 @@ def task(_request: bytes, _: Any) -> bytes:
 def refuse(_request: bytes, _: Any) -> bytes:
     """Let the refusal of another pool pass."""
     raise PoolFullError(pool="another", queued=0, queue_capacity=0, retry_after=1.5)
+
+
+def refuse_labelled(_request: bytes, context: Any) -> bytes:
+    """Likewise, with trailing metadata."""
+    context.set_trailing_metadata((("request-id", "7"), ("grpc-retry-pushback-ms", "1")))
+    return refuse(b"", context)
+
+
+def watch(request: bytes, _context: Any, send_response: Callable[[bytes | None], None]) -> None:
+    """Send responses by a callback."""
+    if not request:
+        refuse(b"", None)
+    send_response(request)
+    send_response(None)
+
+
+watch.experimental_non_blocking = True  # type: ignore[attr-defined]
+
+
+def serving(_request: bytes, _: Any) -> bytes:
+    """Answer a health check, in a thread of its own."""
+    return b"serving"
+
+
+serving.experimental_thread_pool = ThreadPoolExecutor(1)  # type: ignore[attr-defined]
+
+
+class AnyName(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
+    """Serves methods of any name in a service."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Answer all of them with the name of the task."""
+        named = handler_call_details.method.startswith("/any/")
+        return grpc.unary_unary_rpc_method_handler(task) if named else None
 
 
 def refuse_later(_request: bytes, context: Any) -> Iterator[bytes]:
@@ -93,11 +148,50 @@ async def run(request: bytes, context: Any) -> bytes:
     return await asyncio.wrap_future(future)
 
 
-UNARY = {"Wait": wait, "Task": task, "Refuse": refuse, "Fail": fail, "Stats": stats, "Stop": stop}
+class Noting(grpc.ServerInterceptor):  # type: ignore[misc]  # it has no types
+    """Counts the RPCs named Refuse that it is asked about, and those whose handler is called."""
+
+    asked = called = 0
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Put a handler of its own around that of the method."""
+        handler = continuation(handler_call_details)
+        if handler_call_details.method != "/test.Test/Refuse":
+            return handler
+        self.asked += 1
+
+        def noted(request: bytes, context: Any) -> bytes:
+            self.called += 1
+            return bytes(handler.unary_unary(request, context))
+
+        return grpc.unary_unary_rpc_method_handler(noted)
+
+
+NOTING = Noting()
+
+
+def noted(_request: bytes, _: Any) -> bytes:
+    """Answer with what the interceptor has counted."""
+    return json.dumps([NOTING.asked, NOTING.called]).encode()
+
+
+UNARY = {
+    "Wait": wait,
+    "Task": task,
+    "Refuse": refuse,
+    "RefuseLabelled": refuse_labelled,
+    "Fail": fail,
+    "Stats": stats,
+    "Stop": stop,
+    "Serving": serving,
+    "Noted": noted,
+}
 METHODS = {name: grpc.unary_unary_rpc_method_handler(behavior) for name, behavior in UNARY.items()}
 METHODS["RefuseLater"] = grpc.unary_stream_rpc_method_handler(refuse_later)
 METHODS["Join"] = grpc.stream_unary_rpc_method_handler(join)
-HANDLERS = [grpc.method_handlers_generic_handler("test.Test", METHODS)]
+METHODS["Watch"] = grpc.unary_stream_rpc_method_handler(watch)
+METHODS["Parse"] = grpc.unary_unary_rpc_method_handler(task, request_deserializer=json.loads)
+HANDLERS = [grpc.method_handlers_generic_handler("test.Test", METHODS), AnyName()]
 
 
 def bare(overload: Overload) -> grpc.Server:
@@ -117,9 +211,13 @@ SERVERS: dict[str, Callable[[], grpc.Server]] = {
     "caller_runs": lambda: bare("caller_runs"),
     "bounded": bounded,
     "integrated": lambda: prodpool.integrations.grpc.server(
-        pool("integrated", "caller_runs"), handlers=HANDLERS
+        pool("integrated", "caller_runs"), handlers=HANDLERS, interceptors=[NOTING]
     ),
     "stopped": lambda: prodpool.integrations.grpc.server(pool("stopped"), handlers=HANDLERS),
+    "breaking": lambda: prodpool.integrations.grpc.server(
+        pool("breaking", executor=ThreadPoolExecutor(2, initializer=break_later)), handlers=HANDLERS
+    ),
+    "unable": lambda: prodpool.integrations.grpc.server(pool("unable", executor=Unable()), handlers=HANDLERS),
 }
 
 

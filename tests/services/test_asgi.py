@@ -41,7 +41,11 @@ async def receive() -> Message:
 
 
 async def serve(
-    error: BaseException | None, *before: Message, scope: str = "http", extensions: Any = None
+    error: BaseException | None,
+    *before: Message,
+    scope: str = "http",
+    method: str = "GET",
+    extensions: Any = None,
 ) -> list[Message]:
     """Have an application send messages and then raise an error; return what the server gets."""
     sent: list[Message] = []
@@ -56,7 +60,7 @@ async def serve(
         sent.append(message)
 
     try:
-        await ASGIRefusals(app)({"type": scope, "extensions": extensions}, receive, send)
+        await ASGIRefusals(app)({"type": scope, "method": method, "extensions": extensions}, receive, send)
     finally:
         assert sent[: len(before)] == list(before)
     return sent[len(before) :]
@@ -69,6 +73,8 @@ async def test_http() -> None:
     start, _ = await serve(PoolClosedError(pool="orders"))
     assert start["status"] == 503
     assert await serve(None, START) == []
+    start, body = response("http.response")
+    assert await serve(FULL, method="HEAD") == [start, {**body, "body": b""}]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from flask import Blueprint, Flask
 
 from prodpool import BreakerOpenError, PoolClosedError, PoolFullError, RejectedError, TaskExpiredError
 from prodpool.integrations.flask import FlaskRefusals
+from prodpool.integrations.wsgi import WSGIRefusals
 from tests.helpers.waiting import until_collected
 from tests.services.busy_clients import check_under_gunicorn
 
@@ -43,7 +45,7 @@ def raising(error: Exception, app: Flask | None = None) -> Flask:
         (FULL, 429, "full", 3),
         (OPEN, 503, "breaker_open", 30),
         (EXPIRED, 503, "expired", 1),
-        (ExceptionGroup("two tasks", [FULL, OPEN]), 429, "full", 3),
+        (ExceptionGroup("two tasks", [FULL, OPEN]), 503, "breaker_open", 30),
     ],
 )
 def test_refused(path: str, error: Exception, status: int, reason: str, seconds: int) -> None:
@@ -88,6 +90,41 @@ def test_a_handler_of_the_applications_own() -> None:
     FlaskRefusals(app)
     app.register_error_handler(Exception, come_back)
     assert app.test_client().get("/").status_code == 429
+
+
+def test_outside_of_views() -> None:
+    """Before the view it is answered; after it is a 500. WSGIRefusals answers one that begins a stream."""
+
+    def refuse(*_: object) -> None:
+        raise FULL
+
+    def refuse_later() -> Iterator[bytes]:
+        raise FULL
+        yield b""
+
+    for register, status in ((Flask.before_request, 429), (Flask.after_request, 500)):
+        app = Flask("raising")
+        FlaskRefusals(app)
+        app.add_url_rule("/", view_func=lambda: "answered")
+        register(app, refuse)
+        assert app.test_client().get("/").status_code == status
+    app = Flask("streaming")
+    FlaskRefusals(app)
+    app.add_url_rule("/", view_func=refuse_later)
+    with pytest.raises(PoolFullError):
+        app.test_client().get("/")
+    app.wsgi_app = WSGIRefusals(app.wsgi_app)  # type: ignore[method-assign]
+    assert app.test_client().get("/").status_code == 429
+
+
+def test_a_group_with_other_errors() -> None:
+    """The application's handler for all exceptions gets it as the origin of an InternalServerError."""
+    error = ExceptionGroup("one is a bug", [FULL, ValueError()])
+    app = raising(error)
+    FlaskRefusals(app)
+    app.register_error_handler(Exception, lambda got: (str(got.original_exception), 418))
+    answer = app.test_client().get("/")
+    assert (answer.status_code, answer.text) == (418, str(error))
 
 
 def test_an_asynchronous_view() -> None:

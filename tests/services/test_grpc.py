@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 import grpc
 import pytest
 
+from prodpool import InstrumentedPool
+from prodpool.integrations.grpc import server
 from tests.helpers.waiting import PATIENCE, until
 from tests.services.service import Service, service
 
@@ -58,7 +62,17 @@ def serving(folder: Path, *names: str, end: signal.Signals = signal.SIGKILL) -> 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """All servers that the tests of this module share."""
-    names = ("reject", "block", "caller_runs", "bounded", "integrated", "stopped", "aio")
+    names = (
+        "reject",
+        "block",
+        "caller_runs",
+        "bounded",
+        "integrated",
+        "stopped",
+        "breaking",
+        "unable",
+        "aio",
+    )
     with serving(tmp_path_factory.mktemp("grpc"), *names) as started:
         yield started
 
@@ -126,10 +140,11 @@ def test_bounded_by_the_capacity(servers: Servers) -> None:
 def test_integrated(servers: Servers) -> None:
     """The pool itself refuses, whatever its policy: it counts that and tells the client when to retry."""
     with servers.channel("integrated") as channel, servers.channel("bounded") as other:
+        _, before = stats(other, "integrated")
         burst = Burst(servers, channel)
         assert burst.codes == FULL
         by_pool = [rpc for rpc in burst.refused if rpc.details() == "refused: full"]
-        assert CAPACITY <= len(by_pool) == stats(other, "integrated")[1]
+        assert len(by_pool) == AT_ONCE - CAPACITY == stats(other, "integrated")[1] - before
         for rpc in by_pool:
             assert int(dict(rpc.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1000
         for _ in range(5):
@@ -138,13 +153,49 @@ def test_integrated(servers: Servers) -> None:
     assert [line for line in servers.lines("pool.grpc_unbounded") if "integrated" in line] == []
 
 
+def test_clients_that_send_no_message(servers: Servers) -> None:
+    """An RPC is refused before its client has sent anything; and a method with threads of its own goes on."""
+    sent = threading.Event()
+    with servers.channel("integrated") as channel, servers.channel("bounded") as other:
+        release = servers.file()
+        rpcs = [call(channel, "Wait", str(release).encode()) for _ in range(CAPACITY)]
+        until(lambda: stats(other, "integrated")[0] == CAPACITY)
+
+        def messages() -> Iterator[bytes]:
+            sent.wait()
+            yield b""
+
+        silent = channel.stream_unary("/test.Test/Task")
+        refused = [silent.future(messages(), timeout=2 * PATIENCE) for _ in range(AT_ONCE)]
+        try:
+            until(lambda: all(rpc.done() for rpc in refused))
+            assert {code(rpc) for rpc in refused} == {"RESOURCE_EXHAUSTED"}
+            assert call(channel, "Serving").result() == b"serving"
+            asked, called = json.loads(call(other, "Noted").result())
+            assert call(channel, "Refuse").details() == "refused: full"
+            # An interceptor is asked about what the pool refuses, and its handler is not called.
+            assert json.loads(call(other, "Noted").result()) == [asked + 1, called]
+        finally:
+            sent.set()
+            release.touch()
+        assert {code(rpc) for rpc in rpcs} == {"OK"}
+        until(lambda: code(call(channel, "Task")) == "OK")
+        no_message = channel.stream_unary("/test.Test/Task").future(iter(()), timeout=PATIENCE)
+        assert (code(no_message), code(call(channel, "Parse", b"{"))) == ("UNIMPLEMENTED", "INTERNAL")
+        assert call(channel, "Parse", b"{}").result() == b"/test.Test/Parse"
+
+
 def test_integrated_methods(servers: Servers) -> None:
     """Tasks are named by their method; refusals of any pool that handlers let pass have their status."""
     with servers.channel("integrated") as channel:
         assert call(channel, "Task").result() == b"/test.Test/Task"
         refused = call(channel, "Refuse")
         assert code(refused) == "RESOURCE_EXHAUSTED"
+        assert json.loads(call(channel, "Noted").result())[1] >= 1
         assert dict(refused.trailing_metadata())["grpc-retry-pushback-ms"] == "2000"
+        labelled = [tuple(pair) for pair in call(channel, "RefuseLabelled").trailing_metadata()]
+        assert sorted(labelled) == [("grpc-retry-pushback-ms", "2000"), ("request-id", "7")]
+        assert channel.unary_unary("/any/" + 300 * "x")(b"", timeout=PATIENCE) == b"rpc"
         responses = channel.unary_stream("/test.Test/RefuseLater")(b"", timeout=PATIENCE)
         assert next(responses) == b"one"
         assert code(responses) == "RESOURCE_EXHAUSTED"
@@ -152,6 +203,39 @@ def test_integrated_methods(servers: Servers) -> None:
         assert code(call(channel, "Missing")) == "UNIMPLEMENTED"
         join = channel.stream_unary("/test.Test/Join")
         assert join(iter([b"a", b"b"]), timeout=PATIENCE) == b"a+b"
+        watch = channel.unary_stream("/test.Test/Watch")
+        assert list(watch(b"one", timeout=PATIENCE)) == [b"one"]
+        assert code(watch(b"", timeout=PATIENCE)) == "RESOURCE_EXHAUSTED"
+
+
+def test_an_executor_that_breaks(servers: Servers) -> None:
+    """RPCs that wait while the pool's executor breaks end as UNAVAILABLE, and so do those that come later."""
+    with servers.channel("breaking") as channel, servers.channel("integrated") as other:
+        waiting = [call(channel, "Task") for _ in range(CAPACITY)]
+        until(lambda: stats(other, "breaking")[0] == CAPACITY)
+        Path(servers.folder, "break").touch()
+        assert {code(rpc) for rpc in waiting} == {"UNAVAILABLE"}
+        until(lambda: code(call(channel, "Task")) == "UNAVAILABLE")
+
+
+def test_an_rpc_that_cannot_be_run(servers: Servers) -> None:
+    """The client is not told what is wrong inside of the service; the log is."""
+    with servers.channel("unable") as channel:
+        rpc = call(channel, "Task")
+        assert (code(rpc), rpc.details()) == ("INTERNAL", "the RPC could not be run")
+    servers.until_logged("a secret of the service")
+
+
+def test_no_pool_of_threads() -> None:
+    """What can run no RPCs is refused when the server is built, and the message says what to pass."""
+    with (
+        InstrumentedPool(ProcessPoolExecutor(1), name="processes") as processes,
+        InstrumentedPool(ThreadPoolExecutor(1), name="threads") as threads,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        for wrong in (processes, threads.options(task="x"), executor):
+            with pytest.raises(TypeError, match="a pool of threads"):
+                server(wrong)  # type: ignore[arg-type]
 
 
 def test_a_pool_stopped_under_its_server(servers: Servers) -> None:

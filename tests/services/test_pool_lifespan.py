@@ -95,6 +95,13 @@ async def test_within_the_applications_own(make: Make) -> None:
     assert events == ["app begins", "database used", "ends"]
 
 
+async def test_lifespans_of_pools_in_one_another(make: Make) -> None:
+    """The pools of both are there."""
+    inner = pool_lifespan(make("store"))
+    async with pool_lifespan(make("fetch"), lifespan=inner)(None) as state:
+        assert set(state["worker_pools"]) == {"store", "fetch"}
+
+
 async def test_started_again(make: Make) -> None:
     """A function makes a new pool at each start; a pool itself serves one start, and then says why not."""
     by_function, by_pool = pool_lifespan(make("made")), pool_lifespan(make("orders")())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -20,6 +21,10 @@ pytestmark = pytest.mark.once
 FULL = PoolFullError(pool="orders", queued=2, queue_capacity=2, retry_after=2.1)
 
 
+def open_for(seconds: float) -> BreakerOpenError:
+    return BreakerOpenError(pool="orders", retry_after=seconds)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "reason", "seconds"),
     [
@@ -28,6 +33,10 @@ FULL = PoolFullError(pool="orders", queued=2, queue_capacity=2, retry_after=2.1)
         (BreakerOpenError(pool="orders", retry_after=29.5), 503, "breaker_open", 30),
         (TaskExpiredError(pool="orders", task="charge", deadline=1.0, dwell=1.5), 503, "expired", 1),
         (ExceptionGroup("two tasks", [FULL, PoolClosedError(pool="orders")]), 429, "full", 3),
+        (ExceptionGroup("two tasks", [FULL, open_for(30.0)]), 503, "breaker_open", 30),
+        (open_for(math.inf), 503, "breaker_open", 86_400),
+        (open_for(math.nan), 503, "breaker_open", 1),
+        (open_for(-1.0), 503, "breaker_open", 1),
     ],
 )
 def test_refused(error: Exception, status: int, reason: str, seconds: int) -> None:

@@ -62,11 +62,11 @@ class Handler(SimpleHandler):
         return []
 
 
-def served(application: WSGIApplication) -> tuple[str, bytes, BaseException | None]:
+def served(application: WSGIApplication, method: str = "GET") -> tuple[str, bytes, BaseException | None]:
     """Serve one request, with both sides held to PEP 3333; return what is sent, and what was not answered."""
     environ: WSGIEnvironment = {}
     setup_testing_defaults(environ)
-    environ["QUERY_STRING"] = ""
+    environ.update(QUERY_STRING="", REQUEST_METHOD=method)
     sent = io.BytesIO()
     base = {key: str(value) for key, value in environ.items() if not key.startswith("wsgi.")}
     handler = Handler(io.BytesIO(), sent, io.StringIO(), base)
@@ -128,6 +128,15 @@ def test_refused_before_the_first_chunk() -> None:
     assert (error, response.closed) == (None, 1)
 
 
+@pytest.mark.parametrize(("body", "before"), [([], refuse), (Body(FULL), start)], ids=["called", "iterated"])
+def test_refused_head(body: Iterable[bytes], before: Callable[[StartResponse], object]) -> None:
+    """A HEAD is answered with the same headers and no body."""
+    head, sent, error = served(answering(body, before), "HEAD")
+    assert head.startswith("HTTP/1.0 429 Too Many Requests\r\n")
+    assert "Content-Length: 36" in head
+    assert (sent, error) == (b"", None)
+
+
 @pytest.mark.parametrize(
     ("body", "before"),
     [(Body(b"a", FULL), start), (Body(), write_and_refuse)],
@@ -168,7 +177,7 @@ def test_a_response_of_known_length(body: Iterable[bytes]) -> None:
         started.append(status)
         return lambda _: None
 
-    assert WSGIRefusals(answering(body, start))({}, start_response) is body
+    assert WSGIRefusals(answering(body, start))({"REQUEST_METHOD": "GET"}, start_response) is body
     assert started == ["202 Accepted"]
 
 
@@ -191,7 +200,9 @@ def test_started_twice() -> None:
 def test_a_response_that_nobody_iterates_over() -> None:
     """A server that has no use for a response, as for a client that is gone, closes it nevertheless."""
     response = Body(PoolClosedError(pool="orders"))
-    wrapped: Any = WSGIRefusals(answering(response, start))({}, lambda *_: lambda _: None)
+    wrapped: Any = WSGIRefusals(answering(response, start))(
+        {"REQUEST_METHOD": "GET"}, lambda *_: lambda _: None
+    )
     wrapped.close()
     assert response.closed == 1
 
