@@ -38,7 +38,7 @@ def test_every_environment_variable_is_in_the_reference() -> None:
     assert prodpool.__file__ is not None
     texts = [path.read_text() for path in Path(prodpool.__file__).parent.rglob("*.py")]
     read = {
-        name for text in texts if "environ" in text for name in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', text)
+        name for text in texts if "os.environ" in text for name in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', text)
     }
     rows = re.findall(
         r"^\| `([A-Z_]+)` \|", (ROOT / "docs" / "reference" / "settings.md").read_text(), re.MULTILINE
