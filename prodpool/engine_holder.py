@@ -8,11 +8,11 @@ threads in the parent: one that was not used yet, or that is only a template, or
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
-from weakref import WeakSet
 
 from prodpool.concurrency import fork_hooks
 from prodpool.engine import Engine
@@ -22,7 +22,8 @@ from prodpool.task.outcomes import State
 from prodpool.workers.backends import is_unstarted
 from prodpool.workers.base import Capabilities, shut_down
 
-_holders: WeakSet[EngineHolder] = WeakSet()
+# A plain set, of which `list` makes a copy in one atomic step while other threads build pools.
+_holders: set[weakref.ref[EngineHolder]] = set()
 
 
 class EngineHolder:
@@ -63,7 +64,7 @@ class EngineHolder:
         Raises:
             ValueError: In prometheus_client's multiprocess mode, its folder cannot be written to.
         """
-        _holders.add(self)
+        _holders.add(weakref.ref(self, _holders.discard))
         self.engine.open()
 
     def current(self) -> Engine:
@@ -106,7 +107,7 @@ class EngineHolder:
         return bool(self.mark[0]) and self.engine.used and self.engine.dispatcher.state is not State.STOPPED
 
     def drain_deadline_within(self, seconds: float) -> float:
-        """Return the seconds that the pool may take to drain, and no more than so many."""
+        """Return the pool's ``drain_deadline``, or ``seconds`` if that is shorter."""
         return min(seconds, self.engine.settings.drain_deadline)
 
     def on_pool_collected(self) -> None:
@@ -180,17 +181,35 @@ def stop_pools(deadline: float) -> list[StopReport]:
 
     Args:
         deadline: Seconds that each may take at most, if its own ``drain_deadline`` is not shorter.
+
+    Raises:
+        BaseException: What the stop of a pool raised, such as Ctrl-C, once the others have stopped.
     """
     fork_hooks.notice_fork()
-    there = [holder for holder in list(_holders) if holder.is_in_use()]
+    in_use = [holder for holder in _alive_holders() if holder.is_in_use()]
+    reports: list[StopReport] = []
+    interrupt: BaseException | None = None
     # All begin before the first is waited for, so that the deadlines run side by side.
-    for holder in there:
-        holder.stop(holder.drain_deadline_within(deadline), wait=False)
-    return [holder.stop(holder.drain_deadline_within(deadline), wait=True) for holder in there]
+    for wait in (False, True):
+        for holder in in_use:
+            try:
+                report = holder.stop(holder.drain_deadline_within(deadline), wait=wait)
+            except BaseException as error:  # noqa: BLE001  # the others are stopped all the same
+                interrupt = error
+            else:
+                if wait:
+                    reports.append(report)
+    if interrupt is not None:
+        raise interrupt
+    return reports
+
+
+def _alive_holders() -> list[EngineHolder]:
+    return [holder for reference in list(_holders) if (holder := reference()) is not None]
 
 
 def _after_fork() -> None:
-    for holder in list(_holders):
+    for holder in _alive_holders():
         # One that cannot be disabled now is, before it is used.
         with suppress(Exception):
             holder.forked()

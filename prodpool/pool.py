@@ -84,9 +84,10 @@ class InstrumentedPool(StoppableExecutor):
         context: The contextvars that tasks in threads see: "copy" for those of the caller of submit, "empty"
             for none but OpenTelemetry's (the trace and its baggage) and those of ``context_vars``.
         around: Called for each task, in its worker and its context, for a context manager that the task runs
-            in, such as ``app.app_context``. What that raises is counted and logged, and never the task's; the
-            task's own error is shown to it and stays the task's.
-        log_levels: Levels of log events that are to have another than theirs, such as
+            in, such as ``app.app_context``. Its errors are counted and logged and never become the task's
+            error (in the main thread, Ctrl-C goes through). It sees the task's own error and cannot change
+            it.
+        log_levels: Levels that replace the default level of single log events, such as
             ``{"task.slow": "info"}``.
 
     Raises:

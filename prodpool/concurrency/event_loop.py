@@ -43,7 +43,7 @@ def _runs_cells(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def blocks_loop(pool: str) -> str:
-    """Return what a submit says that would wait on a running event loop."""
+    """Return the error message for a submit that would block a running event loop."""
     return (
         f"pool {pool!r} would block the event loop of this thread until there is a slot: "
         "use 'await pool.run(fn, ...)' or 'await pool.submit_async(fn, ...)' there"

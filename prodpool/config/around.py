@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeAlias
 
 from prodpool.text import said, shown
@@ -38,7 +39,7 @@ def _wrong(around: Any) -> str | None:
         return "cannot be called"
     if inspect.isgeneratorfunction(around):
         return "is a generator function without contextlib.contextmanager"
-    inner = inspect.unwrap(around)
+    inner = _innermost(around)
     if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
         return "is asynchronous, and tasks are not"
     try:
@@ -48,3 +49,10 @@ def _wrong(around: Any) -> str | None:
     except ValueError:  # a builtin that does not tell
         pass
     return None
+
+
+def _innermost(fn: Any) -> Any:
+    """Return what a chain of decorators and partials leads to."""
+    while isinstance(fn, partial) or hasattr(fn, "__wrapped__"):
+        fn = fn.func if isinstance(fn, partial) else fn.__wrapped__
+    return fn

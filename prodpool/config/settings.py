@@ -153,7 +153,7 @@ def check_collaborators(
 ) -> None:
     """Check what the pool is handed to work with; None is its own default each time.
 
-    ``levels``: those at which the logger is to write besides the usual ones.
+    ``levels``: further levels that the logger must have.
 
     Raises:
         TypeError: One lacks what the pool calls; the message names it and what would do.

@@ -24,9 +24,9 @@ __all__ = ["stop_pools_with_worker"]
 def stop_pools_with_worker() -> None:
     """Have the pools of a Celery worker drained when it ends, each within its ``drain_deadline``.
 
-    Those of a child of the prefork pool when the child ends, also when it is recycled: it leaves by
+    Pools of a prefork child are drained when the child ends, also when it is recycled: the child leaves by
     ``os._exit``, which drains nothing. Those of a worker without children, of ``--pool=threads`` or ``solo``,
-    when it has taken its last message. In prometheus_client's multiprocess mode the gauges of the process
+    once its Celery tasks have ended. In prometheus_client's multiprocess mode the gauges of the process
     leave the scrape then. To call it again changes nothing. A task that Celery kills by SIGKILL, for its hard
     time limit, takes the pools of its child along.
     """

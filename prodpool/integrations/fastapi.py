@@ -182,7 +182,7 @@ async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     finally:
         # No other reader of the connection may meet it there.
         watcher.cancel()
-        await asyncio.wait((watcher,))
+        await asyncio.gather(watcher, return_exceptions=True)
 
 
 async def _cancel_when_gone(request: Request, task: asyncio.Future[Any]) -> None:

@@ -68,7 +68,7 @@ def server(
     overload policy. So does one whose handler lets such an error of any pool pass.
 
     Args:
-        pool: A pool of threads.
+        pool: A pool whose tasks run in threads of this process.
         handlers: As for ``grpc.server``.
         interceptors: Likewise. Their ``intercept_service`` is called for RPCs that are refused, too. The
             handlers that it returns are not.
@@ -78,7 +78,7 @@ def server(
         **options: As for ``grpc.server``.
 
     Raises:
-        TypeError: ``pool`` is no pool of threads.
+        TypeError: ``pool`` is known to run its tasks in other processes, or is no pool.
 
     Source: grpc.server, grpc.github.io/grpc/python/grpc.html
     """

@@ -17,6 +17,7 @@ import threading
 import time
 from typing import Any
 
+from prodpool.concurrency.interrupts import start_thread
 from prodpool.engine_holder import stop_pools
 from prodpool.integrations.multiprocess import remove_gauges
 
@@ -45,6 +46,8 @@ def post_fork(_server: Any, worker: Any) -> None:
 def worker_exit(_server: Any, worker: Any) -> None:
     """Drain the pools of a worker that ends, each within its ``drain_deadline`` and ``graceful_timeout``.
 
+    gunicorn counts the latter from its SIGTERM, and calls this after the worker's last request.
+
     The interpreter's exit would do it as well. But then a task cannot start a thread on CPython 3.12, and a
     pool whose ``drain_deadline`` is longer than ``graceful_timeout`` is killed in the midst of it.
     """
@@ -54,7 +57,7 @@ def worker_exit(_server: Any, worker: Any) -> None:
     stopping = threading.Thread(
         target=stop_pools, args=(deadline,), name="prodpool-stop-with-worker", daemon=True
     )
-    stopping.start()
+    start_thread(stopping)
     while stopping.is_alive():
         _notify_master()
         stopping.join(NOTIFY_EVERY)

@@ -44,8 +44,10 @@ class WSGIRefusals:
             if refusal is None:
                 raise
             return [start.refuse(refusal)]
-        if isinstance(body, list | tuple):
-            # Nothing can fail any more. Only of these a server sees the length.
+        # A server knows by this class a file that it may send by itself.
+        wrapper = environ.get("wsgi.file_wrapper")
+        if isinstance(body, list | tuple) or (isinstance(wrapper, type) and isinstance(body, wrapper)):
+            # Nothing can fail any more. Only of a list or tuple a server sees the length.
             start.pass_on()
             return body
         return _WatchedBody(body, start)

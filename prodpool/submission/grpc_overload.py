@@ -1,4 +1,4 @@
-"""What a pool says that ``grpc.server`` has filled without a bound."""
+"""The warning of a pool that an unbounded ``grpc.server`` has filled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GrpcOverload:
         self._logged = False
 
     def detail_of(self, task: Task, overload: str) -> str | None:
-        """Return what is to be said to whom has submitted ``task``; None if it is no RPC."""
+        """Return the detail for the submitter's error; None if ``task`` is no RPC."""
         if not _is_rpc(task):
             return None
         if not self._logged:

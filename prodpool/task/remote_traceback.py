@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class RemoteTraceback(Exception):  # noqa: N818  # it is no error but where one came from
+class RemoteTraceback(Exception):  # noqa: N818  # not an error itself: the origin of one
     """Never raised: the cause of an exception that came from a worker process, with its stack as text."""
 
     def __init__(self, stack: str) -> None:

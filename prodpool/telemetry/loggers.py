@@ -113,7 +113,7 @@ class StdlibLogger:
 def silent_if_closed() -> Iterator[None]:
     """Write lines of the end of a process where the log is open still; a closed one is nothing to report.
 
-    A test runner's streams are closed by then, and nobody needs to be told so.
+    A test runner's streams are closed by then; a line for them is not an error.
     """
     before, logging.raiseExceptions = logging.raiseExceptions, False
     try:

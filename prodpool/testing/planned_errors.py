@@ -84,7 +84,7 @@ class PlannedErrors:
                     f"{shown(error)} is raised as it is"
                 )
             self._planned.append((lambda *_: error, None, count))
-        elif error in self._makers:
+        elif isinstance(error, type) and error in self._makers:
             self._planned.append((self._makers[error], retry_after, count))
         else:
             known = ", ".join(sorted(kind.__name__ for kind in self._makers))

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,6 +113,7 @@ OTHERS: Rows = [
             (forgot_the_decorator, "without contextlib.contextmanager"),
             (opens_soon, "is asynchronous"),
             (asynccontextmanager(opens_later), "is asynchronous"),
+            (partial(asynccontextmanager(opens_later)), "is asynchronous"),
         )
     ),
 ]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from wsgiref.handlers import SimpleHandler
-from wsgiref.util import setup_testing_defaults
+from wsgiref.util import FileWrapper, setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
@@ -168,16 +168,19 @@ def test_nothing_refused(body: Body) -> None:
     assert body.closed == before + 1
 
 
-@pytest.mark.parametrize("body", [[b"a", b"b"], (b"ab",)], ids=["list", "tuple"])
+@pytest.mark.parametrize(
+    "body", [[b"a", b"b"], (b"ab",), FileWrapper(io.BytesIO(b"ab"))], ids=["list", "tuple", "file"]
+)
 def test_a_response_of_known_length(body: Iterable[bytes]) -> None:
-    """A list is handed to the server itself, which then knows the length of the response."""
+    """A list or a file is handed to the server itself, which knows its length or may send it by itself."""
     started: list[str] = []
 
     def start_response(status: str, *_: object) -> Callable[[bytes], object]:
         started.append(status)
         return lambda _: None
 
-    assert WSGIRefusals(answering(body, start))({"REQUEST_METHOD": "GET"}, start_response) is body
+    environ = {"REQUEST_METHOD": "GET", "wsgi.file_wrapper": FileWrapper}
+    assert WSGIRefusals(answering(body, start))(environ, start_response) is body
     assert started == ["202 Accepted"]
 
 

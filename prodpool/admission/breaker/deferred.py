@@ -42,9 +42,9 @@ UNRESPONSIVE_AFTER = 10.0
 # Seconds that the thread sleeps once it has nothing left to do, so that not each outcome wakes it.
 _REST = 0.005
 # Seconds that detaching is waited for.
-_BRIEFLY = 0.5
+DETACH_TIMEOUT = 0.5
 # Of a task that was admitted whatever the state was: of no generation, so that its outcome is not fed.
-_UNJUDGED = 0
+NO_GENERATION = 0
 
 
 class _Outcome(NamedTuple):
@@ -56,7 +56,8 @@ class _Outcome(NamedTuple):
 class DeferredBreaker(Breaker):
     """Feeds one `pybreaker.CircuitBreaker` from a thread.
 
-    Threads: no method waits for the storage, save `close`, `flush` and the constructor, which are bounded.
+    Threads: no method waits for the storage, save `close`, `flush` and the constructor, which are bounded
+        (the last is not, where the system has no thread to give).
     """
 
     _feed = staticmethod(feed_from_thread)
@@ -105,7 +106,7 @@ class DeferredBreaker(Breaker):
             on_change=on_change,
             on_error=on_error,
         )
-        self.shared = False  # nobody who calls it waits for the application
+        self.shared = False  # no caller waits for the application
 
     # -- for submitters and workers ------------------------------------------------------------------------
 
@@ -128,10 +129,10 @@ class DeferredBreaker(Breaker):
         except BreakerOpenError:
             if not self._is_unresponsive():
                 raise
-        return _UNJUDGED
+        return NO_GENERATION
 
     def success_may_hang(self, permit: Permit) -> bool:  # noqa: ARG002
-        """Return False: `record` waits for nobody."""
+        """Return False: `record` never waits."""
         return False
 
     def record(self, permit: Permit, exception: BaseException | None, duration: float) -> None:
@@ -153,7 +154,7 @@ class DeferredBreaker(Breaker):
             self._on_lost()
 
     def _says_nothing_new(self, outcome: _Outcome) -> bool:
-        """Tell whether a success comes right behind another one that still waits, and nobody counts them."""
+        """Tell whether a success follows another one that still waits, and no listener counts them."""
         if outcome.exception is not None or isinstance(outcome.permit, Probe) or not self._waiting:
             return False
         last, circuit = self._waiting[-1], cast("ExternalCircuit", self._circuit)
@@ -222,7 +223,7 @@ class DeferredBreaker(Breaker):
         """Have the thread detach from the circuit breaker, and wait briefly; a second time is harmless."""
         self._detaching = True
         self._thread.post(self._work)
-        self._thread.flush(_BRIEFLY)
+        self._thread.flush(DETACH_TIMEOUT)
 
     def forked(self, lock: Any) -> None:
         """Disable it in a forked child; the parent's thread feeds what waits."""

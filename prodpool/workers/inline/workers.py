@@ -158,7 +158,8 @@ class InlineWorkers:
     def _run_in_own_thread(self, worker: InlineWorker) -> None:
         name = f"prodpool-inline-{self._pool}"
         thread = threading.Thread(target=self._run_given, args=(worker,), name=name, daemon=True)
-        self._threads = [*self.owned_threads_or_processes(), thread]
+        # One atomic step each: the watchdog and a stop may both be here.
+        self._threads.append(thread)
         try:
             start_thread(thread)
         except RuntimeError:  # no thread, or hardly any stack, is left
