@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import urllib3
 
 from tests.helpers.waiting import PATIENCE, until
-from tests.services.service import Service, service
+from tests.services.service import Service, listening, service
 from tests.support import ROOT
 
 APPLICATION = "tests.services.fastapi_app:app"
@@ -67,7 +67,7 @@ def uvicorn(folder: Path, end: signal.Signals = SIGTERM) -> Iterator[ASGIServer]
     When uvicorn has shut down because of a signal, it sends itself that signal anew. It dies of SIGTERM, and
     has a handler for the KeyboardInterrupt of SIGINT.
     """
-    with _listening() as (number, port):
+    with listening() as (number, port):
         command = ["-W", "error", "-m", "uvicorn", f"--fd={number}", APPLICATION]
         status = -end if end is SIGTERM else 0
         env = {"FOLDER": str(folder), "TMPDIR": str(temporary_folder(folder))}
@@ -86,7 +86,7 @@ def temporary_folder(folder: Path) -> Path:
 @contextmanager
 def gunicorn(folder: Path, worker: str) -> Iterator[ASGIServer]:
     """Serve the application with one worker of that class until the block ends, which must go well."""
-    with _listening() as (number, port):
+    with listening() as (number, port):
         command = ["-m", "gunicorn", "--workers=1", f"--worker-class={worker}", f"--bind=fd://{number}"]
         command += [
             "--graceful-timeout=20",
@@ -98,12 +98,6 @@ def gunicorn(folder: Path, worker: str) -> Iterator[ASGIServer]:
         with service(command, folder / "gunicorn.log", env, [number], SIGTERM) as served:
             served.until_logged("Booting worker")
             yield ASGIServer(served, port)
-
-
-@contextmanager
-def _listening() -> Iterator[tuple[int, int]]:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        yield listener.fileno(), listener.getsockname()[1]
 
 
 def in_flight(server: ASGIServer) -> int:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGHUP, SIGTERM
 
 import urllib3
 
 from tests.helpers.waiting import PATIENCE, until
-from tests.services.service import Service, service
+from tests.services.service import Service, listening, service
 from tests.support import ROOT
 
 
@@ -58,8 +57,7 @@ def gunicorn(
 
     It is loaded before the fork, or with ``preload=""`` by each worker, and so anew when that is reloaded.
     """
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        number, port = listener.fileno(), listener.getsockname()[1]
+    with listening() as (number, port):
         command = ["-m", "gunicorn", f"--workers={workers}", "--threads=4", *filter(None, [preload])]
         command += [f"--bind=fd://{number}", "--graceful-timeout=20", f"--pythonpath={ROOT}"]
         command += [*options, f"tests.services.{application}:application"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from tests.helpers.waiting import PATIENCE, poll, until
@@ -47,6 +48,13 @@ def living(group: int) -> list[str]:
             if int(its_group) == group and state not in "XZ":
                 found.append(Path(folder, "cmdline").read_text().replace("\0", " "))
     return found
+
+
+@contextmanager
+def listening() -> Iterator[tuple[int, int]]:
+    """Listen on a port for a server, which inherits the socket; yield its descriptor and the port."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        yield listener.fileno(), listener.getsockname()[1]
 
 
 class Service:

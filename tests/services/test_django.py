@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from signal import SIGTERM
@@ -30,7 +28,7 @@ from tests.helpers.tasks import BlockingTask, TaskError, occupy
 from tests.helpers.waiting import PATIENCE, until
 from tests.services.busy_clients import ROOM, WORKERS, Ask, check_refusals, crowd
 from tests.services.gunicorn_server import gunicorn
-from tests.services.service import service
+from tests.services.service import listening, service
 from tests.support import MakePool
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
@@ -210,16 +208,16 @@ def test_under_uvicorn(tmp_path: Path) -> None:
     """The same under a server of ASGI, which dies of SIGTERM in the end: the pool is stopped before."""
     done = tmp_path / "done"
     done.mkdir()
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        command = ["-m", "uvicorn", f"--fd={listener.fileno()}", "tests.services.django_app:asgi_application"]
+    with listening() as (number, port):
+        command = ["-m", "uvicorn", f"--fd={number}", "tests.services.django_app:asgi_application"]
         http = urllib3.PoolManager(retries=False, timeout=PATIENCE)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        url = f"http://127.0.0.1:{port}"
 
         def ask(path: str) -> urllib3.BaseHTTPResponse:
             return http.request("GET", f"{url}/{path}", headers={"Connection": "close"})
 
         log, env = tmp_path / "uvicorn.log", {"DONE": str(done)}
-        with service(command, log, env, [listener.fileno()], SIGTERM, status=-SIGTERM) as served:
+        with service(command, log, env, [number], SIGTERM, status=-SIGTERM) as served:
             served.until_logged("Uvicorn running on")
             accepted = check_both_kinds_of_view(ask, done, processes=1)
     assert len(list(done.iterdir())) == accepted, log.read_text()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import urllib3
 
 from tests.helpers.waiting import PATIENCE, until
-from tests.services.service import living, service
+from tests.services.service import listening, living, service
 
 pytestmark = [pytest.mark.once, pytest.mark.long, pytest.mark.timeout(300)]
 RESTARTS = 20
@@ -106,8 +105,7 @@ def reloading(tmp_path: Path, temporary: Path) -> Iterator[tuple[Reloaded, int]]
     folder = tmp_path / "app"
     folder.mkdir()
     temporary.mkdir()
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        number, port = listener.fileno(), listener.getsockname()[1]
+    with listening() as (number, port):
         served = Reloaded(folder / "reloaded_app.py", port)
         served.write(1)
         command = ["-m", "uvicorn", "reloaded_app:app", "--reload", f"--fd={number}", f"--app-dir={folder}"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tests.helpers.waiting import PATIENCE, until
-from tests.services.service import POOLS, Service, answers, service
+from tests.services.service import POOLS, Service, answers, listening, service
 from tests.support import ROOT
 
 pytestmark = [
@@ -82,8 +81,7 @@ def served(
     command += ["--need-app", f"--pythonpath={ROOT}", f"--module=tests.services.{application}:application"]
     # Started by uWSGI itself, a worker process would be another uWSGI.
     env |= {"WORKER_PYTHON": sys.executable}
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        descriptor, port = listener.fileno(), listener.getsockname()[1]
+    with listening() as (descriptor, port):
         command.append(f"--http-socket=fd://{descriptor}")
         with service(command, folder / "uwsgi.log", env, [descriptor], end) as started:
             started.until_logged(f"spawned uWSGI worker {WORKERS}")
