@@ -10,6 +10,7 @@ import argparse
 import faulthandler
 import gc
 import json
+import multiprocessing
 import os
 import random
 import sys
@@ -239,6 +240,8 @@ def main(
     arguments.add_argument("--points", type=int, help="how many to try of each scenario; all if not given")
     arguments.add_argument("--most", type=int, default=1_000_000, help="broken pools after which to give up")
     options = arguments.parse_args()
+    # Each point starts processes: they come with the package imported, which takes most of their time else.
+    multiprocessing.set_forkserver_preload(["__main__", "prodpool.workers.in_worker.call_loop"])
     begin(options)
     broken = 0
     for name in options.names:

@@ -293,4 +293,5 @@ def test_each_pool_has_its_own_trouble(make_pool: MakePool) -> None:
     bad, good = make_pool(1, name="bad", **raising_log(ValueError).options), make_pool(1, name="good")
     for pool in (bad, good):
         pool.submit(len, "").result(PATIENCE)
+        assert flush_telemetry(pool)
     assert [counts["log"] > 0 for counts in pools_of(bad, good)] == [True, False]

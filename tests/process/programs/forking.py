@@ -728,6 +728,7 @@ def live_on(pool: InstrumentedPool) -> None:
 def hammered() -> None:
     """200 forks while eight threads submit, cancel, wait and scrape, from wherever they happen to be."""
     pool = InstrumentedPool(ThreadPoolExecutor(4), name="held", queue_capacity=8, registry=REGISTRY)
+    pool.submit(int).result(PATIENCE)  # one that was not used yet lives on in a child
     over = threading.Event()
     threads = [
         threading.Thread(target=does, args=(pool, over), daemon=True)
