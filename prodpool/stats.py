@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from prodpool.task.outcomes import AFTER_ADMISSION, Reason, Result
+from prodpool.task.outcomes import Reason, Result, count_refused
 from prodpool.telemetry.snapshot import PoolSnapshot
 
 
@@ -73,5 +73,4 @@ class PoolStats:
     @property
     def offered(self) -> int:
         """Tasks that were offered to the pool, whether it admitted or refused them."""
-        refused = sum(n for reason, n in self.dropped.items() if reason not in AFTER_ADMISSION)
-        return self.submitted + refused
+        return self.submitted + count_refused(self.dropped)

@@ -10,7 +10,7 @@ from prodpool.concurrency.call_thread import CallThread
 from prodpool.execution.settlement import Settlement
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.scheduling.worker import Worker
-from prodpool.task.outcomes import AFTER_ADMISSION, State
+from prodpool.task.outcomes import State, count_refused
 from prodpool.telemetry.log_events import PoolLog
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 
@@ -90,9 +90,7 @@ class PoolWatchdog:
         counters = self._dispatcher.counters
         with self._dispatcher.lock:
             dropped = dict(counters.dropped)
-            offered = counters.submitted + sum(
-                dropped[reason] for reason in dropped if reason not in AFTER_ADMISSION
-            )
+            offered = counters.submitted + count_refused(dropped)
         news = {reason: count - self._summarised[reason] for reason, count in dropped.items()}
         total = sum(news.values())
         lately, self._offered = offered - self._offered, offered

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from prometheus_client.multiprocess import mark_process_dead
 
-from prodpool.telemetry.exporters.prometheus_multiprocess import FOLDER
+from prodpool.telemetry.exporters.prometheus_multiprocess import multiprocess_folder
 
 
 def remove_gauges(pid: int) -> None:
@@ -17,5 +15,5 @@ def remove_gauges(pid: int) -> None:
     Raises:
         OSError: A file of its gauges cannot be removed.
     """
-    if os.environ.get(FOLDER) or os.environ.get(FOLDER.lower()):
+    if multiprocess_folder():
         mark_process_dead(pid)  # type: ignore[no-untyped-call]

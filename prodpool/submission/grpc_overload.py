@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextvars import Context
-from types import BuiltinMethodType, FunctionType, MethodType
+from types import FunctionType, MethodType
 
-from prodpool.task.around_call import AroundCall
-from prodpool.task.task import Task
+from prodpool.task.task import Task, called_function
 from prodpool.telemetry.log_events import PoolLog
 
 # One thread serves all connections and submits their RPCs. It ends with an error that `submit` raises, and
@@ -36,8 +34,6 @@ class GrpcOverload:
 
 def _is_rpc(task: Task) -> bool:
     """Tell whether ``grpc.server`` has submitted this: a function of its own, or ``Context.run`` with one."""
-    fn = task.fn.fn if isinstance(task.fn, AroundCall) else task.fn
-    if isinstance(fn, BuiltinMethodType) and isinstance(fn.__self__, Context) and task.args:
-        fn = task.args[0]
+    fn = called_function(task.fn, task.args)
     # Of nothing else: an object of the application's may do anything when it is asked for an attribute.
-    return isinstance(fn, FunctionType | MethodType) and fn.__module__ == "grpc._server"
+    return type(fn) in {FunctionType, MethodType} and fn.__module__ == "grpc._server"

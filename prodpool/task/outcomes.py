@@ -5,6 +5,7 @@ Each is a closed set that code, metrics, logs, dashboards and runbook share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 __all__ = ["AFTER_ADMISSION", "Reason", "Result", "State"]
@@ -35,6 +36,11 @@ class Reason(StrEnum):
 
 # Why an admitted task never ran; all others refuse admission.
 AFTER_ADMISSION = (Reason.EXPIRED, Reason.CANCELLED, Reason.SHUTDOWN)
+
+
+def count_refused(dropped: Mapping[Reason, int]) -> int:
+    """Return how many of the tasks that were dropped were not admitted."""
+    return sum(count for reason, count in dropped.items() if reason not in AFTER_ADMISSION)
 
 
 class Result(StrEnum):

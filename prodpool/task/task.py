@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
+from types import BuiltinMethodType
 from typing import TYPE_CHECKING, Any
 
 from prodpool.task.around_call import AroundCall
@@ -134,21 +135,28 @@ def _nothing() -> None:
     """Stand in for a forgotten call."""
 
 
-def callable_name(fn: Any, args: tuple[Any, ...] = ()) -> str:
-    """Name a callable, and never its arguments: only the one that ``Context.run`` calls is looked at.
+def called_function(fn: Any, args: tuple[Any, ...]) -> Any:
+    """Return what a call calls in the end, behind partials, `AroundCall` and ``Context.run``.
 
-    ``asyncio.to_thread`` and gRPC submit that, and all of their tasks would have one name.
+    ``asyncio.to_thread`` and gRPC submit the last. No other argument is looked at, and no code of the
+    application's runs.
     """
+    while True:
+        kind = type(fn)  # `isinstance` would ask an object for its class
+        if issubclass(kind, partial):
+            fn, args = fn.func, (*fn.args, *args)
+        elif kind is AroundCall:
+            fn = fn.fn
+        elif args and kind is BuiltinMethodType and type(fn.__self__) is Context and fn.__name__ == "run":
+            fn, args = args[0], args[1:]
+        else:
+            return fn
+
+
+def callable_name(fn: Any, args: tuple[Any, ...] = ()) -> str:
+    """Name a callable, and never its arguments."""
+    fn = called_function(fn, args)
     try:
-        while True:
-            if isinstance(fn, partial):
-                fn, args = fn.func, (*fn.args, *args)
-            elif isinstance(fn, AroundCall):
-                fn = fn.fn
-            elif args and isinstance(getattr(fn, "__self__", None), Context) and fn.__name__ == "run":
-                fn, *rest = args
-                args = tuple(rest)
-            else:
-                return short_name(str(fn.__qualname__))
+        return short_name(str(fn.__qualname__))
     except Exception:  # noqa: BLE001  # an instance: without the attribute, or with a __getattr__ that raises
         return type_name(fn)

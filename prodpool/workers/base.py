@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prodpool.config.settings import too_many_workers
 from prodpool.text import said, shown, type_name
 from prodpool.workers.in_worker.call import Dumps, standard_dumps
 
@@ -99,6 +100,47 @@ class Workers(Protocol):
 
     def close(self) -> None:
         """Release everything; called once no task is left."""
+
+
+class ThreadWorkers:
+    """What workers in threads of this process have in common.
+
+    Args:
+        max_workers: How many the backend has; None for as many as are wanted.
+    """
+
+    def __init__(self, max_workers: int | None) -> None:
+        self._max_workers = max_workers
+
+    def prepare_resize(self, workers: int) -> int:
+        """Return 0: nothing waits in the backend.
+
+        Raises:
+            ValueError: It has fewer workers.
+        """
+        if self._max_workers is not None and workers > self._max_workers:
+            raise too_many_workers(workers, self._max_workers)
+        return 0
+
+    def after_resize(self) -> None:
+        """Nothing was held back."""
+
+    def refresh(self) -> None:
+        """Nothing to look for: these workers say themselves what they do."""
+
+    def can_kill(self) -> bool:
+        """Return False: a thread cannot be killed."""
+        return False
+
+    def kill(self) -> None:
+        """Do nothing."""
+
+    def rebuilds(self) -> int:
+        """Return 0: threads do not break."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is left to close when the last worker is back."""
 
 
 def prefetch_for(workers: int, size: int | None, prefetch: int) -> int:

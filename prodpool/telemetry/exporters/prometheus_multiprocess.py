@@ -228,8 +228,13 @@ def _gauges(reading: Reading) -> Iterator[_Sample]:
             yield _Sample("gauge", spec.name, spec.name, labels, at, spec.help, number, mode, spec.merge)
 
 
+def multiprocess_folder() -> str | None:
+    """Return the folder of prometheus_client's multiprocess mode; None outside of it."""
+    return os.environ.get(FOLDER) or os.environ.get(FOLDER.lower())
+
+
 def _check_folder() -> None:
-    folder = os.environ.get(FOLDER) or os.environ.get(FOLDER.lower())
+    folder = multiprocess_folder()
     if folder is None or not Path(folder).is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(
             f"{FOLDER}={folder!r} is no folder that this process may write to, and the metrics of its pools "

@@ -9,14 +9,13 @@ from typing import Any
 
 from prodpool.concurrency.background_thread import background_thread
 from prodpool.concurrency.interrupts import held_here, start_thread
-from prodpool.config.settings import too_many_workers
 from prodpool.execution.current_task import thread_state
 from prodpool.execution.runner import Runner, check_stack_depth
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.scheduling.worker import Worker
 from prodpool.task.outcomes import State
 from prodpool.task.task import Task
-from prodpool.workers.base import shut_down
+from prodpool.workers.base import ThreadWorkers, shut_down
 
 # Frames that the pool itself may need around a task.
 RUN_FRAMES = 100
@@ -31,7 +30,7 @@ class InlineWorker(Worker):
         """Do nothing: `InlineWorkers.repair` sees to it, and knows which thread is about to run the task."""
 
 
-class InlineWorkers:
+class InlineWorkers(ThreadWorkers):
     """Runs the tasks of one pool in the threads that submit them.
 
     What was submitted while the pool was paused runs in the thread that resumes it. A stop, which must not
@@ -49,11 +48,11 @@ class InlineWorkers:
         own_backend: bool,
         now: Callable[[], float],
     ) -> None:
+        super().__init__(max_workers)
         self._pool = pool
         self._backend = backend
         self._dispatcher = dispatcher
         self._runner = runner
-        self._max_workers = max_workers
         self._own_backend = own_backend
         self._now = now
         # Workers that were given a task and have not begun it, each with the thread that is to run it.
@@ -81,22 +80,6 @@ class InlineWorkers:
         dispatcher.notify_waiters()
         return True
 
-    def prepare_resize(self, workers: int) -> int:
-        """Return 0: nothing waits in the backend.
-
-        Raises:
-            ValueError: It has fewer workers.
-        """
-        if self._max_workers is not None and workers > self._max_workers:
-            raise too_many_workers(workers, self._max_workers)
-        return 0
-
-    def after_resize(self) -> None:
-        """Nothing was held back."""
-
-    def refresh(self) -> None:
-        """Nothing to look for: these workers say themselves what they do."""
-
     def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:  # noqa: ARG002
         """Run what was given to a worker whose thread has not come to run it since the last call.
 
@@ -111,24 +94,10 @@ class InlineWorkers:
         """Return the threads that were started for a stop; a task's own is its submitter's."""
         return [thread for thread in self._threads if thread.is_alive()]
 
-    def can_kill(self) -> bool:
-        """Return False: a thread cannot be killed."""
-        return False
-
-    def kill(self) -> None:
-        """Do nothing."""
-
     def shutdown(self) -> None:
         """Shut the backend down, unless it is shared."""
         if self._own_backend:
             shut_down(self._backend)
-
-    def rebuilds(self) -> int:
-        """Return 0: it does not break."""
-        return 0
-
-    def close(self) -> None:
-        """Nothing is left to close when the last worker is back."""
 
     def _give(self, worker: InlineWorker) -> None:
         """Note that this thread is to run the worker's task; the dispatcher's lock may be held."""

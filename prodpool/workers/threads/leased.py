@@ -10,19 +10,18 @@ from functools import partial
 from typing import Any
 
 from prodpool.concurrency.interrupts import Unmasked
-from prodpool.config.settings import too_many_workers
 from prodpool.execution.current_task import thread_state
 from prodpool.execution.runner import Runner
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.scheduling.worker import Worker
 from prodpool.task.task import Task
-from prodpool.workers.base import Backend
+from prodpool.workers.base import Backend, ThreadWorkers
 
 # Seconds after which a busy loop on a shared backend lets its other users have a turn.
 MAX_LEASE = 0.05
 
 
-class LeasedWorkers:
+class LeasedWorkers(ThreadWorkers):
     """Starts loops on a thread backend, as many as the pool asks for."""
 
     def __init__(
@@ -38,11 +37,11 @@ class LeasedWorkers:
         now: Callable[[], float],
         on_lost: Callable[[Task | None, BaseException | None], None],
     ) -> None:
+        super().__init__(max_workers)
         self._pool = pool
         self._backend = backend
         self._dispatcher = dispatcher
         self._runner = runner
-        self._max_workers = max_workers
         # On a shared backend an idle loop gives way as soon as a busy one.
         self._linger = min(linger, MAX_LEASE) if shared else linger
         self._shared = shared
@@ -93,22 +92,6 @@ class LeasedWorkers:
         finally:
             thread_state.submitting = False
 
-    def prepare_resize(self, workers: int) -> int:
-        """Return 0: nothing waits in the backend.
-
-        Raises:
-            ValueError: It has fewer threads.
-        """
-        if self._max_workers is not None and workers > self._max_workers:
-            raise too_many_workers(workers, self._max_workers)
-        return 0
-
-    def after_resize(self) -> None:
-        """Nothing was held back."""
-
-    def refresh(self) -> None:
-        """Nothing to look for: these workers say themselves what they do."""
-
     def repair(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Notice the loops that the backend dropped before they began, of which there is no event."""
         for worker in list(self._dispatcher.worker_set.workers):
@@ -129,24 +112,10 @@ class LeasedWorkers:
         idents.discard(None)
         return [thread for thread in threading.enumerate() if thread.ident in idents]
 
-    def can_kill(self) -> bool:
-        """Return False: a thread cannot be killed."""
-        return False
-
-    def kill(self) -> None:
-        """Do nothing."""
-
     def shutdown(self) -> None:
         """Shut the backend down without waiting, unless it is shared."""
         if not self._shared:
             self._backend.shutdown(wait=False)
-
-    def rebuilds(self) -> int:
-        """Return 0: threads do not break."""
-        return 0
-
-    def close(self) -> None:
-        """Nothing is left to close when the last worker is back."""
 
     def _begin(self, worker: Worker) -> None:
         worker.ident = threading.get_ident()
