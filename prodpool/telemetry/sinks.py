@@ -26,12 +26,13 @@ class TelemetrySinks:
         *,
         breaker: Breaker | None = None,
     ) -> None:
+        self._lines = lines
         self._queues = spans, lines, reports
         self._breaker = breaker if isinstance(breaker, DeferredBreaker) else None
 
     def open(self) -> None:
         """Start the threads of the log and of the breaker."""
-        self._queues[1].open()
+        self._lines.open()
         if self._breaker is not None:
             self._breaker.open()
 
