@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -65,30 +66,33 @@ class MapIterator(Iterator[Any]):
     So does dropping it once a result was read, as with the stdlib's; dropped unread it cancels nothing:
     the calls were made. A generator would not do: closed before its first result is read it never runs
     its ``finally``, and dropped it runs it wherever the garbage collector happens to, perhaps in a thread
-    that holds the pool's lock.
+    that holds the pool's lock. Nor would ``__del__``: it runs for an iterator that was read to its end too,
+    and what a signal's handler raises in it, a SystemExit perhaps, reaches nobody.
     """
-
-    # Here and not in the constructor, which may be broken off before it gets to it.
-    _begun = False
 
     def __init__(self, calls: LazyMap) -> None:
         self._calls = calls
+        self._finalizer: weakref.finalize[[LazyMap], MapIterator] | None = None
 
     def __next__(self) -> Any:
-        self._begun = True
+        if self._finalizer is None and not self._calls.over:
+            self._finalizer = weakref.finalize(self, _cancel_soon, self._calls)
+            self._finalizer.atexit = False
         try:
             return self._calls.next_result()
         except BaseException:
-            self._calls.cancel()
+            self.close()
             raise
 
     def close(self) -> None:
         """Cancel what has not begun; there are no more results."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
         self._calls.cancel()
 
-    def __del__(self) -> None:
-        if self._begun and not self._calls.over:
-            background_thread().call_soon(self._calls.cancel)
+
+def _cancel_soon(calls: LazyMap) -> None:
+    background_thread().call_soon(calls.cancel)
 
 
 class ChunkedIterator(Iterator[Any]):

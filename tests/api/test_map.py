@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,7 +16,6 @@ from prometheus_client import CollectorRegistry
 import prodpool
 from prodpool import InstrumentedPool, PoolClosedError, PoolFullError, Reason
 from prodpool.concurrency.background_thread import background_thread
-from prodpool.submission.lazy_map import MapIterator
 from tests.helpers.tasks import BlockingTask
 from tests.helpers.waiting import PATIENCE, until, until_collected
 from tests.support import MakePool
@@ -311,9 +312,24 @@ def test_an_iterator_collected_under_the_pools_lock(make_pool: MakePool, gate: B
     until(lambda: pool.stats().dropped[Reason.CANCELLED] == 2)
 
 
-def test_an_iterator_whose_construction_was_broken_off() -> None:
-    """Letting go of what a signal handler kept from being built raises nothing."""
-    MapIterator.__new__(MapIterator).__del__()
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_an_iterator_read_to_its_end_runs_nothing_when_dropped(make_pool: MakePool, chunksize: int) -> None:
+    """What a signal's handler raises in a finalizer reaches nobody: the SystemExit of SIGTERM got lost."""
+    pool = make_pool(1)
+    results = pool.map(str, range(4), chunksize=chunksize)
+    assert list(results) == ["0", "1", "2", "3"]
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        del results
+    finally:
+        sys.setprofile(None)
+    assert not called
 
 
 def test_an_iterator_dropped_after_the_stop(make_pool: MakePool) -> None:

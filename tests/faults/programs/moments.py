@@ -47,14 +47,16 @@ class Moment:
         self.error = error
         self.came = False
         self.unraisable = False
+        self.in_prodpool = False
 
     def handler(self, *_: object) -> None:
         self.came = True
         raise self.error(0)
 
-    def unheard(self, _: object) -> None:
-        """Note that it was raised in a finalizer, from where it reaches nobody."""
+    def unheard(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Note that it was raised in a finalizer, from where it reaches nobody, and whether that is ours."""
         self.unraisable = True
+        self.in_prodpool |= any(is_ours(frame) for frame in traceback.extract_tb(unraisable.exc_traceback))
 
 
 def submit(case: Case) -> None:
@@ -193,14 +195,18 @@ def replaced_by_threading(error: BaseException, raised: type[BaseException]) -> 
     ``Condition.wait`` that is interrupted before it has its lock back releases it all the same, on which
     ``as_completed`` ends with RuntimeError over a bare executor too. A wait of the pool's own is not excused.
     """
-    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    own = str(Path(prodpool.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
     return (
         isinstance(error, RuntimeError)
         and isinstance(error.__context__, raised)
-        and files[-1] == threading.__file__
-        and not any(file.startswith(own) for file in files)
+        and frames[-1].filename == threading.__file__
+        and not any(map(is_ours, frames))
     )
+
+
+def is_ours(frame: traceback.FrameSummary) -> bool:
+    """Tell whether a frame is one of prodpool's."""
+    return frame.filename.startswith(str(Path(prodpool.__file__).parent))
 
 
 def build(number: int, what: Callable[[Case], None]) -> Case:
@@ -241,13 +247,20 @@ def interrupt_and_exit(seed: int) -> None:
     """Do as docs/guides/stopping.md says: the handler exits, and the pool is drained by that."""
     case = prepare(("executor", "threads")[seed % 2], 2, 6)
     case.pool.submit(noop).add_done_callback(lambda _: say(finished=True))
-    signal.signal(signal.SIGTERM, lambda _signum, _frame: sys.exit(0))
+    moment = Moment(SystemExit)
+    sys.unraisablehook = moment.unheard
+    signal.signal(signal.SIGTERM, moment.handler)
     signal.signal(signal.SIGALRM, lambda _signum, _frame: signal.raise_signal(signal.SIGTERM))
     what = USES[seed % len(USES)]
     signal.setitimer(signal.ITIMER_REAL, random.Random(seed).uniform(FROM, TO))  # noqa: S311
-    while True:
-        with contextlib.suppress(RuntimeError):
+    while not moment.came:
+        try:
             what(case)
+        except RuntimeError as error:
+            if moment.came and not moment.unraisable and not replaced_by_threading(error, SystemExit):
+                raise
+    # CPython has lost the exit in a finalizer of its own, or in a wait; it must not get lost in one of ours.
+    sys.exit("the exit got lost in prodpool" if moment.in_prodpool else 0)
 
 
 def main() -> None:
