@@ -8,14 +8,14 @@
         "rules": [
           {
             "alert": "PoolQueueGrowing",
-            "expr": "max by (job, instance, pool) (min_over_time(workerpool_queue_depth[1m])) > 1000",
+            "expr": "max by (job, instance, pool) (min_over_time(workerpool_queue_depth[1m])) > 1000\nor\n(\n  max by (job, instance, pool) (min_over_time(workerpool_queue_depth[1m]))\n  > 0.5 * max by (job, instance, pool) (max_over_time(workerpool_queue_capacity[1m]))\n  unless\n  max by (job, instance, pool) (min_over_time(workerpool_queue_depth[1m]))\n  > 0.8 * max by (job, instance, pool) (max_over_time(workerpool_queue_capacity[1m]))\n)",
             "for": "5m",
             "labels": {
               "component": "workerpool",
               "severity": "warning"
             },
             "annotations": {
-              "summary": "Pool {{ $labels.pool }} has more than 1000 tasks waiting",
+              "summary": "The queue of pool {{ $labels.pool }} has grown long",
               "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: {{ $value | humanize }} tasks wait.",
               "runbook_url": "runbook.md#poolqueuegrowing",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}"
@@ -96,7 +96,7 @@
             },
             "annotations": {
               "summary": "Pool {{ $labels.pool }} spends its error budget 14.4 times too fast",
-              "description": "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was given in the last hour failed or was lost. At this pace the budget of 30 days is spent in 50 hours.",
+              "description": "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was given in the last hour failed or was lost; 0.5 % may.",
               "runbook_url": "runbook.md#poolerrorbudgetburn1h",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=52"
             }
@@ -111,7 +111,7 @@
             },
             "annotations": {
               "summary": "Pool {{ $labels.pool }} spends its error budget 6 times too fast",
-              "description": "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was given in the last 6 hours failed or was lost. At this pace the budget of 30 days is spent in 5 days.",
+              "description": "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was given in the last 6 hours failed or was lost; 0.5 % may.",
               "runbook_url": "runbook.md#poolerrorbudgetburn6h",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=52"
             }
@@ -132,7 +132,7 @@
             },
             "annotations": {
               "summary": "Pool {{ $labels.pool }} spends its error budget 3 times too fast",
-              "description": "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was given in the last day failed or was lost. At this pace the budget of 30 days is spent in 10 days.",
+              "description": "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was given in the last day failed or was lost; 0.5 % may.",
               "runbook_url": "runbook.md#poolerrorbudgetburn1d",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=52"
             }
@@ -147,7 +147,7 @@
             },
             "annotations": {
               "summary": "Pool {{ $labels.pool }} spends all of its error budget",
-              "description": "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was given in the last 3 days failed or was lost. At this pace the budget of 30 days is spent in 30 days.",
+              "description": "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was given in the last 3 days failed or was lost; 0.5 % may.",
               "runbook_url": "runbook.md#poolerrorbudgetburn3d",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=52"
             }
@@ -169,6 +169,36 @@
               "summary": "Pool {{ $labels.pool }} has tasks waiting and finishes none",
               "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: {{ $value | humanize }} tasks wait, none has finished in 5 minutes.",
               "runbook_url": "runbook.md#poolstalled",
+              "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}"
+            }
+          },
+          {
+            "alert": "PoolOldestQueued",
+            "expr": "max by (job, instance, pool) (min_over_time(workerpool_oldest_queued_seconds[1m])) > 30",
+            "for": "2m",
+            "labels": {
+              "component": "workerpool",
+              "severity": "warning"
+            },
+            "annotations": {
+              "summary": "The next task of pool {{ $labels.pool }} has waited for more than 30 seconds",
+              "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: the oldest queued task has waited for {{ $value | humanizeDuration }}.",
+              "runbook_url": "runbook.md#poololdestqueued",
+              "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}"
+            }
+          },
+          {
+            "alert": "PoolOldestQueuedCritical",
+            "expr": "max by (job, instance, pool) (min_over_time(workerpool_oldest_queued_seconds[1m])) > 300",
+            "for": "1m",
+            "labels": {
+              "component": "workerpool",
+              "severity": "critical"
+            },
+            "annotations": {
+              "summary": "The next task of pool {{ $labels.pool }} has waited for more than 5 minutes",
+              "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: the oldest queued task has waited for {{ $value | humanizeDuration }}.",
+              "runbook_url": "runbook.md#poololdestqueuedcritical",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}"
             }
           },
@@ -216,6 +246,21 @@
               "runbook_url": "runbook.md#pooldwellhigh",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=41"
             }
+          },
+          {
+            "alert": "PoolRetryStorm",
+            "expr": "sum by (job, pool) (rate(workerpool_offered_total[5m]))\n/\n(sum by (job, pool) (rate(workerpool_submitted_total[5m])) > 0)\n> 3\nand\nsum by (job, pool) (rate(workerpool_dropped_total{reason=~\"full|breaker_open\"}[5m])) > 1",
+            "for": "2m",
+            "labels": {
+              "component": "workerpool",
+              "severity": "warning"
+            },
+            "annotations": {
+              "summary": "Pool {{ $labels.pool }} is offered far more than it admits",
+              "description": "Pool {{ $labels.pool }} of {{ $labels.job }}: {{ $value | humanize }} tasks are offered for each one that is admitted.",
+              "runbook_url": "runbook.md#poolretrystorm",
+              "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=35"
+            }
           }
         ]
       },
@@ -240,7 +285,7 @@
           {
             "alert": "PoolHungTasks",
             "expr": "max by (job, instance, pool) (min_over_time(workerpool_hung_tasks[1m])) > 0",
-            "for": "5m",
+            "for": "1m",
             "labels": {
               "component": "workerpool",
               "severity": "warning"
@@ -250,6 +295,71 @@
               "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: {{ $value | humanize }} tasks or done-callbacks have run longer than hung_after.",
               "runbook_url": "runbook.md#poolhungtasks",
               "dashboard_url": "/d/prodpool-overview?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=63"
+            }
+          },
+          {
+            "alert": "PoolWorkersHung",
+            "expr": "max by (job, instance, pool) (min_over_time(workerpool_hung_tasks[1m]))\n/\n(max by (job, instance, pool) (max_over_time(workerpool_workers[1m])) > 0)\n>= 0.5",
+            "for": "1m",
+            "labels": {
+              "component": "workerpool",
+              "severity": "critical"
+            },
+            "annotations": {
+              "summary": "Half of the workers of pool {{ $labels.pool }} hang",
+              "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: {{ $value | humanizePercentage }} of its workers hang.",
+              "runbook_url": "runbook.md#poolworkershung",
+              "dashboard_url": "/d/prodpool-overview?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=63"
+            }
+          },
+          {
+            "alert": "PoolSlowdown",
+            "expr": "(\n  sum by (job, pool) (increase(workerpool_task_duration_seconds_sum[5m]))\n  /\n  (sum by (job, pool) (increase(workerpool_task_duration_seconds_count[5m])) >= 20)\n  > 0.01\n)\n/\n(\n  sum by (job, pool) (rate(workerpool_task_duration_seconds_sum[1h] offset 1d))\n  /\n  (sum by (job, pool) (rate(workerpool_task_duration_seconds_count[1h] offset 1d)) > 0)\n)\n> 2",
+            "for": "2m",
+            "labels": {
+              "component": "workerpool",
+              "severity": "warning"
+            },
+            "annotations": {
+              "summary": "Tasks of pool {{ $labels.pool }} take more than 2 times as long as yesterday",
+              "description": "Pool {{ $labels.pool }} of {{ $labels.job }}: tasks take {{ $value | humanize }} times as long as in this hour yesterday.",
+              "runbook_url": "runbook.md#poolslowdown",
+              "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=42"
+            }
+          }
+        ]
+      },
+      {
+        "name": "prodpool-processes",
+        "rules": [
+          {
+            "alert": "PoolStarved",
+            "expr": "max by (job, instance) (\n  rate(workerpool_scheduling_delay_seconds_sum[2m])\n  /\n  (rate(workerpool_scheduling_delay_seconds_count[2m]) > 0)\n) > 0.02",
+            "for": "2m",
+            "labels": {
+              "component": "workerpool",
+              "severity": "warning"
+            },
+            "annotations": {
+              "summary": "Threads of {{ $labels.instance }} wait for the interpreter or for a CPU",
+              "description": "Process {{ $labels.instance }} of {{ $labels.job }}: a thread that is due runs {{ $value | humanizeDuration }} late on average.",
+              "runbook_url": "runbook.md#poolstarved",
+              "dashboard_url": "/d/prodpool-overview?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&viewPanel=71"
+            }
+          },
+          {
+            "alert": "PoolDescriptorsHigh",
+            "expr": "max by (job, instance) (max_over_time(process_open_fds[1m]))\n/\n(max by (job, instance) (max_over_time(process_max_fds[1m])) > 0)\n> 0.8\nand\nmax by (job, instance) (workerpool_info)",
+            "for": "2m",
+            "labels": {
+              "component": "workerpool",
+              "severity": "warning"
+            },
+            "annotations": {
+              "summary": "{{ $labels.instance }} runs out of file descriptors",
+              "description": "Process {{ $labels.instance }} of {{ $labels.job }}: {{ $value | humanizePercentage }} of its file descriptors are open.",
+              "runbook_url": "runbook.md#pooldescriptorshigh",
+              "dashboard_url": "/d/prodpool-overview?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&viewPanel=73"
             }
           }
         ]
@@ -298,6 +408,35 @@
               "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: they were replaced {{ $value | humanize }} times in 15 minutes.",
               "runbook_url": "runbook.md#poolbackendrebuilding",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=63"
+            }
+          },
+          {
+            "alert": "PoolChurning",
+            "expr": "sum by (job, pool) (increase(workerpool_workers_started_total[5m]))\n/\n(sum by (job, pool) (max_over_time(workerpool_workers[5m])) > 0)\n> 5",
+            "for": "2m",
+            "labels": {
+              "component": "workerpool",
+              "severity": "info"
+            },
+            "annotations": {
+              "summary": "Workers of pool {{ $labels.pool }} are started again and again",
+              "description": "Pool {{ $labels.pool }} of {{ $labels.job }}: each worker was started {{ $value | humanize }} times in 5 minutes.",
+              "runbook_url": "runbook.md#poolchurning",
+              "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=64"
+            }
+          },
+          {
+            "alert": "PoolWorkersDying",
+            "expr": "sum by (job, pool) (increase(workerpool_workers_lost_total[6h])) >= 3",
+            "labels": {
+              "component": "workerpool",
+              "severity": "warning"
+            },
+            "annotations": {
+              "summary": "Workers of pool {{ $labels.pool }} die now and then",
+              "description": "Pool {{ $labels.pool }} of {{ $labels.job }}: {{ $value | humanize }} workers were lost in 6 hours, each with its task.",
+              "runbook_url": "runbook.md#poolworkersdying",
+              "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-pool={{ $labels.pool | urlquery }}&viewPanel=64"
             }
           }
         ]

@@ -22,20 +22,37 @@ _HUNG = PanelLink(OVERVIEW, 63, "Hung tasks")
 _BREAKER = PanelLink(ONE_POOL, 61, "Breaker")
 _OPEN = PanelLink(ONE_POOL, 62, "Open or stopped")
 _REBUILDS = PanelLink(ONE_POOL, 63, "Backend rebuilds")
+_LOST = PanelLink(ONE_POOL, 64, "Workers started and lost")
 _FULL = PanelLink(OVERVIEW, 33, "Time until full")
+_DELAY = PanelLink(OVERVIEW, 71, "Scheduling delay")
+_DESCRIPTORS = PanelLink(OVERVIEW, 73, "File descriptors")
+_ATTEMPTS = PanelLink(ONE_POOL, 35, "Offered and admitted")
 _OFFERED = PanelLink(OVERVIEW, 21, "Offered, finished, dropped")
 
 _WHERE = "Pool {{ $labels.pool }} of {{ $labels.job }}"
+_PROCESS = "Process {{ $labels.instance }} of {{ $labels.job }}"
 _WHERE_EXACTLY = "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}"
 
 _ESSENTIALS = (
     Alert(
         name="PoolQueueGrowing",
         severity="warning",
-        expr="max by (<process>) (min_over_time(workerpool_queue_depth[1m])) > <queue_depth>",
+        # By share too: a queue with fewer places than that could never fire it. A queue that is nearly full
+        # is PoolQueueSaturated's affair.
+        expr="""
+            max by (<process>) (min_over_time(workerpool_queue_depth[1m])) > <queue_depth>
+            or
+            (
+              max by (<process>) (min_over_time(workerpool_queue_depth[1m]))
+              > <grown> * max by (<process>) (max_over_time(workerpool_queue_capacity[1m]))
+              unless
+              max by (<process>) (min_over_time(workerpool_queue_depth[1m]))
+              > <queue_fill> * max by (<process>) (max_over_time(workerpool_queue_capacity[1m]))
+            )
+        """,
         hold_for=300.0,
         per_process=True,
-        summary="Pool {{ $labels.pool }} has more than <queue_depth> tasks waiting",
+        summary="The queue of pool {{ $labels.pool }} has grown long",
         description=_WHERE_EXACTLY + ": {{ $value | humanize }} tasks wait.",
         panel=_QUEUE,
     ),
@@ -81,6 +98,7 @@ _ESSENTIALS = (
         summary="Pool {{ $labels.pool }} drops tasks",
         description=_WHERE + ": {{ $value | humanize }} tasks per second are refused or expire.",
         panel=_REASONS,
+        held_back_by=("PoolRetryStorm",),
     ),
     Alert(
         name="PoolSlowTasks",
@@ -113,6 +131,31 @@ _QUEUES = (
         description=_WHERE_EXACTLY
         + ": {{ $value | humanize }} tasks wait, none has finished in <stall_spoken>.",
         panel=_OLDEST,
+        held_back_by=("PoolWorkersHung",),
+    ),
+    # From the clock that runs while nothing finishes: the dwell histogram learns of a wait when it is over.
+    Alert(
+        name="PoolOldestQueued",
+        severity="warning",
+        expr="max by (<process>) (min_over_time(workerpool_oldest_queued_seconds[1m])) > <dwell>",
+        hold_for=120.0,
+        per_process=True,
+        summary="The next task of pool {{ $labels.pool }} has waited for more than <dwell_spoken>",
+        description=_WHERE_EXACTLY
+        + ": the oldest queued task has waited for {{ $value | humanizeDuration }}.",
+        panel=_OLDEST,
+    ),
+    Alert(
+        name="PoolOldestQueuedCritical",
+        severity="critical",
+        expr="max by (<process>) (min_over_time(workerpool_oldest_queued_seconds[1m])) > <dwell_critical>",
+        hold_for=60.0,
+        per_process=True,
+        summary="The next task of pool {{ $labels.pool }} has waited for more than <dwell_critical_spoken>",
+        description=_WHERE_EXACTLY
+        + ": the oldest queued task has waited for {{ $value | humanizeDuration }}.",
+        panel=_OLDEST,
+        held_back_by=("PoolStalled", "PoolWorkersHung"),
     ),
     Alert(
         name="PoolQueueSaturated",
@@ -150,6 +193,7 @@ _QUEUES = (
         description=_WHERE_EXACTLY
         + ": at the pace of the last 15 minutes {{ $value | humanize }} tasks wait soon.",
         panel=_FULL,
+        held_back_by=("PoolQueueGrowing",),
     ),
     Alert(
         name="PoolDwellHigh",
@@ -164,6 +208,25 @@ _QUEUES = (
         summary="Tasks of pool {{ $labels.pool }} wait for more than <dwell_spoken>",
         description=_WHERE + ": one task in twenty waits for {{ $value | humanizeDuration }} or more.",
         panel=_DWELL,
+        held_back_by=("PoolOldestQueued",),
+    ),
+    # Work that is refused and offered again at once looks like traffic; what is admitted is what finishes.
+    Alert(
+        name="PoolRetryStorm",
+        severity="warning",
+        expr="""
+            sum by (<service>) (rate(workerpool_offered_total[5m]))
+            /
+            (sum by (<service>) (rate(workerpool_submitted_total[5m])) > 0)
+            > <retries>
+            and
+            sum by (<service>) (rate(workerpool_dropped_total{reason=~"full|breaker_open"}[5m])) > <refusals>
+        """,
+        hold_for=120.0,
+        per_process=False,
+        summary="Pool {{ $labels.pool }} is offered far more than it admits",
+        description=_WHERE + ": {{ $value | humanize }} tasks are offered for each one that is admitted.",
+        panel=_ATTEMPTS,
     ),
 )
 
@@ -187,12 +250,92 @@ _WORKERS = (
         name="PoolHungTasks",
         severity="warning",
         expr="max by (<process>) (min_over_time(workerpool_hung_tasks[1m])) > 0",
-        hold_for=300.0,
+        hold_for=60.0,
         per_process=True,
         summary="Tasks of pool {{ $labels.pool }} hang",
         description=_WHERE_EXACTLY
         + ": {{ $value | humanize }} tasks or done-callbacks have run longer than hung_after.",
         panel=_HUNG,
+    ),
+    # It names the cause of what else fires then, which is why it holds that back.
+    Alert(
+        name="PoolWorkersHung",
+        severity="critical",
+        expr="""
+            max by (<process>) (min_over_time(workerpool_hung_tasks[1m]))
+            /
+            (max by (<process>) (max_over_time(workerpool_workers[1m])) > 0)
+            >= <hung_share>
+        """,
+        hold_for=60.0,
+        per_process=True,
+        summary="Half of the workers of pool {{ $labels.pool }} hang",
+        description=_WHERE_EXACTLY + ": {{ $value | humanizePercentage }} of its workers hang.",
+        panel=_HUNG,
+    ),
+    # The mean of this hour yesterday is what is usual: no number would be right for every pool.
+    Alert(
+        name="PoolSlowdown",
+        severity="warning",
+        expr="""
+            (
+              sum by (<service>) (increase(workerpool_task_duration_seconds_sum[5m]))
+              /
+              (sum by (<service>) (increase(workerpool_task_duration_seconds_count[5m])) >= <slowdown_tasks>)
+              > <slowdown_floor>
+            )
+            /
+            (
+              sum by (<service>) (rate(workerpool_task_duration_seconds_sum[1h] offset 1d))
+              /
+              (sum by (<service>) (rate(workerpool_task_duration_seconds_count[1h] offset 1d)) > 0)
+            )
+            > <slowdown>
+        """,
+        hold_for=120.0,
+        per_process=False,
+        summary="Tasks of pool {{ $labels.pool }} take more than <slowdown> times as long as yesterday",
+        description=_WHERE + ": tasks take {{ $value | humanize }} times as long as in this hour yesterday.",
+        panel=_DURATION,
+    ),
+)
+
+_PROCESSES = (
+    # Of a process, and not of a pool: every pool of it is late then, and would tell the same.
+    Alert(
+        name="PoolStarved",
+        severity="warning",
+        expr="""
+            max by (<whole_process>) (
+              rate(workerpool_scheduling_delay_seconds_sum[2m])
+              /
+              (rate(workerpool_scheduling_delay_seconds_count[2m]) > 0)
+            ) > <scheduling_delay>
+        """,
+        hold_for=120.0,
+        per_process=True,
+        per_pool=False,
+        summary="Threads of {{ $labels.instance }} wait for the interpreter or for a CPU",
+        description=_PROCESS + ": a thread that is due runs {{ $value | humanizeDuration }} late on average.",
+        panel=_DELAY,
+    ),
+    Alert(
+        name="PoolDescriptorsHigh",
+        severity="warning",
+        expr="""
+            max by (<whole_process>) (max_over_time(process_open_fds[1m]))
+            /
+            (max by (<whole_process>) (max_over_time(process_max_fds[1m])) > 0)
+            > <descriptors>
+            and
+            max by (<whole_process>) (workerpool_info)
+        """,
+        hold_for=120.0,
+        per_process=True,
+        per_pool=False,
+        summary="{{ $labels.instance }} runs out of file descriptors",
+        description=_PROCESS + ": {{ $value | humanizePercentage }} of its file descriptors are open.",
+        panel=_DESCRIPTORS,
     ),
 )
 
@@ -242,6 +385,34 @@ _DEPENDENCIES = (
         description=_WHERE_EXACTLY + ": they were replaced {{ $value | humanize }} times in 15 minutes.",
         panel=_REBUILDS,
     ),
+    # Workers that live for one task, or pools that are built for one request: no harm, and no gain either.
+    Alert(
+        name="PoolChurning",
+        severity="info",
+        expr="""
+            sum by (<service>) (increase(workerpool_workers_started_total[5m]))
+            /
+            (sum by (<service>) (max_over_time(workerpool_workers[5m])) > 0)
+            > <churn>
+        """,
+        hold_for=120.0,
+        per_process=False,
+        summary="Workers of pool {{ $labels.pool }} are started again and again",
+        description=_WHERE + ": each worker was started {{ $value | humanize }} times in 5 minutes.",
+        panel=_LOST,
+    ),
+    # One every two hours is twelve lost tasks a day, and no other alert would ever see it.
+    Alert(
+        name="PoolWorkersDying",
+        severity="warning",
+        expr="sum by (<service>) (increase(workerpool_workers_lost_total[6h])) >= <losses>",
+        hold_for=0.0,
+        per_process=False,
+        summary="Workers of pool {{ $labels.pool }} die now and then",
+        description=_WHERE + ": {{ $value | humanize }} workers were lost in 6 hours, each with its task.",
+        panel=_LOST,
+        held_back_by=("PoolBackendRebuilding",),
+    ),
 )
 
 _LIFECYCLE = (
@@ -278,6 +449,7 @@ GROUPS = (
     *budget_groups(),
     Group("prodpool-queue", _QUEUES),
     Group("prodpool-workers", _WORKERS),
+    Group("prodpool-processes", _PROCESSES),
     Group("prodpool-dependencies", _DEPENDENCIES),
     Group("prodpool-lifecycle", _LIFECYCLE),
 )

@@ -17,8 +17,23 @@ Severity = Literal["critical", "warning", "info"]
 FILL_HORIZON = 1800.0
 # Share of the capacity below which a queue has no trend worth a word.
 FILL_FLOOR = 0.2
+# Share of the capacity from which a queue has grown, whatever its size.
+GROWN = 0.5
 # Changes of a breaker between closed and not, and rebuilds of a backend, that are too many in 15 minutes.
 FLAPS, REBUILDS = 6, 3
+# Lost workers that are too many in 6 hours.
+LOSSES = 3
+# Times that all workers are started anew in 5 minutes.
+CHURN = 5
+# Share of the workers from which hung tasks wake somebody.
+HUNG_SHARE = 0.5
+# Times the dwell's threshold from which the oldest queued task wakes somebody.
+DWELL_FACTOR = 10
+# Offered tasks for each admitted one, and refused ones per second, from which callers try again at once.
+RETRIES, REFUSALS = 3, 1
+# Times yesterday's mean duration that make a slowdown; seconds below which, and tasks in 5 minutes with fewer
+# than which, a mean says nothing.
+SLOWDOWN, SLOWDOWN_FLOOR, SLOWDOWN_TASKS = 2, 0.01, 20
 _PLACE = re.compile(r"<([a-z_]+)>")
 _WINDOW = re.compile(r"(?:(?<=\[)|(?<=offset ))(\d+)([smhd])\b")
 
@@ -52,6 +67,9 @@ class Alert:
         expr: PromQL; its value is what ``description`` calls ``$value``.
         wait: Seconds for which it has to hold, before scaling; or the setting that says so.
         per_process: Whether each process has an alert of its own, with an ``instance`` label.
+        per_pool: Whether each pool has one, with a ``pool`` label; what a process as a whole lacks has none.
+        held_back_by: The alerts during which nobody is told of this one for the same pool, since it comes of
+            them. Every critical alert holds back the warnings of its pool besides.
     """
 
     name: str
@@ -62,6 +80,8 @@ class Alert:
     summary: str
     description: str
     panel: PanelLink
+    per_pool: bool = True
+    held_back_by: tuple[str, ...] = ()
 
     def holds_for(self, settings: AlertThresholds) -> float:
         """Return for how many seconds it has to hold."""
@@ -87,7 +107,7 @@ class Alert:
         return f"{settings.dashboard_url.rstrip('/')}/d/{self.panel.dashboard}{query}"
 
     def _dashboard_url(self, settings: AlertThresholds) -> str:
-        names = ["job", *(["instance"] if self.per_process else []), "pool"]
+        names = ["job", *(["instance"] if self.per_process else []), *(["pool"] if self.per_pool else [])]
         return self.panel_url(
             settings, *(f"var-{name}={{{{ $labels.{name} | urlquery }}}}" for name in names)
         )
@@ -118,11 +138,15 @@ def render(text: str, settings: AlertThresholds, more: Mapping[str, str] | None 
 
 
 def _values(settings: AlertThresholds) -> dict[str, str]:
-    numbers = ("dwell", "duration", "queue_depth", "queue_fill", "utilisation", "panic_rate", "drop_rate")
+    numbers = (
+        *("dwell", "duration", "queue_depth", "queue_fill", "utilisation", "panic_rate", "drop_rate"),
+        *("scheduling_delay", "descriptors"),
+    )
     return {
         **{name: decimal(getattr(settings, name)) for name in numbers},
         "service": settings.service,
         "process": settings.process,
+        "whole_process": settings.whole_process,
         "stall": settings.window(settings.stall),
         "stall_spoken": humanize(settings.stall * settings.window_scale),
         "dwell_le": repr(float(settings.dwell)),  # as the histogram's label has it
@@ -130,12 +154,26 @@ def _values(settings: AlertThresholds) -> dict[str, str]:
         "duration_spoken": humanize(settings.duration),
         "fill_horizon": decimal(FILL_HORIZON * settings.window_scale),
         "fill_floor": decimal(FILL_FLOOR),
+        "grown": decimal(GROWN),
         "flaps": str(FLAPS),
         "rebuilds": str(REBUILDS),
+        "losses": str(LOSSES),
+        "churn": str(CHURN),
+        "hung_share": decimal(HUNG_SHARE),
+        "dwell_critical": decimal(DWELL_FACTOR * settings.dwell),
+        "dwell_critical_spoken": humanize(DWELL_FACTOR * settings.dwell),
+        "retries": str(RETRIES),
+        "refusals": str(REFUSALS),
+        "slowdown": str(SLOWDOWN),
+        "slowdown_floor": decimal(SLOWDOWN_FLOOR),
+        "slowdown_tasks": str(SLOWDOWN_TASKS),
+        "scheduling_delay_spoken": f"{decimal(settings.scheduling_delay * 1000)} ms",
+        "descriptors_percent": f"{decimal(round(settings.descriptors * 100, 6))} %",
         "drain_spoken": humanize(settings.drain * settings.window_scale),
         "queue_fill_percent": f"{decimal(round(settings.queue_fill * 100, 6))} %",
         "utilisation_percent": f"{decimal(round(settings.utilisation * 100, 6))} %",
         "slo_percent": f"{decimal(round(settings.slo * 100, 6))} %",
         "min_tasks": str(settings.slo_min_tasks),
         "budget": decimal(settings.budget),
+        "budget_percent": f"{decimal(settings.budget * 100)} %",
     }

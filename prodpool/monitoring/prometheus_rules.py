@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from prodpool.monitoring.alerts import GROUPS
+from prodpool.monitoring.alerts import ALERTS, GROUPS
 from prodpool.monitoring.formatting import duration
 from prodpool.monitoring.model import Alert, Group, Record, render
 from prodpool.monitoring.thresholds import AlertThresholds
@@ -19,8 +19,10 @@ _OPERATOR_HEAD = f"""{_ORIGIN}
 The same rules for the Prometheus Operator. Give it the labels that your Prometheus selects rules by."""
 _ROUTES_HEAD = f"""{_ORIGIN}
 Take `route` and `inhibit_rules` over into your own Alertmanager file, and give the receivers your pager and
-your chat; as it stands it is complete and tells nobody. A critical alert of a pool holds the others of that
-pool back: they are what it comes of or leads to, and Prometheus and the dashboards still show them."""
+your chat; as it stands it is complete and tells nobody. One fault is one notification: the alerts of a job
+come together; a critical alert of a pool holds back the warnings of that pool, but for PoolHungTasks, which
+names the cause; and an alert that says why holds back those that come of it. Prometheus and the dashboards
+still show them."""
 _MIXIN_HEAD = f"""{_ORIGIN}
 The same rules as a mixin: (import 'mixin.libsonnet') + {{ ... }}"""
 
@@ -74,7 +76,8 @@ def _operator(settings: AlertThresholds) -> dict[str, Value]:
 
 def _routes(settings: AlertThresholds) -> dict[str, Value]:
     ours = 'component="workerpool"'
-    group_by: list[Value] = list(settings.service.split(", "))
+    same_pool: list[Value] = list(settings.service.split(", "))
+    same_job: list[Value] = [label for label in same_pool if label != "pool"]
     return {
         "route": {
             "receiver": "default",
@@ -82,7 +85,7 @@ def _routes(settings: AlertThresholds) -> dict[str, Value]:
                 {
                     "matchers": [ours],
                     "receiver": "worker-pools-chat",
-                    "group_by": group_by,
+                    "group_by": same_job,
                     "group_wait": settings.window(30),
                     "group_interval": settings.window(300),
                     "repeat_interval": "4h",
@@ -93,9 +96,18 @@ def _routes(settings: AlertThresholds) -> dict[str, Value]:
         "inhibit_rules": [
             {
                 "source_matchers": [ours, 'severity="critical"'],
-                "target_matchers": [ours, 'severity=~"warning|info"'],
-                "equal": group_by,
-            }
+                "target_matchers": [ours, 'severity=~"warning|info"', 'alertname!="PoolHungTasks"'],
+                "equal": same_pool,
+            },
+            *(
+                {
+                    "source_matchers": [ours, f'alertname=~"{"|".join(alert.held_back_by)}"'],
+                    "target_matchers": [ours, f'alertname="{alert.name}"'],
+                    "equal": same_pool,
+                }
+                for alert in ALERTS
+                if alert.held_back_by
+            ),
         ],
         "receivers": [{"name": "default"}, {"name": "worker-pools-chat"}, {"name": "worker-pools-pager"}],
     }

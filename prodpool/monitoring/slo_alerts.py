@@ -15,6 +15,8 @@ from prodpool.monitoring.formatting import SECONDS, decimal, humanize
 from prodpool.monitoring.model import Alert, Group, PanelLink, Record, Severity
 from prodpool.monitoring.thresholds import FASTEST_BURN, AlertThresholds
 
+# Critical alerts that each say why tasks fail.
+_CAUSES = ("PoolStopped", "PoolPanicRate", "PoolStalled", "PoolWorkersHung")
 BURN_PANEL = PanelLink("prodpool-pool", 52, "Error budget burn, worst pool")
 _FEW_DAYS = 3
 _BAD = """
@@ -118,8 +120,8 @@ def _alert(burn: BurnRate) -> Alert:
         summary=f"Pool {{{{ $labels.pool }}}} spends {burn.pace()}",
         description=(
             "{{ $value | humanizePercentage }} of what pool {{ $labels.pool }} of {{ $labels.job }} was "
-            f"given in the last {burn.long_spoken()} failed or was lost. At this pace the budget of 30 days "
-            f"is spent in {burn.spent()}."
+            f"given in the last {burn.long_spoken()} failed or was lost; <budget_percent> may."
         ),
         panel=BURN_PANEL,
+        held_back_by=_CAUSES if burn.factor == FASTEST_BURN else (*_CAUSES, BURNS[0].name),
     )

@@ -68,6 +68,12 @@ class AlertThresholds:
     utilisation: float = _setting(
         0.95, "share of the workers' time that may be spent in tasks", metavar="SHARE"
     )
+    scheduling_delay: float = _setting(
+        0.02, "seconds that a process may be late in waking up a thread, on average", metavar="SECONDS"
+    )
+    descriptors: float = _setting(
+        0.8, "share of the file descriptors of a process that may be open", metavar="SHARE"
+    )
     panic_rate: float = _setting(0.1, "panics per second", metavar="RATE")
     drop_rate: float = _setting(0.0, "dropped tasks per second", metavar="RATE")
     stall: float = _setting(
@@ -91,7 +97,7 @@ class AlertThresholds:
     )
 
     def __post_init__(self) -> None:
-        for name in ("slo", "queue_fill", "utilisation"):
+        for name in ("slo", "queue_fill", "utilisation", "descriptors"):
             self._require(name, 0 < getattr(self, name) < 1, "pass a share between 0 and 1, such as 0.9")
         burn = Decimal(str(FASTEST_BURN)) * self.budget
         self._require(
@@ -104,6 +110,9 @@ class AlertThresholds:
             self._require(name, 1 <= getattr(self, name) < math.inf, "pass a number of 1 or more")
         for name in ("panic_rate", "drop_rate"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "pass a rate per second of 0 or more")
+        self._require(
+            "scheduling_delay", 0 < self.scheduling_delay < math.inf, "pass a number of seconds above 0"
+        )
         for name in ("stall", "drain"):
             self._require(name, 1 <= getattr(self, name) < math.inf, "pass a number of seconds of 1 or more")
         self._require("window_scale", LEAST_SCALE <= self.window_scale <= 1, "pass a factor from 0.001 to 1")
@@ -169,6 +178,11 @@ class AlertThresholds:
         return ", ".join(
             [*([self.namespace_label] if self.namespace_label else []), "job", "instance", "pool"]
         )
+
+    @property
+    def whole_process(self) -> str:
+        """The labels that tell one process from another, whatever pools it has."""
+        return self.process.removesuffix(", pool")
 
     def window(self, seconds: float) -> str:
         """Write a window or a waiting time, scaled, as PromQL has it."""

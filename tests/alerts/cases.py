@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.alerts.synthetic import GONE, Pool, Story
+from prodpool.monitoring.alerts import ALERTS
+from tests.alerts.synthetic import GONE, MEAN, Pool, Story
 
+OF_PROCESSES = {alert.name for alert in ALERTS if not alert.per_pool}
 POOL = Pool()
 BUSY = Pool(per_minute=6000)
 DAY, HOUR = 1440.0, 60.0
@@ -15,13 +17,21 @@ QUARTER, ONE, LONG = 0.25, 1.0, 15.0
 
 @dataclass(frozen=True)
 class Case:
-    """What is scraped, and which alerts fire for the pool that is ill, ``at`` so many minutes."""
+    """What is scraped, and which alerts fire for the pool that is ill, ``at`` so many minutes.
+
+    Those that are of a process have no pool.
+    """
 
     name: str
     at: float
     fires: set[str]
     pools: tuple[Pool, ...]
     step: float = QUARTER
+
+    def labels(self, alert: str) -> str:
+        """Return the labels with which an alert is counted."""
+        pool = "" if alert in OF_PROCESSES else f', pool="{self.pools[0].name}"'
+        return f'{{alertname="{alert}"{pool}}}'
 
 
 def fires(alert: str, at: float, *pools: Pool, how: str = "", step: float = QUARTER) -> Case:
@@ -43,6 +53,7 @@ def result(word: str) -> str:
 
 
 CLOSED, OPEN, HALF_OPEN = (f'breaker_state{{state="{one}"}}' for one in ("closed", "open", "half_open"))
+LOST = 'workers_lost_total{cause="signal"}'
 LARGE_QUEUE = {"queue_capacity": [(600, 5000)]}
 
 
@@ -86,6 +97,32 @@ def breakers(closed: Story, opened: Story) -> Pool:
     return POOL.with_(gauges={CLOSED: closed, OPEN: opened, HALF_OPEN: [(40, 0)]})
 
 
+def storm(refused: float, minutes: float) -> Pool:
+    """Return a pool of which so many tasks a minute are refused after ten minutes, and offered again."""
+    burst = [(10, 0), (minutes, refused)]
+    return POOL.with_(
+        counters={
+            "offered_total": [(at, 60 + more) for at, more in burst],
+            reason("full"): burst,
+        }
+    )
+
+
+def slowed(factor: float, *, per_minute: float = 60.0, mean: float = MEAN) -> Pool:
+    """Return a pool whose tasks take so many times as long after 25 hours."""
+    took = per_minute * mean
+    return POOL.with_(
+        per_minute=per_minute,
+        counters_alone=True,
+        counters={"task_duration_seconds_sum": [(25 * HOUR, took), (HOUR, factor * took)]},
+    )
+
+
+def dying(times_: int) -> Story:
+    """Return how a worker is lost every half hour, so many times."""
+    return [*[(30, 0), (1, 1)] * times_, (3 * HOUR, 0)]
+
+
 CASES = (
     Case("healthy-for-an-hour", 60, set(), (POOL, BUSY.with_(instance="b:1"))),
     Case("healthy-for-four-days", 4 * DAY, set(), (failing((4 * DAY, 0.001)),), LONG),
@@ -107,6 +144,15 @@ CASES = (
         "at-the-bound",
         60,
         POOL.with_(gauges={**LARGE_QUEUE, "queue_depth": [(60, 1000)]}),
+    ),
+    fires(
+        "PoolQueueGrowing",
+        18,
+        POOL.with_(gauges={"queue_depth": [(10, 45), (20, 51)]}),
+        how="in-a-small-queue",
+    ),
+    near_miss(
+        "PoolQueueGrowing", "half-of-a-small-queue", 60, POOL.with_(gauges={"queue_depth": [(60, 50)]})
     ),
     near_miss(
         "PoolQueueGrowing",
@@ -195,19 +241,24 @@ CASES = (
         how="and-still-grows",
     ),
     fires("PoolQueueSaturated", 8, POOL.with_(gauges={"queue_depth": [(60, 81)]})),
-    near_miss("PoolQueueSaturated", "at-the-bound", 60, POOL.with_(gauges={"queue_depth": [(60, 80)]})),
+    Case(
+        "PoolQueueSaturated-near-miss-at-the-bound",
+        60,
+        {"PoolQueueGrowing"},
+        (POOL.with_(gauges={"queue_depth": [(60, 80)]}),),
+    ),
     near_miss(
         "PoolQueueSaturated",
         "no-queue",
         60,
         POOL.with_(gauges={"queue_depth": [(60, 0)], "queue_capacity": [(60, 0)]}),
     ),
-    fires("PoolQueueFillingUp", 33, POOL.with_(gauges={"queue_depth": [(1, 2 * one) for one in range(60)]})),
+    fires("PoolQueueFillingUp", 20, POOL.with_(gauges={"queue_depth": [(1, 3 * one) for one in range(30)]})),
     near_miss(
         "PoolQueueFillingUp",
         "too-slowly",
         60,
-        POOL.with_(gauges={"queue_depth": [(1, one) for one in range(61)]}),
+        POOL.with_(gauges={"queue_depth": [(1, one) for one in range(61)], "queue_capacity": [(61, 121)]}),
         step=ONE,
     ),
     near_miss(
@@ -236,16 +287,80 @@ CASES = (
         60,
         POOL.with_(counters={"busy_seconds_total": [(20, 600), (30, 3000), (20, 600)]}),
     ),
-    fires("PoolHungTasks", 17, POOL.with_(gauges={"hung_tasks": [(10, 0), (20, 1)]})),
+    fires("PoolHungTasks", 13, POOL.with_(gauges={"hung_tasks": [(10, 0), (20, 1)]})),
     fires(
         "PoolHungTasks",
-        17,
-        POOL.with_(gauges={"hung_tasks": [(10, 0), (3, 1), (0.25, GONE), (20, 1)]}),
+        13,
+        POOL.with_(gauges={"hung_tasks": [(10, 0), (1, 1), (0.25, GONE), (20, 1)]}),
         how="although-a-scrape-fails",
     ),
     near_miss(
-        "PoolHungTasks", "for-five-minutes", 16, POOL.with_(gauges={"hung_tasks": [(10, 0), (5, 1), (9, 0)]})
+        "PoolHungTasks", "for-a-minute", 12, POOL.with_(gauges={"hung_tasks": [(10, 0), (1, 1), (9, 0)]})
     ),
+    Case(
+        "PoolWorkersHung-fires",
+        13.5,
+        {"PoolWorkersHung", "PoolHungTasks"},
+        (POOL.with_(gauges={"hung_tasks": [(10, 0), (20, 25)], "workers_busy": [(10, 20), (20, 50)]}),),
+    ),
+    Case(
+        "PoolWorkersHung-near-miss-nearly-half",
+        29,
+        {"PoolHungTasks"},
+        (POOL.with_(gauges={"hung_tasks": [(10, 0), (20, 24)], "workers_busy": [(10, 20), (20, 50)]}),),
+    ),
+    fires("PoolOldestQueued", 14, POOL.with_(gauges={"oldest_queued_seconds": [(10, 0.2), (10, 31)]})),
+    near_miss(
+        "PoolOldestQueued",
+        "for-two-minutes",
+        13,
+        POOL.with_(gauges={"oldest_queued_seconds": [(10, 0.2), (2, 40), (9, 1)]}),
+    ),
+    Case(
+        "PoolOldestQueuedCritical-fires",
+        18,
+        {"PoolOldestQueued", "PoolOldestQueuedCritical"},
+        (POOL.with_(gauges={"oldest_queued_seconds": [(10, 0.2), (20, 301)]}),),
+    ),
+    Case(
+        "PoolOldestQueuedCritical-near-miss-at-the-bound",
+        29,
+        {"PoolOldestQueued"},
+        (POOL.with_(gauges={"oldest_queued_seconds": [(10, 0.2), (20, 300)]}),),
+    ),
+    # What is refused is lost work as well.
+    Case(
+        "PoolRetryStorm-fires",
+        14.5,
+        {"PoolRetryStorm", "PoolErrorBudgetBurn1h"},
+        (storm(refused=12_000, minutes=4.5),),
+    ),
+    # Sixty a minute are admitted, as many as finish.
+    Case(
+        "PoolRetryStorm-near-miss-a-busy-day",
+        14.5,
+        {"PoolErrorBudgetBurn1h"},
+        (storm(refused=100, minutes=4.5),),
+    ),
+    fires("PoolSlowdown", 25 * HOUR + 9, slowed(2.2), step=ONE),
+    near_miss("PoolSlowdown", "a-little", 25 * HOUR + 50, slowed(1.9), step=ONE),
+    near_miss("PoolSlowdown", "for-few-tasks", 25 * HOUR + 50, slowed(9.0, per_minute=3), step=ONE),
+    near_miss("PoolSlowdown", "of-what-is-fast", 25 * HOUR + 50, slowed(3.0, mean=0.003), step=ONE),
+    fires("PoolStarved", 15, POOL.with_(counters={"scheduling_delay_seconds_sum": [(10, 0.03), (10, 3)]})),
+    near_miss("PoolStarved", "below", 60, POOL.with_(counters={"scheduling_delay_seconds_sum": [(60, 1.1)]})),
+    fires("PoolDescriptorsHigh", 14, POOL.with_(gauges={"process_open_fds": [(10, 100), (10, 820)]})),
+    near_miss(
+        "PoolDescriptorsHigh", "at-the-bound", 60, POOL.with_(gauges={"process_open_fds": [(60, 819)]})
+    ),
+    fires("PoolChurning", 16, POOL.with_(counters={"workers_started_total": [(10, 0), (10, 60)]})),
+    near_miss(
+        "PoolChurning",
+        "a-start",
+        60,
+        POOL.with_(counters={"workers_started_total": [(10, 0), (1, 200), (60, 0)]}),
+    ),
+    fires("PoolWorkersDying", 3 * HOUR, POOL.with_(counters={LOST: dying(3)}), step=ONE),
+    near_miss("PoolWorkersDying", "twice", 3 * HOUR, POOL.with_(counters={LOST: dying(2)}), step=ONE),
     fires("PoolBreakerOpen", 17, breaker((10, "closed"), (3, "open"), (0.25, "half_open"), (20, "open"))),
     fires(
         "PoolBreakerOpen",

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 
 Story = Sequence[tuple[float, float | str]]
 LADDER = ("0.01", "0.25", "1.0", "5.0", "10.0", "30.0", "60.0", "300.0", "+Inf")
-RESULTS = ("ok", "error", "panic", "timeout")
+RESULTS = ("ok", "error", "panic", "timeout", "cancelled", "expected")
 REASONS = (
     "full", "closed", "breaker_open", "expired", "cancelled", "shutdown",
 )  # fmt: skip
+CAUSES = ("signal", "exit", "start", "backend")
 GONE = "stale"
+# Seconds that a task of a healthy pool runs, and that a thread of a healthy process is late.
+MEAN, DELAY = 0.1, 0.0005
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class Pool:
 
     Attributes:
         lasts: How long it is scraped; None for as long as the test lasts.
-        counters, gauges: Stories by metric without its prefix, such as ``dropped_total{reason="full"}``. A
-            counter's story says how much is added in a minute, a gauge's what it shows.
+        counters, gauges: Stories by metric without its prefix, such as ``dropped_total{reason="full"}``;
+            those of the process (``process_open_fds``) have none. A counter's story says how much is added in
+            a minute, a gauge's what it shows.
         dwell, duration: The share of the tasks that took longer than each bound, where that is not none.
         counters_alone: Leave gauges and histograms out, to be quick where days go by.
         per_minute: Tasks that are submitted, and finish well unless told otherwise.
@@ -53,6 +57,8 @@ class Pool:
         ]
 
     def _named(self, name: str) -> str:
+        if name.startswith("process_"):
+            return f'{name}{{job="{self.job}", instance="{self.instance}"}}'
         metric, _, labels = name.partition("{")
         mine = f'job="{self.job}", instance="{self.instance}", pool="{self.name}"'
         return f"workerpool_{metric}{{{mine}{', ' + labels[:-1] if labels else ''}}}"
@@ -81,17 +87,25 @@ class Pool:
             return [(minutes, per_minute)]
 
         return {
+            "offered_total": steady(self.per_minute),
             "submitted_total": steady(self.per_minute),
             **{f'completed_total{{result="{one}"}}': steady(0) for one in RESULTS},
             'completed_total{result="ok"}': steady(self.per_minute),
             **{f'dropped_total{{reason="{one}"}}': steady(0) for one in REASONS},
             "busy_seconds_total": steady(600),
             "backend_rebuilds_total": steady(0),
+            "workers_started_total": steady(0),
+            **{f'workers_lost_total{{cause="{one}"}}': steady(0) for one in CAUSES},
+            "task_duration_seconds_sum": steady(self.per_minute * MEAN),
+            "task_duration_seconds_count": steady(self.per_minute),
+            "scheduling_delay_seconds_sum": steady(60 * DELAY),
+            "scheduling_delay_seconds_count": steady(60),
         }
 
     def _healthy_gauges(self, minutes: float) -> dict[str, Story]:
         values = {
             "queue_depth": 3, "queue_capacity": 100, "workers": 50, "workers_busy": 10, "hung_tasks": 0,
+            "oldest_queued_seconds": 0.2, "process_open_fds": 100, "process_max_fds": 1024, "info": 1,
             "stopped": 0, 'breaker_state{state="closed"}': 1, 'breaker_state{state="open"}': 0,
             'breaker_state{state="half_open"}': 0,
         }  # fmt: skip

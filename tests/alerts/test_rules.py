@@ -26,7 +26,7 @@ def as_test(case: Case) -> dict[str, Any]:
     """Return a case as `promtool` wants it."""
     minutes = case.at + 2 * case.step
     pools = (*case.pools, BYSTANDER.with_(counters_alone=case.pools[0].counters_alone))
-    step, ill = f"{round(case.step * 60)}s", case.pools[0].name
+    step = f"{round(case.step * 60)}s"
     return {
         "name": case.name,
         "interval": step,
@@ -35,10 +35,7 @@ def as_test(case: Case) -> dict[str, Any]:
             {
                 "expr": FIRING,
                 "eval_time": f"{round(case.at * 60)}s",
-                "exp_samples": [
-                    {"labels": f'{{alertname="{alert}", pool="{ill}"}}', "value": 1}
-                    for alert in sorted(case.fires)
-                ],
+                "exp_samples": [{"labels": case.labels(alert), "value": 1} for alert in sorted(case.fires)],
             }
         ],
     }
@@ -71,6 +68,6 @@ def test_what_fires(case: Case, promtool: str, tmp_path: Path) -> None:
 
 def test_every_alert_has_its_cases() -> None:
     """No alert is without a case in which it fires, and one in which it nearly does."""
-    fired = {alert for case in CASES for alert in case.fires}
+    fired = {alert for case in CASES if "-near-miss-" not in case.name for alert in case.fires}
     missed = {case.name.split("-near-miss-")[0] for case in CASES if "-near-miss-" in case.name}
     assert fired == missed == {alert.name for alert in ALERTS}
