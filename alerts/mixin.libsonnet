@@ -249,7 +249,7 @@
           },
           {
             "alert": "PoolRetryStorm",
-            "expr": "sum by (job, pool) (rate(workerpool_offered_total[5m]))\n/\n(sum by (job, pool) (rate(workerpool_submitted_total[5m])) > 0)\n> 3\nand\nsum by (job, pool) (rate(workerpool_dropped_total{reason=~\"full|breaker_open\"}[5m])) > 1",
+            "expr": "sum by (job, pool) (rate(workerpool_offered_total[5m]))\n/\n(sum by (job, pool) (rate(workerpool_submitted_total[5m])) > 0)\n> 3\nand\nsum by (job, pool) (rate(workerpool_dropped_total{reason=~\"full|breaker_open\"}[5m])) > 1\nunless\nsum by (job, pool) (rate(workerpool_offered_total[5m]))\n< 1.5 * sum by (job, pool) (rate(workerpool_offered_total[1h] offset 1d))",
             "for": "2m",
             "labels": {
               "component": "workerpool",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prodpool.monitoring import triage_commands
 from prodpool.monitoring.export import KINDS, NoFilesError, render_files
 from prodpool.monitoring.formatting import decimal
 from prodpool.monitoring.thresholds import AlertThresholds, SettingError, options
@@ -33,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "export", help="write dashboards, alert rules and runbook", description=_EXPORT, allow_abbrev=False
     )
     _add_export_arguments(export)
+    triage_commands.add_parsers(commands)
     chosen = parser.parse_args(argv)
+    if chosen.command in triage_commands.COMMANDS:
+        return triage_commands.run(chosen)
     try:
         return _export(chosen)
     except (SettingError, NoFilesError, OSError) as error:

@@ -31,6 +31,8 @@ HUNG_SHARE = 0.5
 DWELL_FACTOR = 10
 # Offered tasks for each admitted one, and refused ones per second, from which callers try again at once.
 RETRIES, REFUSALS = 3, 1
+# Times yesterday's offers that are too many for everyday traffic.
+OFFERED_GROWTH = 1.5
 # Times yesterday's mean duration that make a slowdown; seconds below which, and tasks in 5 minutes with fewer
 # than which, a mean says nothing.
 SLOWDOWN, SLOWDOWN_FLOOR, SLOWDOWN_TASKS = 2, 0.01, 20
@@ -164,6 +166,7 @@ def _values(settings: AlertThresholds) -> dict[str, str]:
         "dwell_critical_spoken": humanize(DWELL_FACTOR * settings.dwell),
         "retries": str(RETRIES),
         "refusals": str(REFUSALS),
+        "offered_growth": decimal(OFFERED_GROWTH),
         "slowdown": str(SLOWDOWN),
         "slowdown_floor": decimal(SLOWDOWN_FLOOR),
         "slowdown_tasks": str(SLOWDOWN_TASKS),

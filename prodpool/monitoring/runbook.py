@@ -12,6 +12,7 @@ from prodpool.monitoring.incident_history import findings, history_values
 from prodpool.monitoring.model import Alert, render
 from prodpool.monitoring.slo_alerts import BURNS, BurnRate
 from prodpool.monitoring.thresholds import AlertThresholds
+from prodpool.monitoring.triage import triage_values
 from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 TEMPLATE = "runbook.template.md"
@@ -29,6 +30,7 @@ def runbook(settings: AlertThresholds) -> str:
     values = {
         "metric_table": _metric_table(),
         "alert_index": _alert_index(settings),
+        **triage_values(settings),
         **history_values(findings()),
     }
     parts = [render(head, settings, values)]

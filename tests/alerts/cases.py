@@ -352,7 +352,7 @@ CASES = (
     near_miss(
         "PoolDescriptorsHigh", "at-the-bound", 60, POOL.with_(gauges={"process_open_fds": [(60, 819)]})
     ),
-    fires("PoolChurning", 16, POOL.with_(counters={"workers_started_total": [(10, 0), (10, 60)]})),
+    fires("PoolChurning", 18, POOL.with_(counters={"workers_started_total": [(10, 0), (10, 60)]})),
     near_miss(
         "PoolChurning",
         "a-start",
