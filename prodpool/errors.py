@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
 from pickle import PicklingError
 from typing import Any, Self
@@ -254,5 +255,12 @@ class RemoteTaskError(_PoolError):
         )
         self.task = task
         self.error = error
-        # The full names of its class and of that one's bases, by which a breaker judges it.
+        # The full names of its class and of that one's bases, by which it is judged (see `stands_for`).
         self.kinds = kinds
+
+
+def stands_for(error: BaseException, classes: Iterable[type]) -> bool:
+    """Tell whether an exception stands in for one of ``classes`` that could not leave its worker process."""
+    if not isinstance(error, RemoteTaskError):
+        return False
+    return any(f"{each.__module__}.{each.__qualname__}" in error.kinds for each in classes)
