@@ -6,7 +6,7 @@ import copyreg
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
 from pickle import PicklingError
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from prodpool.task.outcomes import Reason
 from prodpool.text import said, shown, type_name
@@ -261,6 +261,7 @@ class RemoteTaskError(_PoolError):
 
 def stands_for(error: BaseException, classes: Iterable[type]) -> bool:
     """Tell whether an exception stands in for one of ``classes`` that could not leave its worker process."""
-    if not isinstance(error, RemoteTaskError):
+    if not issubclass(type(error), RemoteTaskError):  # `isinstance` may call the exception's own code
         return False
-    return any(f"{each.__module__}.{each.__qualname__}" in error.kinds for each in classes)
+    kinds = cast("RemoteTaskError", error).kinds
+    return any(f"{each.__module__}.{each.__qualname__}" in kinds for each in classes)

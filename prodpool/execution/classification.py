@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prodpool.config.exception_classes import CANCELLED_ERRORS, ExceptionClasses
-from prodpool.errors import RemoteTaskError, stands_for
+from prodpool.errors import stands_for
 from prodpool.task.outcomes import Result
 
 
@@ -32,12 +32,12 @@ class ResultClassifier:
         for result, classes in self._rules:
             if _is_one_of(error, classes):
                 return result
-        kinds = error.kinds if isinstance(error, RemoteTaskError) else ()
-        is_exception = stands_for(error, (Exception,)) if kinds else isinstance(error, Exception)
-        return Result.ERROR if is_exception else Result.PANIC
+        if stands_for(error, (BaseException,)) and not stands_for(error, (Exception,)):
+            return Result.PANIC
+        return Result.ERROR if issubclass(type(error), Exception) else Result.PANIC
 
 
 def _is_one_of(error: BaseException, classes: ExceptionClasses) -> bool:
-    # Not `isinstance`: that may call the exception's own code, which may raise.
+    # `isinstance` may call the exception's own code, which may raise.
     bases = type.mro(type(error))
     return any(each is base for each in classes for base in bases) or stands_for(error, classes)

@@ -299,7 +299,7 @@ def sanitized(error: BaseException) -> BaseException:
     """
     # No assignment, for an exception may be a frozen dataclass; and not its own method, which may be odd.
     BaseException.with_traceback(error, without_own_frames(error.__traceback__))
-    if isinstance(error, StopIteration):
+    if issubclass(type(error), StopIteration):  # `isinstance` may call its own code
         replaced = RuntimeError("task raised StopIteration")
         replaced.__cause__ = error
         return replaced

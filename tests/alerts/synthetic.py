@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 Story = Sequence[tuple[float, float | str]]
 LADDER = ("0.01", "0.25", "1.0", "5.0", "10.0", "30.0", "60.0", "300.0", "+Inf")
-RESULTS = ("ok", "error", "panic", "timeout")
+RESULTS = ("ok", "error", "panic", "timeout", "cancelled", "expected")
 REASONS = (
     "full", "closed", "breaker_open", "expired", "cancelled", "shutdown",
 )  # fmt: skip
