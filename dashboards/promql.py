@@ -78,7 +78,9 @@ def error_ratio(window: str = RATE_INTERVAL, by: str = "") -> str:
     Of tasks lost in a stop many may have been offered before the window, so the share is held to 1.
     """
     bad = summed(
-        _growth(window, "completed_total", 'result!="ok"'), _growth(window, "dropped_total", LOST), by=by
+        _growth(window, "completed_total", 'result=~"error|panic|timeout"'),
+        _growth(window, "dropped_total", LOST),
+        by=by,
     )
     return f"clamp_max({ratio(bad, offered(window, by))}, 1)"
 

@@ -23,6 +23,8 @@ LOG_EVENTS = (
     "pool.backend_rebuilt",
     "task.error",
     "task.panic",
+    "task.cancelled",
+    "task.expected",
     "task.slow",
     "task.still_running",
     "task.abandoned",

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from prodpool.config.around import Around, check_around
 from prodpool.config.context_variables import check_names
+from prodpool.config.exception_classes import DEFAULT_PANICS, ExceptionClasses, check_exception_classes
 from prodpool.config.log_levels import check_log_levels
 
 Overload = Literal["reject", "block", "caller_runs"]
@@ -55,6 +56,9 @@ class PoolSettings:
     context: TaskContext = "copy"
     around: Around | None = None
     log_levels: Mapping[str, str] | None = None
+    log_messages: bool = True
+    panics: ExceptionClasses = DEFAULT_PANICS
+    expected: ExceptionClasses = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -74,6 +78,8 @@ class PoolSettings:
         check_around(self.around)
         if self.log_levels is not None:
             self._set("log_levels", check_log_levels(self.log_levels))
+        check_flag("log_messages", self.log_messages)
+        check_exception_classes(self.panics, self.expected)
 
     def _set(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)  # the dataclass is frozen for all others

@@ -7,7 +7,7 @@ from typing import Any
 from examples.webhook_service.scrape import Snapshot, parse
 
 POOL = "webhook_delivery"
-RESULTS = ("ok", "error", "panic", "timeout")
+RESULTS = ("ok", "error", "panic", "timeout", "cancelled", "expected")
 REASONS = (
     "full",
     "closed",
