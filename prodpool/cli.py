@@ -51,11 +51,12 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default, kind, metavar, text in options():
         shown = ",".join(map(decimal, default)) if isinstance(default, tuple) else default
         shown = decimal(shown) if isinstance(shown, float) else shown
+        how: dict[str, Any] = {"action": "append"} if name in _REPEATED else {"default": default}
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,
             type=_reader(kind, shown),
-            **({"action": "append"} if name in _REPEATED else {"default": default}),
+            **how,
             metavar=metavar,
             help=f"{text} (default: {shown if shown != '' else 'none'})".replace("%", "%%"),
         )

@@ -81,7 +81,9 @@ def _narrow(variable: Json, matchers: Sequence[str]) -> None:
     found = _VALUES.fullmatch(query)
     if found is None:
         raise SelectorError(query, "a variable's query is not understood")
-    variable["query"]["query"] = f"label_values({add_matchers(found['selector'], matchers)}, {found['label']})"
+    variable["query"]["query"] = (
+        f"label_values({add_matchers(found['selector'], matchers)}, {found['label']})"
+    )
 
 
 def _check(dashboard: Json, matchers: Sequence[str]) -> None:

@@ -26,8 +26,9 @@ def read_pools(given: Sequence[str], file: Path | None) -> Pools:
     pools: Pools = {}
     for told, pool, name, text in (*_of_file(file), *_of_options(given)):
         own, value = pools.setdefault(pool, {}), _value(told, name, text)
-        if own.setdefault(name, value) != value:
+        if name in own and own[name] != value:
             raise SettingError(f"{told}: pool {pool} has {name} {own[name]} already: pass it once")
+        own[name] = value
     return pools
 
 

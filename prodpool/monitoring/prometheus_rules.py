@@ -44,7 +44,11 @@ def rule_files(settings: AlertThresholds) -> dict[str, str]:
 
 def _group(group: Group, settings: AlertThresholds) -> Value:
     interval = {} if group.every is None else {"interval": _at_least_a_second(group.every, settings)}
-    return {"name": group.name, **interval, "rules": [made for rule in group.rules for made in _rules(rule, settings)]}
+    return {
+        "name": group.name,
+        **interval,
+        "rules": [made for rule in group.rules for made in _rules(rule, settings)],
+    }
 
 
 def _at_least_a_second(seconds: float, settings: AlertThresholds) -> str:
@@ -122,10 +126,7 @@ def _mixin(settings: AlertThresholds) -> str:
         )
         for kind, found in ((Alert, alerts), (Record, records)):
             rules = [
-                made
-                for rule in group.rules
-                if isinstance(rule, kind)
-                for made in _rules(rule, settings)
+                made for rule in group.rules if isinstance(rule, kind) for made in _rules(rule, settings)
             ]
             if rules:
                 found.append({"name": group.name, **every, "rules": rules})
