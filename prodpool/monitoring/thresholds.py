@@ -38,20 +38,8 @@ _TAKEN = {
     "state",
     "version",
 }
-# What may be another for one pool than for the others.
-PER_POOL = (
-    "slo",
-    "slo_min_tasks",
-    "dwell",
-    "duration",
-    "queue_depth",
-    "queue_fill",
-    "utilisation",
-    "panic_rate",
-    "drop_rate",
-    "stall",
-    "drain",
-)
+# What can only be the same for all pools; each other setting may be another for one of them.
+_COMMON = {"buckets", "runbook_url", "dashboard_url", "namespace_label", "window_scale", "pools"}
 
 
 class SettingError(ValueError):
@@ -109,7 +97,7 @@ class AlertThresholds:
     dashboard_url: str = _setting("", "address of your Grafana, such as https://grafana.example", str, "URL")
     namespace_label: str = _setting(
         "",
-        "one more label to keep apart by, such as namespace; several: once for each, from the widest on",
+        "one more label to keep apart by, such as namespace; several: once for each, the widest first",
         str,
         "NAME",
     )
@@ -227,6 +215,9 @@ class AlertThresholds:
     def window(self, seconds: float) -> str:
         """Write a window or a waiting time, scaled, as PromQL has it."""
         return duration(seconds * self.window_scale)
+
+
+PER_POOL = tuple(each.name for each in fields(AlertThresholds) if each.name not in _COMMON)
 
 
 def only_per_pool() -> str:

@@ -15,7 +15,7 @@ from prodpool.cli import main
 from prodpool.monitoring.alerts import GROUPS
 from prodpool.monitoring.prometheus_rules import groups
 from prodpool.monitoring.thresholds import PER_POOL, AlertThresholds
-from tests.alerts.synthetic import Pool
+from tests.alerts.synthetic import Pool, Story
 from tests.alerts.test_export import refused
 
 pytestmark = pytest.mark.once
@@ -33,7 +33,7 @@ def firing(
     minutes: int,
     expected: list[tuple[str, str, str]],
 ) -> None:
-    """Export rules and have promtool see that what fires is expected: alert, cluster, pool."""
+    """Export rules and have promtool see what fires: the alert, what its cluster is written as, the pool."""
     assert main(["export", "alerts", str(folder / "rules"), *args]) == 0
     series = [one for pool in pools for one in pool.series(minutes + 1, 0.5)]
     test = {
@@ -94,7 +94,7 @@ def test_a_pool_may_be_watched_more_closely(promtool: str, tmp_path: Path) -> No
 
 def test_a_pool_may_have_an_objective_of_its_own(promtool: str, tmp_path: Path) -> None:
     """A tenth of the tasks failing burns the budget of 0.5 %, and not yet that of 2 %."""
-    failing = {'completed_total{result="error"}': [(45.0, 6.0)]}
+    failing: dict[str, Story] = {'completed_total{result="error"}': [(45.0, 6.0)]}
     pools = [Pool(name=name, counters_alone=True, counters=failing) for name in ("mail", "images")]
     args = ["--pool", "images:slo=0.98"]
     # In six hours' windows, of which there is one hour, 10 % burns 0.5 % six times too fast, and not 2 %.
@@ -104,7 +104,7 @@ def test_a_pool_may_have_an_objective_of_its_own(promtool: str, tmp_path: Path) 
 
 def test_a_healthy_cluster_does_not_hide_another(promtool: str, tmp_path: Path) -> None:
     """Where one of two clusters loses 40 % of its tasks, alerts fire, for that one alone."""
-    lossy = {'dropped_total{reason="full"}': [(45.0, 24.0)], "submitted_total": [(45.0, 36.0)]}
+    lossy: dict[str, Story] = {'dropped_total{reason="full"}': [(45.0, 24.0)], "submitted_total": [(45.0, 36.0)]}
     lossy |= {'completed_total{result="ok"}': [(45.0, 36.0)]}
     pools = [
         Pool(name="mail", counters=lossy, labels={"cluster": "eu", "namespace": "shop"}),
