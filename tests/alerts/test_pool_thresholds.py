@@ -86,9 +86,11 @@ def test_a_pool_may_be_slower_than_the_others(promtool: str, tmp_path: Path) -> 
 
 def test_a_pool_may_be_watched_more_closely(promtool: str, tmp_path: Path) -> None:
     """A value below the one of the others makes the alert fire for that pool alone, under the same name."""
-    late = [Pool(name=name, dwell=LATE) for name in ("a.b", "aXb", "images")]
+    late = [Pool(name=name, dwell=LATE) for name in ("a.b", "mail", "images")]
+    # Whose name a.b would match if the point were not escaped.
+    late.append(Pool(name="aXb", dwell={**LATE, "60.0": 0.1}))
     args = ["--dwell", "60", "--pool", "a.b:dwell=30", "--pool", "images:dwell=30"]
-    expected = [("PoolDwellHigh", "", "a.b"), ("PoolDwellHigh", "", "images")]
+    expected = [("PoolDwellHigh", "", name) for name in ("a.b", "aXb", "images")]
     firing(promtool, tmp_path, args, late, minutes=17, expected=expected)
 
 
@@ -104,8 +106,11 @@ def test_a_pool_may_have_an_objective_of_its_own(promtool: str, tmp_path: Path) 
 
 def test_a_healthy_cluster_does_not_hide_another(promtool: str, tmp_path: Path) -> None:
     """Where one of two clusters loses 40 % of its tasks, alerts fire, for that one alone."""
-    lossy: dict[str, Story] = {'dropped_total{reason="full"}': [(45.0, 24.0)], "submitted_total": [(45.0, 36.0)]}
-    lossy |= {'completed_total{result="ok"}': [(45.0, 36.0)]}
+    lossy: dict[str, Story] = {
+        "submitted_total": [(45.0, 36.0)],
+        'completed_total{result="ok"}': [(45.0, 36.0)],
+        'dropped_total{reason="full"}': [(45.0, 24.0)],
+    }
     pools = [
         Pool(name="mail", counters=lossy, labels={"cluster": "eu", "namespace": "shop"}),
         # The same job, instance and pool: nothing but the label keeps them apart.
