@@ -10,6 +10,8 @@ from typing import Any
 from prodpool.monitoring import triage_commands
 from prodpool.monitoring.export import KINDS, NoFilesError, render_files
 from prodpool.monitoring.formatting import decimal
+from prodpool.monitoring.pool_thresholds import read_pools
+from prodpool.monitoring.selectors import SelectorError
 from prodpool.monitoring.thresholds import AlertThresholds, SettingError, options
 from prodpool.version import __version__
 
@@ -19,6 +21,8 @@ Alertmanager) or the runbook into DIR, or all of them into folders of DIR. The r
 thresholds as the rules, the dashboards for the same objective. No file is overwritten unless --force is
 given; without it either all files are written or none.
 """
+# May be given several times, which is the same as once with commas.
+_REPEATED = {"namespace_label"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return triage_commands.run(chosen)
     try:
         return _export(chosen)
-    except (SettingError, NoFilesError, OSError) as error:
+    except (SettingError, SelectorError, NoFilesError, OSError) as error:
         export.error(_told(error))
 
 
@@ -51,14 +55,29 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default, kind, metavar, text in options():
         shown = ",".join(map(decimal, default)) if isinstance(default, tuple) else default
         shown = decimal(shown) if isinstance(shown, float) else shown
+        how: dict[str, Any] = {"action": "append"} if name in _REPEATED else {"default": default}
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,
             type=_reader(kind, shown),
-            default=default,
+            **how,
             metavar=metavar,
             help=f"{text} (default: {shown if shown != '' else 'none'})".replace("%", "%%"),
         )
+    parser.add_argument(
+        "--pool",
+        action="append",
+        default=[],
+        metavar="NAME:THRESHOLD=VALUE,...",
+        help="thresholds of one pool alone, such as mail:dwell=60,duration=30; may be given several times "
+        "(default: none)",
+    )
+    parser.add_argument(
+        "--pools",
+        type=Path,
+        metavar="FILE",
+        help="the same from a TOML file that has a table for each pool, such as [mail] (default: none)",
+    )
 
 
 def _reader(kind: Callable[[str], Any], example: object) -> Callable[[str], Any]:
@@ -73,7 +92,9 @@ def _reader(kind: Callable[[str], Any], example: object) -> Callable[[str], Any]
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    settings = AlertThresholds(**{name: getattr(chosen, name) for name, *_ in options()})
+    values = {name: getattr(chosen, name) for name, *_ in options()}
+    values |= {name: ",".join(values[name] or ()) for name in _REPEATED}
+    settings = AlertThresholds(**values, pools=read_pools(chosen.pool, chosen.pools))
     texts = {chosen.dir / name: text for name, text in render_files(chosen.kind, settings).items()}
     there = [str(path) for path in texts if path.exists()]
     if there and not chosen.force:
