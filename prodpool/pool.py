@@ -97,7 +97,7 @@ class InstrumentedPool(StoppableExecutor):
             as ``panic``, and CancelledError never does: that is the result ``cancelled``.
         expected: Exception classes that are part of the business, such as a ``CardDeclined``: a task that
             raises one counts as ``expected``, which is no failure. They are asked before ``panics``. The
-            breaker does not ask them: it has `BreakerPolicy.exclude`.
+            breaker does not ask them: a `BreakerPolicy` has ``exclude``.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.

@@ -214,6 +214,13 @@ CASES = (
         ),
         step=LONG,
     ),
+    near_miss(
+        "PoolErrorBudgetBurn3d",
+        "no-failures",
+        5 * HOUR,
+        POOL.with_(counters={result("cancelled"): [(6 * HOUR, 3)], result("expected"): [(6 * HOUR, 3)]}),
+        step=LONG,
+    ),
     fires(
         "PoolStalled",
         18.5,
