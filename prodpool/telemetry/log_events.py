@@ -19,7 +19,7 @@ from opentelemetry import trace
 from prodpool.concurrency.call_queue import CallQueue, has_exit_begun
 from prodpool.config.settings import PoolSettings
 from prodpool.task.ending import Ending, TaskObserver
-from prodpool.task.outcomes import Result
+from prodpool.task.outcomes import LossCause, Result
 from prodpool.task.task import Task
 from prodpool.telemetry.loggers import LoggerResolver, silent_if_closed
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
@@ -30,7 +30,10 @@ from prodpool.text import first_line, type_name
 _BURST = 100.0
 _PER_SECOND = 10.0
 _LIMITED = frozenset(
-    {"task.error", "task.panic", "task.cancelled", "task.expected", "task.slow", "task.callback_error"}
+    {
+        *("task.error", "task.panic", "task.cancelled", "task.expected", "task.slow"),
+        *("task.callback_error", "pool.worker_lost"),
+    }
 )
 # The event for each result of a task that raised, and its level.
 _RAISED = {
@@ -147,6 +150,12 @@ class PoolLog:
         """Write ``task.slow``."""
         if self._buckets["task.slow"].take():
             self._write("warning", "task.slow", {**task_fields(task), **fields}, task)
+
+    def worker_lost(self, cause: LossCause, task: Task | None = None, **fields: object) -> None:
+        """Write ``pool.worker_lost``; ``task`` is what the worker ran."""
+        if self._buckets["pool.worker_lost"].take():
+            about = {} if task is None else task_fields(task)
+            self._write("warning", "pool.worker_lost", {"cause": cause.value, **about, **fields}, task)
 
     def callback_failed(self, callback: str, error: BaseException) -> None:
         """Write ``task.callback_error`` with the callback's own stack."""

@@ -6,6 +6,7 @@ import re
 import traceback
 from types import FrameType, TracebackType
 
+from prodpool.errors import WorkerLostError
 from prodpool.task.remote_traceback import RemoteTraceback
 from prodpool.text import full_type_name, short_stack, type_name
 
@@ -26,9 +27,13 @@ def without_own_frames(tb: TracebackType | None) -> TracebackType | None:
 def render_error(error: BaseException, *, messages: bool = True) -> str:
     """Render an exception and its stack as text, without local variables.
 
+    The stack of a task whose worker was lost is lost too: then this is one line. What its error was caused by
+    was raised in the pool's own threads and tells nothing more.
     ``messages``: whether to show the texts of the exception, its causes and its notes.
     """
     try:
+        if isinstance(error, WorkerLostError) and _has_no_stack(error):
+            return short_stack(traceback.format_exception_only(error))
         return short_stack(traceback.format_exception(error) if messages else _without_messages(error))
     except Exception:  # noqa: BLE001  # an exception's own properties may raise
         frames = traceback.format_tb(error.__traceback__)
@@ -73,6 +78,11 @@ def _frames_of(error: BaseException) -> list[str]:
     else:
         lines = traceback.format_tb(error.__traceback__)
     return ["Traceback (most recent call last):\n", *lines] if lines else []
+
+
+def _has_no_stack(error: BaseException) -> bool:
+    # A task may raise one that it has got from another pool.
+    return error.__traceback__ is None and not isinstance(error.__cause__, RemoteTraceback)
 
 
 def render_frame(frame: FrameType) -> str:
