@@ -49,6 +49,7 @@ class PoolOptions(TypedDict, total=False):
     log_messages: bool
     panics: ExceptionClasses | None
     expected: ExceptionClasses
+    task_metrics: Sequence[str] | None
 
 
 class HandoffOptions(PoolOptions, total=False):

@@ -98,6 +98,9 @@ class InstrumentedPool(StoppableExecutor):
         expected: Exception classes that are part of the business, such as a ``CardDeclined``: a task that
             raises one counts as ``expected``, which is no failure. They are asked before ``panics``. The
             breaker does not ask them: a `BreakerPolicy` has ``exclude``.
+        task_metrics: Names of tasks, at most 50, whose results and seconds of running are exported by name,
+            and those of all others as "other"; None exports none. A task's name is its function's
+            ``__qualname__``, or ``options(task=...)``.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
@@ -136,6 +139,7 @@ class InstrumentedPool(StoppableExecutor):
         log_messages: bool = True,
         panics: ExceptionClasses | None = None,
         expected: ExceptionClasses = (),
+        task_metrics: Sequence[str] | None = None,
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView | ThreadPoolView):
             raise TypeError(f"backend={shown(backend)} is a pool already: pass the executor that it wraps")
@@ -169,6 +173,7 @@ class InstrumentedPool(StoppableExecutor):
                 log_messages=log_messages,
                 panics=DEFAULT_PANICS if panics is None else panics,
                 expected=expected,
+                task_metrics=task_metrics,
             )
             check_around_travels(around, abilities)
             check_prefetch_fits(prefetch, leased=abilities.leased)

@@ -14,6 +14,7 @@ from prodpool.config.around import Around, check_around
 from prodpool.config.context_variables import check_names
 from prodpool.config.exception_classes import DEFAULT_PANICS, ExceptionClasses, check_exception_classes
 from prodpool.config.log_levels import check_log_levels
+from prodpool.config.task_metrics import check_task_metrics
 
 Overload = Literal["reject", "block", "caller_runs"]
 OnHangExit = Literal["exit", "wait"]
@@ -59,6 +60,7 @@ class PoolSettings:
     log_messages: bool = True
     panics: ExceptionClasses = DEFAULT_PANICS
     expected: ExceptionClasses = ()
+    task_metrics: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -80,6 +82,8 @@ class PoolSettings:
             self._set("log_levels", check_log_levels(self.log_levels))
         check_flag("log_messages", self.log_messages)
         check_exception_classes(self.panics, self.expected)
+        if self.task_metrics is not None:
+            self._set("task_metrics", check_task_metrics(self.task_metrics))
 
     def _set(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)  # the dataclass is frozen for all others

@@ -93,6 +93,7 @@ def construct() -> None:
         log_messages=False,
         panics=(TypeError, SystemError),
         expected=(KeyError,),
+        task_metrics=["send_mail"],
     )
     InstrumentedPool(ThreadPoolExecutor(2), name="context", context="request")  # type: ignore[arg-type]
     InstrumentedPool(ThreadPoolExecutor(2), name="around", around=abs)  # type: ignore[arg-type]
