@@ -1,4 +1,4 @@
-"""The command `prodpool`: `export` writes the dashboards, alert rules and runbook of this version."""
+"""The command `prodpool`: `export` writes dashboards, alert rules and runbook, `postmortem` an incident."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prodpool.monitoring import postmortem_command
 from prodpool.monitoring.export import KINDS, NoFilesError, render_files
 from prodpool.monitoring.formatting import decimal
 from prodpool.monitoring.thresholds import AlertThresholds, SettingError, options
@@ -33,11 +34,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         "export", help="write dashboards, alert rules and runbook", description=_EXPORT, allow_abbrev=False
     )
     _add_export_arguments(export)
-    chosen = parser.parse_args(argv)
+    incident = commands.add_parser(
+        "postmortem",
+        help="write what Prometheus knows of an incident",
+        description=postmortem_command.DESCRIPTION,
+        allow_abbrev=False,
+    )
+    postmortem_command.add_arguments(incident)
+    chosen = parser.parse_args(postmortem_command.joined(argv))
+    if chosen.command == "postmortem":
+        return _postmortem(chosen, incident)
     try:
         return _export(chosen)
     except (SettingError, NoFilesError, OSError) as error:
         export.error(_told(error))
+
+
+def _postmortem(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    try:
+        return postmortem_command.run(chosen)
+    except (*postmortem_command.ERRORS, OSError) as error:
+        parser.error(_told(error, "FILE"))
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,9 +115,8 @@ def _write(texts: dict[Path, str], *, force: bool) -> None:
         raise
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception, place: str = "DIR") -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        return (
-            f"{error.filename}: {error.strerror}: choose another DIR, or make it one that can be written to"
-        )
+        way_out = f"choose another {place}, or make it one that can be written to"
+        return f"{error.filename}: {error.strerror}: {way_out}"
     return str(error)
