@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prodpool.monitoring.alert_changes import AlertChange, alert_changes
-from prodpool.monitoring.incident_history import clock
+from prodpool.monitoring.formatting import elapsed
 from prodpool.monitoring.markdown_names import code, name_pools
 from prodpool.monitoring.pool_history import PoolHistory, PoolKey
 from prodpool.monitoring.pool_signs import SignSpell, sign_spells
@@ -33,6 +33,17 @@ class IncidentFindings:
         alerts = [change.at for change in self.alerts if change.new != "inactive"]
         return min([sign.start for sign in self.signs] + alerts, default=None)
 
+    @property
+    def over(self) -> float | None:
+        """The unix time at which the last sign and the last alert had ended; None if they had not."""
+        active: dict[tuple[str, PoolKey, str, str], AlertChange] = {}
+        for change in self.alerts:
+            active[change.name, change.pool, change.instance, change.severity] = change
+        ends = [sign.end for sign in self.signs]
+        ends += [None if change.new != "inactive" else change.at for change in active.values()]
+        known = [end for end in ends if end is not None]
+        return max(known) if known and len(known) == len(ends) else None
+
 
 def find(history: PoolHistory, budget: float) -> IncidentFindings:
     """Look for alerts and signs in a history; ``budget`` is the share of the tasks that may end badly."""
@@ -45,7 +56,8 @@ def detection(found: IncidentFindings) -> Iterator[str]:
     """Yield what is told of how the incident was noticed."""
     begins = found.begins
     if begins is None:
-        yield "- First sign: none in this time, neither an alert nor in the pools' own numbers."
+        nothing = "none in this time, neither an alert nor in the pools' own numbers"
+        yield f"- First sign: {nothing if found.history.scrapes else 'not known, without data of the pools'}."
     else:
         yield f"- First sign: {time_of_day(begins)}, {_first_sign(found, begins)}."
         if begins < found.history.times[0] + 1.5 * found.history.step:
@@ -75,7 +87,7 @@ def _first_sign(found: IncidentFindings, begins: float) -> str:
 
 
 def _fired(change: AlertChange, begins: float | None, found: IncidentFindings) -> str:
-    after = "" if begins is None else f", {clock(change.at - begins)} after the first sign"
+    after = "" if begins is None else f", {elapsed(change.at - begins)} after the first sign"
     already = " or earlier" if change.at_beginning else ""
     pool = name_pools([change.pool], found.history.pools)
     return f"{code(change.name)} ({change.severity}) of {pool}, at {time_of_day(change.at)}{already}{after}"

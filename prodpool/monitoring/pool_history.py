@@ -171,8 +171,8 @@ def _nothing_then(api: PrometheusApi, when: TimeRange, chosen: str) -> str:
     names = ", ".join(api.label_values("pool", f'{{__name__="workerpool_workers", {chosen}}}'))
     return (
         f"{api.url} has no sample of any pool from {moment(when.start)} to {moment(when.end)}, which is "
-        f"not to say that nothing happened: it knows the pools {names} from another time; pass another --from and "
-        "--to, or ask a Prometheus that keeps its data for longer"
+        f"not to say that nothing happened: it knows the pools {names} from another time; pass another "
+        "--from and --to, or ask a Prometheus that keeps its data for longer"
     )
 
 

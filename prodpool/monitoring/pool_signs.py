@@ -12,6 +12,7 @@ from prodpool.monitoring.thresholds import FASTEST_BURN
 
 # Seconds over which a share of failures is seen, and that what has ended must be over to be told as the end.
 _SHARE_WINDOW, _CALM = 60.0, 300.0
+_BREAKER = "a breaker is not closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class SignSpell:
 
     Attributes:
         begun, over: What is told of its beginning and of its end.
+        is_told_apart: Whether a timeline tells of it in each instance anyway.
         start, end: Unix times; ``end`` is None if it was not over within the range.
     """
 
@@ -28,6 +30,7 @@ class SignSpell:
     over: str
     start: float
     end: float | None
+    is_told_apart: bool = False
 
 
 def sign_spells(history: PoolHistory, pool: PoolKey, budget: float) -> Iterator[SignSpell]:
@@ -37,7 +40,7 @@ def sign_spells(history: PoolHistory, pool: PoolKey, budget: float) -> Iterator[
     for begun, over, times in (
         ("a queue is full", "no queue is full any more", _when(history, pool, _is_full)),
         ("tasks hang", "no task hangs any more", _when(history, pool, _hangs)),
-        ("a breaker is not closed", "all breakers are closed", _when(history, pool, _is_not_closed)),
+        (_BREAKER, "all breakers are closed", _when(history, pool, _is_not_closed)),
         (
             f"more than {share} in a minute failed or were lost",
             f"again fewer than {share} in a minute fail or are lost",
@@ -45,7 +48,7 @@ def sign_spells(history: PoolHistory, pool: PoolKey, budget: float) -> Iterator[
         ),
     ):
         for start, end in _spells(history, times):
-            yield SignSpell(pool, begun, over, start, end)
+            yield SignSpell(pool, begun, over, start, end, begun == _BREAKER)
 
 
 def _is_full(values: dict[MetricKey, float]) -> bool:
@@ -79,19 +82,17 @@ def _when(history: PoolHistory, pool: PoolKey, holds: Callable[[dict[MetricKey, 
 
 
 def _failing(history: PoolHistory, pool: PoolKey, limit: float) -> set[float]:
-    """Return the steps at which tasks failed, if more than ``limit`` of the next minute's did."""
+    """Return the steps at which tasks failed, in each minute in which more than ``limit`` of all did."""
     keys = {key for metrics in history.counters.values() for key in metrics}
     bad = growth_of(history, pool, filter(is_bad, keys))
     ended = growth_of(history, pool, filter(is_end, keys))
-    steps = max(1, round(_SHARE_WINDOW / history.step))
-    times = sorted(ended)
-    return {
-        round(at, 3)
-        for number, at in enumerate(times)
-        if bad.get(at, 0) > 0
-        and sum(bad.get(one, 0) for one in times[number : number + steps])
-        > limit * sum(ended[one] for one in times[number : number + steps])
-    }
+    steps, times = max(1, round(_SHARE_WINDOW / history.step)), sorted(ended)
+    found: set[float] = set()
+    for number in range(len(times)):
+        minute = times[number : number + steps]
+        if sum(bad.get(at, 0) for at in minute) > limit * sum(ended[at] for at in minute):
+            found |= {round(at, 3) for at in minute if bad.get(at, 0) > 0}
+    return found
 
 
 def _spells(history: PoolHistory, found: set[float]) -> Iterator[tuple[float, float | None]]:

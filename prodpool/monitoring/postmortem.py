@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import groupby
 
+from prodpool.monitoring.formatting import elapsed
 from prodpool.monitoring.incident_findings import IncidentFindings, detection, find
-from prodpool.monitoring.incident_history import clock
 from prodpool.monitoring.markdown_names import name_instances, name_pool, name_pools
 from prodpool.monitoring.pool_counts import count
 from prodpool.monitoring.pool_history import PoolKey, read_history
@@ -81,7 +81,9 @@ def _template() -> tuple[str, dict[str, list[str]]]:
 
 def _date_and_time(api: PrometheusApi, found: IncidentFindings, now: datetime) -> Iterator[str]:
     when = found.history.range
-    yield f"{moment(when.start)} to {moment(when.end)} ({clock(when.seconds)})"
+    start, end = moment(when.start).removesuffix(" UTC"), moment(when.end)
+    same_day = start[: len("YYYY-MM-DD ")] == end[: len("YYYY-MM-DD ")]
+    yield f"{start} to {end[len('YYYY-MM-DD ') :] if same_day else end} ({elapsed(when.seconds)})"
     yield ""
     yield f"- All times are UTC, and known to {found.history.step:g} s: so far apart are the points read."
     yield from (f"- {note}" for note in when.notes)
@@ -94,6 +96,14 @@ def _date_and_time(api: PrometheusApi, found: IncidentFindings, now: datetime) -
 
 def _remarks(found: IncidentFindings, shown: Sequence[PoolKey]) -> Iterator[str]:
     history = found.history
+    if found.begins is not None:
+        over = found.over
+        until = (
+            "**not over at the end**"
+            if over is None
+            else f"{time_of_day(over)} ({elapsed(over - found.begins)})"
+        )
+        yield f"- Signs of a problem or alerts: from {time_of_day(found.begins)} to {until}."
     quiet = [pool for pool in history.pools if pool not in shown]
     if quiet:
         yield f"- Nothing seen of {name_pools(quiet, history.pools)}: no alert and no sign of a problem."
@@ -106,9 +116,13 @@ def _remarks(found: IncidentFindings, shown: Sequence[PoolKey]) -> Iterator[str]
     ended = sorted({key.instance for key in history.scrapes if history.has_ended(key)})
     nothing = f", so a 0 proves nothing for {name_instances(ended)}, which ended" if ended else ""
     yield (
-        "- Counted from one scrape to the next, not extrapolated. What a process counted after its last scrape "
-        f"is in no number here{nothing}: the log events `pool.stopped` and `task.abandoned` have it."
+        "- Counted from one scrape to the next, not extrapolated. What a process counted after its last "
+        f"scrape is in no number here{nothing}: the log events `pool.stopped` and `task.abandoned` have it."
     )
+
+
+def _after(seconds: float) -> str:
+    return f"T{'-' if seconds < 0 else '+'}{elapsed(abs(seconds)) if seconds else 0}"
 
 
 def _timeline(found: IncidentFindings) -> Iterator[str]:
@@ -118,11 +132,11 @@ def _timeline(found: IncidentFindings) -> Iterator[str]:
     day = f"{datetime.fromtimestamp(found.history.range.start, UTC):%Y-%m-%d} "
     for (at, text), alike in groupby(found.events, key=lambda event: (event.at, event.text)):
         group = list(alike)
-        pools = name_pools(dict.fromkeys(event.pool for event in group), found.history.pools)
+        where = name_pools(dict.fromkeys(event.pool for event in group), found.history.pools)
         instances = list(dict.fromkeys(event.instance for event in group if event.instance))
-        where = f"{pools}, {name_instances(instances)}" if instances else pools
+        where += f" in {name_instances(instances)}" if instances else ""
         date = f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d} "
-        after = f"T{'-' if at < begins else '+'}{clock(abs(at - begins))}" if begins is not None else "T+?"
+        after = "T+?" if begins is None else _after(at - begins)
         yield f"- {date if date != day else ''}{time_of_day(at)} ({after}) {text}: {where}"
         day = date
     if not found.events:

@@ -17,8 +17,8 @@ from prodpool.monitoring.time_range import TimeRangeError, is_relative, read_ran
 DESCRIPTION = """
 Write the postmortem template of the runbook, filled with what Prometheus knows of the pools between two
 times: what it cost, which alert fired when, what happened in which order, and the size of the pools. What it
-cannot know is left as a question. A time is one such as 2026-11-30T14:05:00Z, now, now-2h or -90m; one without
-a zone is in UTC.
+cannot know is left as a question. A time is one such as 2026-11-30T14:05:00Z, now, now-2h or -90m; one
+without a zone is in UTC.
 """
 ERRORS = (NoPoolError, PrometheusApiError, SettingError, TimeRangeError)
 _TIMES = ("--from", "--to")

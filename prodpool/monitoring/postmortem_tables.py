@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prodpool.monitoring.formatting import decimal
-from prodpool.monitoring.incident_history import clock
+from prodpool.monitoring.formatting import decimal, elapsed
 from prodpool.monitoring.markdown_names import name_pool
 from prodpool.monitoring.pool_counts import PoolCounts
 from prodpool.monitoring.pool_history import PoolHistory, PoolKey
@@ -54,12 +53,23 @@ def size_table(
         ("p99 duration", lambda size: _seconds(size.p99_duration)),
         ("workers needed (Little's law)", lambda size: _decimals(size.workers_needed)),
     )
-    yield "| pool | | before | during | now |"
-    yield "|---|---|---|---|---|"
     for pool, times in sizes.items():
+        if len(sizes) > 1:
+            yield from (f"{name_pool(pool, history.pools)}:", "")
+        yield "| | before | during | now |"
+        yield "|---|---|---|---|"
         for name, cell in rows:
             cells = (NO_DATA if (text := cell(size)) == NOT_EXPORTED else text for size in times)
-            yield f"| {name_pool(pool, history.pools)} | {name} | {' | '.join(cells)} |"
+            yield f"| {name} | {' | '.join(cells)} |"
+        yield ""
+    yield (
+        "- All instances together. Before: as long a time, up to the beginning. Now: up to the moment of "
+        "this report, an hour at most. Workers and places are those at the end of each."
+    )
+    yield (
+        "- Workers needed are tasks offered per second times mean duration. A task that has not finished has "
+        "no duration, and none is shown longer than the highest bound of the histogram."
+    )
 
 
 def _scraped(history: PoolHistory, pool: PoolKey) -> str:
@@ -74,7 +84,10 @@ def _parts(counts: PoolCounts, metric: str) -> str:
     parts = counts.by_label(metric)
     if not parts:
         return NOT_EXPORTED
-    return f"{sum(parts.values()):,}: " + ", ".join(f"{number:,} {label}" for label, number in parts.items())
+    told = [f"{number:,} {label}" for label, number in parts.items() if number]
+    none = [label for label, number in parts.items() if not number]
+    told += [f"0 {', '.join(none)}"] if none else []
+    return f"{sum(parts.values()):,}: {', '.join(told)}"
 
 
 def _workers_lost(counts: PoolCounts) -> str:
@@ -117,7 +130,7 @@ def _decimals(value: float | None) -> str:
 def _seconds(value: float | None) -> str:
     if value is None:
         return NOT_EXPORTED
-    return f"{_decimals(value)} s" if value < 60 else clock(value)  # noqa: PLR2004
+    return f"{_decimals(value)} s" if value < 60 else elapsed(value)  # noqa: PLR2004
 
 
 def _percent(share: float) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import groupby, pairwise
 
 from prodpool.monitoring.alert_changes import AlertChange
-from prodpool.monitoring.incident_history import clock
+from prodpool.monitoring.formatting import elapsed
 from prodpool.monitoring.pool_history import GAP, InstanceKey, MetricKey, PoolHistory, PoolKey
 from prodpool.monitoring.pool_signs import SignSpell
 from prodpool.monitoring.prometheus_api import Point
@@ -57,6 +57,8 @@ def _of_alert(change: AlertChange) -> TimelineEvent:
 
 
 def _of_sign(sign: SignSpell) -> Iterator[TimelineEvent]:
+    if sign.is_told_apart:
+        return
     yield TimelineEvent(sign.start, sign.begun, sign.pool, kind="sign")
     if sign.end is not None:
         yield TimelineEvent(sign.end, sign.over, sign.pool, kind="sign over")
@@ -135,7 +137,7 @@ def _scrapes(history: PoolHistory, instance: InstanceKey) -> Iterator[tuple[floa
         yield times[0], f"scraped for the first time ({_version(history, instance)}{started})"
     for before, after in pairwise(times):
         if after - before > longest:
-            yield before, f"not scraped for {clock(after - before)}, until {time_of_day(after)}"
+            yield before, f"not scraped for {elapsed(after - before)}, until {time_of_day(after)}"
     if history.has_ended(instance):
         yield times[-1], "scraped for the last time"
 
