@@ -9,9 +9,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,8 +26,7 @@ SUFFERS = ("10:10:15", "10:20:00")
 
 def unix(clock: str) -> int:
     """Return the unix time of a time of the incident's day, in UTC."""
-    hours, minutes, *seconds = map(int, clock.split(":"))
-    return int(datetime(2025, 3, 4, hours, minutes, *seconds, tzinfo=UTC).timestamp())
+    return int(datetime.fromisoformat(f"2025-03-04T{clock}Z").timestamp())
 
 
 def steps(first: str, last: str) -> range:
@@ -41,14 +40,14 @@ class Story:
 
     families: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, family: str, series: str, times: range, value: Callable[[int], float]) -> None:
-        """Add a series with one sample at each time."""
-        self.families[family] += [f"{series} {value(time)} {time}" for time in times]
+    def add(self, family: str, series: str, times: range, values: Mapping[int, float]) -> None:
+        """Add a series with one sample at each time, 0 where there is no value for it."""
+        self.families[family] += [f"{series} {values.get(time, 0)} {time}" for time in times]
 
     def gauge(self, name: str, labels: str, times: range, usual: float, *others: tuple[Spell, float]) -> None:
         """Add a gauge that shows other values at some times."""
         other = {time: value for spell, value in others for time in steps(*spell)}
-        self.add(name, f"{name}{{{labels}}}", times, lambda time: other.get(time, usual))
+        self.add(name, f"{name}{{{labels}}}", times, {time: other.get(time, usual) for time in times})
 
     def counter(
         self,
@@ -67,15 +66,15 @@ class Story:
         for before, time in pairwise(times):
             grows = bad if "a:1" in labels and time in suffers else usual
             values[time] = first if time == restarts else values[before] + grows
-        self.add(name.removesuffix("_total"), f"{name}{{{labels}}}", times, values.__getitem__)
+        self.add(name.removesuffix("_total"), f"{name}{{{labels}}}", times, values)
 
     def alert(self, name: str, severity: str, labels: str, pending: Spell, firing: Spell | None) -> None:
         """Add an alert. Its end is a 0: Prometheus looks 5 minutes back for samples that are not there."""
         for state, spell in (("pending", pending), *((("firing", firing),) if firing else ())):
             own = f'alertname="{name}",severity="{severity}",alertstate="{state}",{labels}'
-            end = unix(spell[1])
-            times = range(unix(spell[0]), end + 301, STEP)
-            self.add("ALERTS", f"ALERTS{{{own}}}", times, lambda time, end=end: float(time <= end))
+            active = steps(*spell)
+            times = range(active[0], active[-1] + 301, STEP)
+            self.add("ALERTS", f"ALERTS{{{own}}}", times, dict.fromkeys(active, 1))
 
     def __add__(self, other: Story) -> Story:
         """Return both stories in one."""
@@ -125,14 +124,14 @@ def add_pool(story: Story, name: str, instance: str, times: range, *, first: int
             "workerpool_task_duration_seconds",
             f'workerpool_task_duration_seconds_bucket{{{pool},le="{bound}"}}',
             times,
-            lambda time, share=share: 150 * share * ((time - times[0]) // STEP),
+            {time: 150 * share * number for number, time in enumerate(times)},
         )
     for ending, each in (("sum", 30.0), ("count", 150.0)):
         story.add(
             "workerpool_task_duration_seconds",
             f"workerpool_task_duration_seconds_{ending}{{{pool}}}",
             times,
-            lambda time, each=each: each * ((time - times[0]) // STEP),
+            {time: each * number for number, time in enumerate(times)},
         )
 
 
