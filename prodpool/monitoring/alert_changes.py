@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,12 @@ def alert_changes(history: PoolHistory) -> list[AlertChange]:
         for change in _changes(history, dict(identity), by_time, since.get(identity))
     ]
     return sorted(changes, key=lambda change: (change.at, change.name, change.pool, change.instance))
+
+
+def last_changes(changes: Iterable[AlertChange]) -> list[AlertChange]:
+    """Return the last change of each alert, which are in order of time."""
+    last = {(one.name, one.severity, one.pool, one.instance): one for one in changes}
+    return list(last.values())
 
 
 def _states(one: QueriedSeries) -> Iterator[tuple[float, AlertState]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from prodpool.monitoring.alert_changes import AlertChange, alert_changes
+from prodpool.monitoring.alert_changes import AlertChange, alert_changes, last_changes
 from prodpool.monitoring.formatting import elapsed
 from prodpool.monitoring.markdown_names import code, name_pools
 from prodpool.monitoring.pool_history import PoolHistory, PoolKey
@@ -36,11 +36,8 @@ class IncidentFindings:
     @property
     def over(self) -> float | None:
         """The unix time at which the last sign and the last alert had ended; None if they had not."""
-        active: dict[tuple[str, PoolKey, str, str], AlertChange] = {}
-        for change in self.alerts:
-            active[change.name, change.pool, change.instance, change.severity] = change
         ends = [sign.end for sign in self.signs]
-        ends += [None if change.new != "inactive" else change.at for change in active.values()]
+        ends += [None if one.new != "inactive" else one.at for one in last_changes(self.alerts)]
         known = [end for end in ends if end is not None]
         return max(known) if known and len(known) == len(ends) else None
 

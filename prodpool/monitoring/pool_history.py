@@ -126,10 +126,15 @@ def read_history(
     chosen = selector(pools, jobs)
     step = _step(api, when, chosen)
 
-    def read(series: str) -> list[QueriedSeries]:
-        return _read(api, when, step, series)
+    # What ended between two steps that are further apart would not be seen at the second.
+    is_seen = step <= _LOOKBACK
 
-    scrapes = _scrapes(read(f"timestamp(workerpool_workers{{{chosen}}})"), when)
+    def read(series: str) -> list[QueriedSeries]:
+        return _read(api, when, step, series if is_seen else f"last_over_time({series}[{duration(step)}])")
+
+    times = f"timestamp(workerpool_workers{{{chosen}}})"
+    newest = times if is_seen else f"max_over_time({times}[{duration(step)}:{duration(_LOOKBACK)}])"
+    scrapes = _scrapes(_read(api, when, step, newest), when)
     scraped = {key.of_pool for key in scrapes}
     alerts = [one for one in read(f"ALERTS{{{chosen}}}") if _is_ours(one, scraped)]
     found = scraped | {_pool_of(one) for one in alerts}

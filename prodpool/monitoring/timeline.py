@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
 
-from prodpool.monitoring.alert_changes import AlertChange
+from prodpool.monitoring.alert_changes import AlertChange, last_changes
 from prodpool.monitoring.formatting import elapsed
+from prodpool.monitoring.markdown_names import code
 from prodpool.monitoring.pool_history import GAP, InstanceKey, MetricKey, PoolHistory, PoolKey
 from prodpool.monitoring.pool_signs import SignSpell
 from prodpool.monitoring.prometheus_api import Point
+from prodpool.text import short_name
 
 # Of one kind in one instance: what is more is counted, but for the first few and the last.
 _MOST_ALIKE, _FIRST_ALIKE = 8, 4
@@ -32,7 +34,13 @@ def timeline(
     history: PoolHistory, alerts: Iterable[AlertChange], signs: Iterable[SignSpell]
 ) -> list[TimelineEvent]:
     """Return all events in order of time."""
-    events = [*map(_of_alert, alerts), *(event for sign in signs for event in _of_sign(sign))]
+    changes = list(alerts)
+    events = [*map(_of_alert, changes), *(event for sign in signs for event in _of_sign(sign))]
+    events += (
+        TimelineEvent(history.range.end, f"{_alert(one)} still fires", one.pool, one.instance, "still")
+        for one in last_changes(changes)
+        if one.new == "firing"
+    )
     for instance in history.scrapes:
         events += _few(_of_instance(history, instance))
     return sorted(
@@ -45,6 +53,10 @@ def time_of_day(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%H:%M:%S}"
 
 
+def _alert(change: AlertChange) -> str:
+    return f"{code(change.name)} ({short_name(change.severity)})"
+
+
 def _of_alert(change: AlertChange) -> TimelineEvent:
     told = {"firing": "fires", "pending": "is pending"}.get(change.new)
     told = told or ("is resolved" if change.old == "firing" else "is pending no more, and has not fired")
@@ -52,8 +64,9 @@ def _of_alert(change: AlertChange) -> TimelineEvent:
     if change.at_beginning:
         since = "" if change.since is None else f"; its condition holds since {_date_and_time(change.since)}"
         already = f" already at the beginning{since}"
-    text = f"`{change.name}` ({change.severity}) {told}{already}"
-    return TimelineEvent(change.at, text, change.pool, change.instance, "alert")
+    return TimelineEvent(
+        change.at, f"{_alert(change)} {told}{already}", change.pool, change.instance, "alert"
+    )
 
 
 def _of_sign(sign: SignSpell) -> Iterator[TimelineEvent]:

@@ -34,6 +34,10 @@ def steps(first: str, last: str) -> range:
     return range(unix(first), unix(last) + 1, STEP)
 
 
+# A breaker that opens and closes at every step: 40 changes, the first at 10:20:15, the last at 10:30:00.
+FLAPS = steps("10:20:00", "10:30:00")
+
+
 @dataclass
 class Story:
     """Series that are put together by family and written as blocks of Prometheus's data."""
@@ -71,10 +75,16 @@ class Story:
     def alert(self, name: str, severity: str, labels: str, pending: Spell, firing: Spell | None) -> None:
         """Add an alert. Its end is a 0: Prometheus looks 5 minutes back for samples that are not there."""
         for state, spell in (("pending", pending), *((("firing", firing),) if firing else ())):
-            own = f'alertname="{name}",severity="{severity}",alertstate="{state}",{labels}'
+            own = f'alertname="{name}",severity="{severity}",component="workerpool",{labels}'
             active = steps(*spell)
             times = range(active[0], active[-1] + 301, STEP)
-            self.add("ALERTS", f"ALERTS{{{own}}}", times, dict.fromkeys(active, 1))
+            self.add("ALERTS", f'ALERTS{{{own},alertstate="{state}"}}', times, dict.fromkeys(active, 1))
+
+        since = (
+            f'ALERTS_FOR_STATE{{alertname="{name}",severity="{severity}",component="workerpool",{labels}}}'
+        )
+        active = steps(pending[0], (firing or pending)[1])
+        self.add("ALERTS_FOR_STATE", since, active, dict.fromkeys(active, active[0]))
 
     def __add__(self, other: Story) -> Story:
         """Return both stories in one."""
@@ -208,4 +218,8 @@ def newer() -> Story:
         ("workers_lost", ',cause="killed"', 2),
     ):
         story.counter(f"workerpool_{metric}_total", labels + more, times, each)
+    for state, usual in (("closed", 1), ("open", 0)):
+        values = {time: usual ^ (time in FLAPS[1::2]) for time in times}
+        series = f'workerpool_breaker_state{{{labels},state="{state}"}}'
+        story.add("workerpool_breaker_state", series, times, values)
     return story
