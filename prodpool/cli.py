@@ -1,4 +1,4 @@
-"""The command `prodpool`: `export` writes the dashboards, alert rules and runbook of this version."""
+"""The command `prodpool`: files to export, the triage of an incident, and its postmortem."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prodpool.monitoring import triage_commands
+from prodpool.monitoring import postmortem_command, triage_commands
 from prodpool.monitoring.export import KINDS, NoFilesError, render_files
 from prodpool.monitoring.formatting import decimal
 from prodpool.monitoring.pool_thresholds import read_pools
@@ -39,13 +39,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _add_export_arguments(export)
     triage_commands.add_parsers(commands)
-    chosen = parser.parse_args(argv)
+    incident = commands.add_parser(
+        "postmortem",
+        help="write what Prometheus knows of an incident",
+        description=postmortem_command.DESCRIPTION,
+        allow_abbrev=False,
+    )
+    postmortem_command.add_arguments(incident)
+    chosen = parser.parse_args(postmortem_command.joined(argv))
     if chosen.command in triage_commands.COMMANDS:
         return triage_commands.run(chosen)
+    if chosen.command == "postmortem":
+        return _postmortem(chosen, incident)
     try:
         return _export(chosen)
     except (SettingError, SelectorError, NoFilesError, OSError) as error:
         export.error(_told(error))
+
+
+def _postmortem(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    try:
+        return postmortem_command.run(chosen)
+    except (*postmortem_command.ERRORS, OSError) as error:
+        parser.error(_told(error, "FILE"))
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,9 +139,8 @@ def _write(texts: dict[Path, str], *, force: bool) -> None:
         raise
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception, place: str = "DIR") -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        return (
-            f"{error.filename}: {error.strerror}: choose another DIR, or make it one that can be written to"
-        )
+        way_out = f"choose another {place}, or make it one that can be written to"
+        return f"{error.filename}: {error.strerror}: {way_out}"
     return str(error)
