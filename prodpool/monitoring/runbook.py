@@ -14,7 +14,7 @@ from prodpool.monitoring.pool_thresholds import common_expr, for_each_pool, pool
 from prodpool.monitoring.selectors import add_grouping
 from prodpool.monitoring.slo_alerts import BURNS, BurnRate
 from prodpool.monitoring.thresholds import AlertThresholds
-from prodpool.monitoring.triage import triage_values
+from prodpool.monitoring.triage.signs import triage_values
 from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 TEMPLATE = "runbook.template.md"

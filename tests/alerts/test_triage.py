@@ -18,10 +18,9 @@ import structlog
 from structlog.typing import Processor
 
 from prodpool import InstrumentedPool
-from prodpool.monitoring.log_summary import log_table, summarise
-from prodpool.monitoring.stacks import Wait, WaitsFor, frames_of, waits_in, what_it_waits_for
 from prodpool.monitoring.thresholds import AlertThresholds
-from prodpool.monitoring.triage import (
+from prodpool.monitoring.triage.log_summary import log_table, summarise
+from prodpool.monitoring.triage.signs import (
     CYCLE,
     DROPPED,
     LEAK,
@@ -36,6 +35,7 @@ from prodpool.monitoring.triage import (
     from_waits,
     signs_query,
 )
+from prodpool.monitoring.triage.stacks import Wait, WaitsFor, frames_of, waits_in, what_it_waits_for
 from prodpool.testing import flush_telemetry
 from tests.alerts.cases import (
     DAY,

@@ -17,6 +17,7 @@ import prodpool
 import prodpool.opentelemetry
 import prodpool.testing
 from prodpool import InstrumentedPool, PoolFuture, PoolView
+from prodpool.config.exception_classes import DEFAULT_PANICS
 from prodpool.config.settings import DEFAULT_BUCKETS, PoolSettings
 
 
@@ -172,7 +173,8 @@ def test_the_settings_are_the_options_of_a_pool() -> None:
     follow = {"name", "max_workers", "queue_capacity"}
     assert [options[name] for name in sorted(follow)] == [None, inspect.Parameter.empty, None]
     assert (options["buckets"], fields["buckets"]) == (None, DEFAULT_BUCKETS)
-    others = fields.keys() - follow - {"buckets"}
+    assert (options["panics"], fields["panics"]) == (None, DEFAULT_PANICS)
+    others = fields.keys() - follow - {"buckets", "panics"}
     assert {name: fields[name] for name in others} == {name: options[name] for name in others}
 
 

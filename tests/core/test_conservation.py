@@ -563,7 +563,11 @@ def test_every_outcome_once(make_pool: MakePool, registry: CollectorRegistry, ho
     report = pool.stop(PATIENCE)
     assert (report.dropped, report.completed, report.abandoned) == (5, 1, ())
     stats = check(pool.stats())
-    assert dict(stats.completed) == {Result.OK: 2, Result.ERROR: 1, Result.PANIC: 1, Result.TIMEOUT: 0}
+    assert {result: count for result, count in stats.completed.items() if count} == {
+        Result.OK: 2,
+        Result.ERROR: 1,
+        Result.PANIC: 1,
+    }
     assert {reason: count for reason, count in stats.dropped.items() if count} == {
         Reason.FULL: 2,
         Reason.EXPIRED: 1,

@@ -8,7 +8,7 @@ import time
 from prodpool.monitoring.alerts import ALERTS
 from prodpool.monitoring.model import render
 from prodpool.monitoring.thresholds import AlertThresholds
-from prodpool.monitoring.triage import signs_query
+from prodpool.monitoring.triage.signs import signs_query
 from tests.dashboards.boards import Asked, View
 from tests.observe.prometheus import Prometheus
 from tests.support import ROOT

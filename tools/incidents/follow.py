@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from prodpool.monitoring.log_summary import summarise
-from prodpool.monitoring.stacks import WaitsFor, waits_in
 from prodpool.monitoring.thresholds import AlertThresholds
-from prodpool.monitoring.triage import WAITING_STEP, from_log, from_signs, from_waits, signs_query
+from prodpool.monitoring.triage.log_summary import summarise
+from prodpool.monitoring.triage.signs import WAITING_STEP, from_log, from_signs, from_waits, signs_query
+from prodpool.monitoring.triage.stacks import WaitsFor, waits_in
 from tests.observe.prometheus import Prometheus
 
 

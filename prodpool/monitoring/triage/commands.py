@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prodpool.monitoring.log_summary import log_table
-from prodpool.monitoring.stacks import stacks_table
+from prodpool.monitoring.triage.log_summary import log_table
+from prodpool.monitoring.triage.stacks import stacks_table
 
 _LOG = """
 Read a service's log from the standard input, count the warnings and errors about pools by event, pool and

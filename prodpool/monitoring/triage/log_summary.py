@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prodpool.monitoring.stacks import WaitsFor, frames_of, table, what_it_waits_for
+from prodpool.monitoring.triage.stacks import WaitsFor, frames_of, table, what_it_waits_for
 
 _EVENT = re.compile(r"(?<![\w.])(?:pool|task|breaker)\.[a-z_]+(?![\w.])")
 _FIELD = re.compile(r"""(?<![\w.])([a-z_]+)=("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;]+)""")

@@ -28,7 +28,7 @@ class WaitsFor(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class StackFrame:
     """One frame of a stack."""
 
     function: str
@@ -65,7 +65,7 @@ _WAITS: tuple[tuple[WaitsFor, re.Pattern[str], frozenset[str] | None], ...] = (
 )
 
 
-def what_it_waits_for(frames: Iterable[Frame]) -> Wait:
+def what_it_waits_for(frames: Iterable[StackFrame]) -> Wait:
     """Tell what a stack waits for; ``frames`` from the innermost outwards."""
     what = WaitsFor.NOTHING
     for frame in frames:
@@ -79,7 +79,7 @@ def what_it_waits_for(frames: Iterable[Frame]) -> Wait:
     return Wait(what, "")
 
 
-def frames_of(text: str) -> list[Frame]:
+def frames_of(text: str) -> list[StackFrame]:
     """Return the frames of one stack in the form of a traceback, from the innermost outwards."""
     found = (_TRACEBACK_FRAME.match(line) for line in text.splitlines())
     return [_frame(one) for one in found if one][::-1]
@@ -110,7 +110,7 @@ def _is_of_py_spy(text: str) -> bool:
     return any(_PY_SPY_THREAD.match(line) for line in text.splitlines())
 
 
-def _py_spy_blocks(text: str) -> Iterator[list[Frame]]:
+def _py_spy_blocks(text: str) -> Iterator[list[StackFrame]]:
     for block in re.split(r"^(?=Thread )", text, flags=re.MULTILINE):
         found = (_PY_SPY_FRAME.match(line) for line in block.splitlines())
         frames = [_frame(one) for one in found if one]
@@ -118,5 +118,5 @@ def _py_spy_blocks(text: str) -> Iterator[list[Frame]]:
         yield frames[:end]
 
 
-def _frame(found: re.Match[str]) -> Frame:
-    return Frame(found["function"], found["file"], int(found["line"]))
+def _frame(found: re.Match[str]) -> StackFrame:
+    return StackFrame(found["function"], found["file"], int(found["line"]))

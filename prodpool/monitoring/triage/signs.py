@@ -1,4 +1,4 @@
-"""The triage: what the log says, one query that shows every sign of trouble, and where each of them leads.
+"""The triage: what the log says, one query that shows every sign, and where each of them leads.
 
 The runbook's tables are written from these, and the replayed incidents are followed by them, step by step.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prodpool.monitoring.log_summary import Line
 from prodpool.monitoring.model import render
-from prodpool.monitoring.stacks import WaitsFor
 from prodpool.monitoring.thresholds import AlertThresholds
+from prodpool.monitoring.triage.log_summary import Line
+from prodpool.monitoring.triage.stacks import WaitsFor
 
 # Headings of the runbook that are no alert's.
 NOT_THE_POOL = "It is not the pool"
@@ -44,7 +44,7 @@ class LogSign:
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """What a pool shows when it is in trouble.
+    """What a pool shows when something is wrong with it.
 
     Attributes:
         name: In the label ``sign`` of the query's answer; numbers put them in order.
