@@ -215,7 +215,7 @@ def test_a_restart_of_the_workers(cluster: LocalCluster, registry: CollectorRegi
 
 
 def test_a_dead_worker_is_counted(
-    cluster: LocalCluster, pool: InstrumentedPool, registry: CollectorRegistry, logs: Logs
+    cluster: Any, pool: InstrumentedPool, registry: CollectorRegistry, logs: Logs
 ) -> None:
     """A worker of the cluster that dies is one that was lost; the pool itself has started none."""
     with pytest.raises(WorkerLostError):
