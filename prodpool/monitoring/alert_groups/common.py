@@ -25,4 +25,4 @@ OFFERED_PANEL = PanelLink(OVERVIEW, 21, "Offered, finished, dropped")
 
 WHERE = "Pool {{ $labels.pool }} of {{ $labels.job }}"
 PROCESS = "Process {{ $labels.instance }} of {{ $labels.job }}"
-WHERE_EXACTLY = "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}"
+EXACTLY = "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prodpool.monitoring.alert_groups.common import (
     BREAKER_PANEL,
+    EXACTLY,
     LOST_PANEL,
     REBUILDS_PANEL,
     WHERE,
-    WHERE_EXACTLY,
 )
 from prodpool.monitoring.model import Alert
 
@@ -27,7 +27,7 @@ DEPENDENCIES = (
         hold_for=300.0,
         per_process=True,
         summary="The breaker of pool {{ $labels.pool }} stays open",
-        description=WHERE_EXACTLY + ": the breaker has let no more than probes through.",
+        description=EXACTLY + ": the breaker has let no more than probes through.",
         panel=BREAKER_PANEL,
     ),
     # Two changes make one trip and its recovery. Where several processes are one instance, each one that is
@@ -43,7 +43,7 @@ DEPENDENCIES = (
         hold_for=0.0,
         per_process=True,
         summary="The breaker of pool {{ $labels.pool }} opens again and again",
-        description=WHERE_EXACTLY + ": the breaker has opened or closed {{ $value }} times in 15 minutes.",
+        description=EXACTLY + ": the breaker has opened or closed {{ $value }} times in 15 minutes.",
         panel=BREAKER_PANEL,
     ),
     # >= and not > 2: increase() extrapolates, and two rebuilds may well be 2.03.
@@ -54,7 +54,7 @@ DEPENDENCIES = (
         hold_for=0.0,
         per_process=True,
         summary="Worker processes of pool {{ $labels.pool }} die again and again",
-        description=WHERE_EXACTLY + ": they were replaced {{ $value | humanize }} times in 15 minutes.",
+        description=EXACTLY + ": they were replaced {{ $value | humanize }} times in 15 minutes.",
         panel=REBUILDS_PANEL,
     ),
     # Workers that live for one task, or pools that are built for one request: no harm, and no gain either.

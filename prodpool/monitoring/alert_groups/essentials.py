@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from prodpool.monitoring.alert_groups.common import (
     DURATION_PANEL,
+    EXACTLY,
     OPEN_PANEL,
     QUEUE_PANEL,
     REASONS_PANEL,
     RESULTS_PANEL,
     WHERE,
-    WHERE_EXACTLY,
 )
 from prodpool.monitoring.model import Alert
 
@@ -33,7 +33,7 @@ ESSENTIALS = (
         hold_for=300.0,
         per_process=True,
         summary="The queue of pool {{ $labels.pool }} has grown long",
-        description=WHERE_EXACTLY + ": {{ $value | humanize }} tasks wait.",
+        description=EXACTLY + ": {{ $value | humanize }} tasks wait.",
         panel=QUEUE_PANEL,
     ),
     # The gauge is 1 in every deployment, from the beginning of the drain to the end of the process, and it
@@ -51,7 +51,7 @@ ESSENTIALS = (
         hold_for="drain",
         per_process=True,
         summary="Pool {{ $labels.pool }} is stopped and still offered work",
-        description=WHERE_EXACTLY + " is stopped, refuses whatever it is offered, and its process goes on.",
+        description=EXACTLY + " is stopped, refuses whatever it is offered, and its process goes on.",
         panel=OPEN_PANEL,
     ),
     Alert(

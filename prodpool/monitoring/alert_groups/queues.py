@@ -5,11 +5,11 @@ from __future__ import annotations
 from prodpool.monitoring.alert_groups.common import (
     ATTEMPTS_PANEL,
     DWELL_PANEL,
+    EXACTLY,
     FULL_PANEL,
     OLDEST_PANEL,
     QUEUE_PANEL,
     WHERE,
-    WHERE_EXACTLY,
 )
 from prodpool.monitoring.model import Alert
 
@@ -25,8 +25,7 @@ QUEUES = (
         hold_for=120.0,
         per_process=True,
         summary="Pool {{ $labels.pool }} has tasks waiting and finishes none",
-        description=WHERE_EXACTLY
-        + ": {{ $value | humanize }} tasks wait, none has finished in <stall_spoken>.",
+        description=EXACTLY + ": {{ $value | humanize }} tasks wait, none has finished in <stall_spoken>.",
         panel=OLDEST_PANEL,
         held_back_by=("PoolWorkersHung",),
     ),
@@ -38,8 +37,7 @@ QUEUES = (
         hold_for=120.0,
         per_process=True,
         summary="The next task of pool {{ $labels.pool }} has waited for more than <dwell_spoken>",
-        description=WHERE_EXACTLY
-        + ": the oldest queued task has waited for {{ $value | humanizeDuration }}.",
+        description=EXACTLY + ": the oldest queued task has waited for {{ $value | humanizeDuration }}.",
         panel=OLDEST_PANEL,
     ),
     Alert(
@@ -49,8 +47,7 @@ QUEUES = (
         hold_for=60.0,
         per_process=True,
         summary="The next task of pool {{ $labels.pool }} has waited for more than <dwell_critical_spoken>",
-        description=WHERE_EXACTLY
-        + ": the oldest queued task has waited for {{ $value | humanizeDuration }}.",
+        description=EXACTLY + ": the oldest queued task has waited for {{ $value | humanizeDuration }}.",
         panel=OLDEST_PANEL,
         held_back_by=("PoolStalled", "PoolWorkersHung"),
     ),
@@ -66,7 +63,7 @@ QUEUES = (
         hold_for=300.0,
         per_process=True,
         summary="The queue of pool {{ $labels.pool }} is nearly full",
-        description=WHERE_EXACTLY + ": the queue is {{ $value | humanizePercentage }} full.",
+        description=EXACTLY + ": the queue is {{ $value | humanizePercentage }} full.",
         panel=QUEUE_PANEL,
     ),
     # From a fifth of the capacity on, for a queue that is nearly empty has no trend worth a word; and not
@@ -87,8 +84,7 @@ QUEUES = (
         hold_for=600.0,
         per_process=True,
         summary="The queue of pool {{ $labels.pool }} will be full within half an hour",
-        description=WHERE_EXACTLY
-        + ": at the pace of the last 15 minutes {{ $value | humanize }} tasks wait soon.",
+        description=EXACTLY + ": at the pace of the last 15 minutes {{ $value | humanize }} tasks wait soon.",
         panel=FULL_PANEL,
         held_back_by=("PoolQueueGrowing",),
     ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prodpool.monitoring.alert_groups.common import (
     BUSY_PANEL,
     DURATION_PANEL,
+    EXACTLY,
     HUNG_PANEL,
     WHERE,
-    WHERE_EXACTLY,
 )
 from prodpool.monitoring.model import Alert
 
@@ -34,7 +34,7 @@ WORKERS = (
         hold_for=60.0,
         per_process=True,
         summary="Tasks of pool {{ $labels.pool }} hang",
-        description=WHERE_EXACTLY
+        description=EXACTLY
         + ": {{ $value | humanize }} tasks or done-callbacks have run longer than hung_after.",
         panel=HUNG_PANEL,
     ),
@@ -51,7 +51,7 @@ WORKERS = (
         hold_for=60.0,
         per_process=True,
         summary="Half of the workers of pool {{ $labels.pool }} hang",
-        description=WHERE_EXACTLY + ": {{ $value | humanizePercentage }} of its workers hang.",
+        description=EXACTLY + ": {{ $value | humanizePercentage }} of its workers hang.",
         panel=HUNG_PANEL,
     ),
     # The mean of this hour yesterday is what is usual: no number would be right for every pool.
