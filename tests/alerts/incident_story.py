@@ -207,7 +207,7 @@ def newer() -> Story:
     labels, times = 'job="newer",instance="d:1",pool="reports"', steps("10:00", "11:00")
     story.gauge("workerpool_workers", labels, times, 8)
     for metric, more, each in (
-        ("offered", "", 10),
+        ("offered", "", 11),
         ("submitted", "", 9),
         ("completed", ',result="ok"', 4),
         ("completed", ',result="error"', 1),
