@@ -168,6 +168,7 @@ def test_a_newer_version(server: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert rows["failed or lost, of those that ended"] == ["240 of 2,160: 11.1 %"]
     assert rows["abandoned by a stop"] == ["720"]
     assert rows["workers lost"] == ["480: 480 killed"]
+    assert rows["most tasks queued"] == ["7"]
     assert rows["longest wait in the queue"] == ["not exported"]
     assert cells(report(capsys, server, *HOUR)["Impact"])[""] == [
         "`reports` of `newer`",
