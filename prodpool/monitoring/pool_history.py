@@ -28,7 +28,15 @@ _TINY, _LEAST = 1e-6, 1e-3
 GAP = 3.0
 _PLACE = ("job", "pool", "instance")
 # Labels that tell apart the series of one metric of one pool in one process.
-_OWN = ("result", "reason", "state", "cause", "backend", "version")
+_OWN = {
+    "completed": ("result",),
+    "dropped": ("reason",),
+    "workers_lost": ("cause",),
+    "breaker_state": ("state",),
+    "info": ("backend", "version"),
+}
+# Targets may have labels called so: their values are no part of which instance it is.
+_OF_METRICS = {"__name__", *(label for labels in _OWN.values() for label in labels)}
 
 _COUNTERS = "(offered|submitted|completed|dropped|abandoned|workers_lost|backend_rebuilds)_total"
 _GAUGES = "(queue_depth|queue_capacity|workers|hung_tasks|breaker_state|stopped|info)"
@@ -218,17 +226,25 @@ def _read(api: PrometheusApi, when: TimeRange, step: float, expr: str) -> list[Q
 
 
 def _scrapes(found: Iterable[QueriedSeries], when: TimeRange) -> dict[InstanceKey, list[float]]:
-    times = {_instance(one): sorted({at for _, at in one.points if at >= when.start}) for one in found}
-    return {key: scraped for key, scraped in times.items() if scraped}
+    times: dict[InstanceKey, set[float]] = {}
+    for one in found:
+        times.setdefault(_instance(one), set()).update(at for _, at in one.points if at >= when.start)
+    return {key: sorted(scraped) for key, scraped in times.items() if scraped}
 
 
 def _by_instance(found: Iterable[QueriedSeries]) -> MetricPoints:
     points: MetricPoints = {}
     for one in found:
         name = one.labels["__name__"].removeprefix("workerpool_").removesuffix("_total")
-        labels = tuple(one.labels[label] for label in _OWN if label in one.labels)
-        points.setdefault(_instance(one), {})[MetricKey(name, labels)] = one.points
+        labels = tuple(one.labels.get(label, "") for label in _OWN.get(name, ()))
+        metrics = points.setdefault(_instance(one), {})
+        metrics[MetricKey(name, labels)] = _joined(metrics.get(MetricKey(name, labels), []), one.points)
     return points
+
+
+def _joined(before: list[Point], more: list[Point]) -> list[Point]:
+    """Return the points of two series that are one, such as those before and after a target's relabelling."""
+    return sorted({**dict(before), **dict(more)}.items()) if before else more
 
 
 def _process_starts(
@@ -237,7 +253,11 @@ def _process_starts(
     if not jobs:
         return {}
     found = read(f"process_start_time_seconds{{{_matcher('job', jobs)}}}")
-    return {(one.labels.get("job", ""), one.labels.get("instance", "")): one.points for one in found}
+    starts: dict[tuple[str, str], list[Point]] = {}
+    for one in found:
+        process = (one.labels.get("job", ""), one.labels.get("instance", ""))
+        starts[process] = _joined(starts.get(process, []), one.points)
+    return starts
 
 
 def _is_ours(alert: QueriedSeries, pools: set[PoolKey]) -> bool:
@@ -250,7 +270,7 @@ def _pool_of(one: QueriedSeries) -> PoolKey:
 
 
 def _instance(one: QueriedSeries) -> InstanceKey:
-    others = {key: value for key, value in one.labels.items() if key not in {*_OWN, *_PLACE, "__name__"}}
+    others = {key: value for key, value in one.labels.items() if key not in {*_PLACE, *_OF_METRICS}}
     job, pool, instance = (one.labels.get(label, "") for label in _PLACE)
     return InstanceKey(job, pool, instance, tuple(sorted(others.items())))
 

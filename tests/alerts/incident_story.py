@@ -204,10 +204,12 @@ def incident() -> Story:
 def newer() -> Story:
     """Return a pool whose version counts also what is offered, abandoned and lost, and more results."""
     story = Story()
-    labels, times = 'job="newer",instance="d:1",pool="reports"', steps("10:00", "11:00")
+    # A label of the target may be called as one of the metrics is.
+    labels, times = 'job="newer",instance="d:1",version="v7",pool="reports"', steps("10:00", "11:00")
     story.gauge("workerpool_workers", labels, times, 8)
+    story.gauge("workerpool_queue_depth", labels, times, 7)
     for metric, more, each in (
-        ("offered", "", 10),
+        ("offered", "", 11),
         ("submitted", "", 9),
         ("completed", ',result="ok"', 4),
         ("completed", ',result="error"', 1),
