@@ -249,7 +249,7 @@
           },
           {
             "alert": "PoolRetryStorm",
-            "expr": "sum by (job, pool) (rate(workerpool_offered_total[5m]))\n/\n(sum by (job, pool) (rate(workerpool_submitted_total[5m])) > 0)\n> 3\nand\nsum by (job, pool) (rate(workerpool_dropped_total{reason=~\"full|breaker_open\"}[5m])) > 1",
+            "expr": "sum by (job, pool) (rate(workerpool_offered_total[5m]))\n/\n(sum by (job, pool) (rate(workerpool_submitted_total[5m])) > 0)\n> 3\nand\nsum by (job, pool) (rate(workerpool_dropped_total{reason=~\"full|breaker_open\"}[5m])) > 1\nunless\nsum by (job, pool) (rate(workerpool_offered_total[5m]))\n< 1.5 * sum by (job, pool) (rate(workerpool_offered_total[1h] offset 1d))",
             "for": "2m",
             "labels": {
               "component": "workerpool",
@@ -484,19 +484,19 @@
         "rules": [
           {
             "record": "pool:workerpool_bad:ratio_rate5m",
-            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result!=\"ok\"}[5m])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[5m])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[5m])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[5m])\n  ) > 0\n)"
+            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result=~\"error|panic|timeout\"}[5m])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[5m])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[5m])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[5m])\n  ) > 0\n)"
           },
           {
             "record": "pool:workerpool_bad:ratio_rate30m",
-            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result!=\"ok\"}[30m])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[30m])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[30m])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[30m])\n  ) > 0\n)"
+            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result=~\"error|panic|timeout\"}[30m])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[30m])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[30m])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[30m])\n  ) > 0\n)"
           },
           {
             "record": "pool:workerpool_bad:ratio_rate1h",
-            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result!=\"ok\"}[1h])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[1h])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[1h])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[1h])\n  ) > 0\n)"
+            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result=~\"error|panic|timeout\"}[1h])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[1h])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[1h])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[1h])\n  ) > 0\n)"
           },
           {
             "record": "pool:workerpool_bad:ratio_rate6h",
-            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result!=\"ok\"}[6h])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[6h])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[6h])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[6h])\n  ) > 0\n)"
+            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result=~\"error|panic|timeout\"}[6h])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[6h])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[6h])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[6h])\n  ) > 0\n)"
           },
           {
             "record": "pool:workerpool_ended:increase1h",
@@ -514,15 +514,15 @@
         "rules": [
           {
             "record": "pool:workerpool_bad:ratio_rate2h",
-            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result!=\"ok\"}[2h])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[2h])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[2h])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[2h])\n  ) > 0\n)"
+            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result=~\"error|panic|timeout\"}[2h])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[2h])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[2h])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[2h])\n  ) > 0\n)"
           },
           {
             "record": "pool:workerpool_bad:ratio_rate1d",
-            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result!=\"ok\"}[1d])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[1d])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[1d])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[1d])\n  ) > 0\n)"
+            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result=~\"error|panic|timeout\"}[1d])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[1d])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[1d])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[1d])\n  ) > 0\n)"
           },
           {
             "record": "pool:workerpool_bad:ratio_rate3d",
-            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result!=\"ok\"}[3d])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[3d])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[3d])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[3d])\n  ) > 0\n)"
+            "expr": "sum by (job, pool) (\n  rate(workerpool_completed_total{result=~\"error|panic|timeout\"}[3d])\n  or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[3d])\n)\n/\n(\n  sum by (job, pool) (\n    rate(workerpool_completed_total[3d])\n    or rate(workerpool_dropped_total{reason!~\"cancelled|closed\"}[3d])\n  ) > 0\n)"
           },
           {
             "record": "pool:workerpool_ended:increase1d",

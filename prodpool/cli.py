@@ -1,4 +1,4 @@
-"""The command `prodpool`: `export` writes the dashboards, alert rules and runbook of this version."""
+"""The command `prodpool`: files to export, the triage of an incident, and its postmortem."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prodpool.monitoring import postmortem_command, triage_commands
 from prodpool.monitoring.export import KINDS, NoFilesError, render_files
 from prodpool.monitoring.formatting import decimal
+from prodpool.monitoring.pool_thresholds import read_pools
+from prodpool.monitoring.selectors import SelectorError
 from prodpool.monitoring.thresholds import AlertThresholds, SettingError, options
 from prodpool.version import __version__
 
@@ -18,6 +21,8 @@ Alertmanager) or the runbook into DIR, or all of them into folders of DIR. The r
 thresholds as the rules, the dashboards for the same objective. No file is overwritten unless --force is
 given; without it either all files are written or none.
 """
+# May be given several times, which is the same as once with commas.
+_REPEATED = {"namespace_label"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,11 +38,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         "export", help="write dashboards, alert rules and runbook", description=_EXPORT, allow_abbrev=False
     )
     _add_export_arguments(export)
-    chosen = parser.parse_args(argv)
+    triage_commands.add_parsers(commands)
+    incident = commands.add_parser(
+        "postmortem",
+        help="write what Prometheus knows of an incident",
+        description=postmortem_command.DESCRIPTION,
+        allow_abbrev=False,
+    )
+    postmortem_command.add_arguments(incident)
+    chosen = parser.parse_args(postmortem_command.joined(argv))
+    if chosen.command in triage_commands.COMMANDS:
+        return triage_commands.run(chosen)
+    if chosen.command == "postmortem":
+        return _postmortem(chosen, incident)
     try:
         return _export(chosen)
-    except (SettingError, NoFilesError, OSError) as error:
+    except (SettingError, SelectorError, NoFilesError, OSError) as error:
         export.error(_told(error))
+
+
+def _postmortem(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    try:
+        return postmortem_command.run(chosen)
+    except (*postmortem_command.ERRORS, OSError) as error:
+        parser.error(_told(error, "FILE"))
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,14 +71,29 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default, kind, metavar, text in options():
         shown = ",".join(map(decimal, default)) if isinstance(default, tuple) else default
         shown = decimal(shown) if isinstance(shown, float) else shown
+        how: dict[str, Any] = {"action": "append"} if name in _REPEATED else {"default": default}
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,
             type=_reader(kind, shown),
-            default=default,
+            **how,
             metavar=metavar,
             help=f"{text} (default: {shown if shown != '' else 'none'})".replace("%", "%%"),
         )
+    parser.add_argument(
+        "--pool",
+        action="append",
+        default=[],
+        metavar="NAME:THRESHOLD=VALUE,...",
+        help="thresholds of one pool alone, such as mail:dwell=60,duration=30; may be given several times "
+        "(default: none)",
+    )
+    parser.add_argument(
+        "--pools",
+        type=Path,
+        metavar="FILE",
+        help="the same from a TOML file that has a table for each pool, such as [mail] (default: none)",
+    )
 
 
 def _reader(kind: Callable[[str], Any], example: object) -> Callable[[str], Any]:
@@ -69,7 +108,9 @@ def _reader(kind: Callable[[str], Any], example: object) -> Callable[[str], Any]
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    settings = AlertThresholds(**{name: getattr(chosen, name) for name, *_ in options()})
+    values = {name: getattr(chosen, name) for name, *_ in options()}
+    values |= {name: ",".join(values[name] or ()) for name in _REPEATED}
+    settings = AlertThresholds(**values, pools=read_pools(chosen.pool, chosen.pools))
     texts = {chosen.dir / name: text for name, text in render_files(chosen.kind, settings).items()}
     there = [str(path) for path in texts if path.exists()]
     if there and not chosen.force:
@@ -98,9 +139,8 @@ def _write(texts: dict[Path, str], *, force: bool) -> None:
         raise
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception, place: str = "DIR") -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        return (
-            f"{error.filename}: {error.strerror}: choose another DIR, or make it one that can be written to"
-        )
+        way_out = f"choose another {place}, or make it one that can be written to"
+        return f"{error.filename}: {error.strerror}: {way_out}"
     return str(error)

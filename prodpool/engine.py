@@ -72,7 +72,7 @@ class Engine:
         self.abilities = abilities
         self.backend = backend
         self.now = now
-        self.telemetry_errors = TelemetryErrors(settings.name)
+        self.telemetry_errors = TelemetryErrors(settings.name, messages=settings.log_messages)
         self.log = PoolLog(settings, logger, self.telemetry_errors, now)
         self.tracing = Tracing(settings.name, tracer_provider, self.telemetry_errors)
         self.call_thread = CallThread(
@@ -100,13 +100,12 @@ class Engine:
         )
         self.permit_sources: tuple[PermitSource, ...] = () if self.breaker is None else (self.breaker,)
         self.settlement = Settlement(
-            pool=settings.name,
+            settings=settings,
             dispatcher=self.dispatcher,
             observers=(self.tracing, TaskLog(self.log, settings.slow_after)),
             exemplar=self.tracing.exemplar,
             telemetry_errors=self.telemetry_errors,
             call_thread=self.call_thread,
-            slow_after=settings.slow_after,
             now=now,
         )
         self.runner = Runner(

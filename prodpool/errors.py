@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
 from pickle import PicklingError
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from prodpool.task.outcomes import Reason
 from prodpool.text import said, shown, type_name
@@ -254,5 +255,13 @@ class RemoteTaskError(_PoolError):
         )
         self.task = task
         self.error = error
-        # The full names of its class and of that one's bases, by which a breaker judges it.
+        # The full names of its class and of that one's bases, by which it is judged (see `stands_for`).
         self.kinds = kinds
+
+
+def stands_for(error: BaseException, classes: Iterable[type]) -> bool:
+    """Tell whether an exception stands in for one of ``classes`` that could not leave its worker process."""
+    if not issubclass(type(error), RemoteTaskError):  # `isinstance` may call the exception's own code
+        return False
+    kinds = cast("RemoteTaskError", error).kinds
+    return any(f"{each.__module__}.{each.__qualname__}" in kinds for each in classes)

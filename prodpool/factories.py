@@ -17,6 +17,7 @@ from prometheus_client.registry import CollectorRegistry
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.clock import Clock
 from prodpool.config.around import Around
+from prodpool.config.exception_classes import ExceptionClasses
 from prodpool.config.processors import usable_processors
 from prodpool.config.settings import Overload, TaskContext, check_choice, check_name, pool_size_from
 from prodpool.pool import InstrumentedPool
@@ -45,6 +46,9 @@ class PoolOptions(TypedDict, total=False):
     context: TaskContext
     around: Around | None
     log_levels: Mapping[str, str] | None
+    log_messages: bool
+    panics: ExceptionClasses | None
+    expected: ExceptionClasses
     task_metrics: Sequence[str] | None
 
 

@@ -17,6 +17,7 @@ from prometheus_client.registry import CollectorRegistry
 from prodpool.admission.breaker.policy import BreakerPolicy
 from prodpool.concurrency.clock import Clock, SystemClock
 from prodpool.config.around import Around
+from prodpool.config.exception_classes import DEFAULT_PANICS, ExceptionClasses
 from prodpool.config.settings import (
     DEFAULT_BUCKETS,
     OnHangExit,
@@ -89,6 +90,14 @@ class InstrumentedPool(StoppableExecutor):
             it.
         log_levels: Levels that replace the default level of single log events, such as
             ``{"task.slow": "info"}``.
+        log_messages: Whether the log has the text of exceptions. False leaves their class and stack.
+        panics: Exception classes that are bugs: a task that raises one counts as ``panic``. None for
+            NameError, AttributeError, ImportError, NotImplementedError, SyntaxError, RecursionError and
+            SystemError; ``()`` for none of them. A bare ``BaseException``, such as SystemExit, always counts
+            as ``panic``, and CancelledError never does: that is the result ``cancelled``.
+        expected: Exception classes that are part of the business, such as a ``CardDeclined``: a task that
+            raises one counts as ``expected``, which is no failure. They are asked before ``panics``. The
+            breaker does not ask them: a `BreakerPolicy` has ``exclude``.
         task_metrics: Names of tasks, at most 50, whose results and seconds of running are exported by name,
             and those of all others as "other"; None exports none. A task's name is its function's
             ``__qualname__``, or ``options(task=...)``.
@@ -127,6 +136,9 @@ class InstrumentedPool(StoppableExecutor):
         context: TaskContext = "copy",
         around: Around | None = None,
         log_levels: Mapping[str, str] | None = None,
+        log_messages: bool = True,
+        panics: ExceptionClasses | None = None,
+        expected: ExceptionClasses = (),
         task_metrics: Sequence[str] | None = None,
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView | ThreadPoolView):
@@ -158,6 +170,9 @@ class InstrumentedPool(StoppableExecutor):
                 context=context,
                 around=around,
                 log_levels=log_levels,
+                log_messages=log_messages,
+                panics=DEFAULT_PANICS if panics is None else panics,
+                expected=expected,
                 task_metrics=task_metrics,
             )
             check_around_travels(around, abilities)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 LONGEST_NAME = 200
 LONGEST_LINE = 500
+LONGEST_MESSAGE = 200
 LONGEST_STACK = 8000
 # Of one frame, or of the text of one exception; the stack of a worker process is such a text.
 _LONGEST_PART = 5000
@@ -58,6 +59,18 @@ def said(error: BaseException) -> str:
     """Return the text of an exception in one short line."""
     try:
         return short_line(str(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  # likewise
+        return f"<{type_name(error)} whose str() fails>"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, printable and of at most `LONGEST_MESSAGE` characters."""
+    try:
+        # What is beyond is not looked at: it may be megabytes.
+        line = str(error)[:LONGEST_STACK].strip().partition("\n")[0].rstrip()
+        return short_line(line, LONGEST_MESSAGE)
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001  # likewise

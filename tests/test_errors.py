@@ -136,4 +136,4 @@ def test_words() -> None:
     assert [str(reason) for reason in Reason] == [
         "full", "closed", "breaker_open", "expired", "cancelled", "shutdown",
     ]  # fmt: skip
-    assert [str(result) for result in Result] == ["ok", "error", "panic", "timeout"]
+    assert [str(result) for result in Result] == ["ok", "error", "panic", "timeout", "cancelled", "expected"]

@@ -19,7 +19,7 @@ from .screen import seconds
 from .traffic import Tally
 
 # In the order of the table. A column that is not in `_ALWAYS` is there in a run that needs it.
-_RESULTS = ("ok", "error", "panic", "timeout")
+_RESULTS = ("ok", "error", "panic", "timeout", "expected", "cancelled")
 _ALWAYS = ("ok", "error", "full", "breaker_open", "shutdown")
 _HEADS = {
     "timeout": "time-\nout",
@@ -63,8 +63,9 @@ def _add_numbers(table: Table, heads: Sequence[str]) -> None:
 
 def _became(seen: Window) -> dict[str, int]:
     """Return what became of the tasks of a window, by result or reason."""
-    results = {result: seen.completed.get(result, 0) for result in (*_RESULTS, *seen.completed)}
-    return results | dict(seen.dropped)
+    names = dict.fromkeys((*_RESULTS, *seen.completed, *seen.dropped))
+    # A task is "cancelled" before it runs or while it does.
+    return {name: seen.completed.get(name, 0) + seen.dropped.get(name, 0) for name in names}
 
 
 def account(acts: Sequence[Act], windows: Sequence[Window], whole: Window) -> Table:

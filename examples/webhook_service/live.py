@@ -77,7 +77,7 @@ def _state(value: float) -> str:
 def _rows(moment: Moment) -> list[_Row | None]:
     now, recent = moment.now, moment.recent
     ok = rate(recent.completed.get("ok", 0), recent)
-    bad = rate(sum(n for result, n in recent.completed.items() if result != "ok"), recent)
+    bad = rate(recent.failed, recent)
     full, fast = (rate(recent.dropped.get(reason, 0), recent) for reason in ("full", "breaker_open"))
     lost = now.dropped.get("shutdown", 0)
     offered = rate(recent.offered, recent)

@@ -37,6 +37,11 @@ class Window:
     max_longest: float
     breaker: tuple[str, ...]
 
+    @property
+    def failed(self) -> int:
+        """Tasks that failed; one that was cancelled, or raised what is expected, did not."""
+        return sum(self.completed.get(result, 0) for result in ("error", "panic", "timeout"))
+
 
 def _grown(now: Mapping[str, int], then: Mapping[str, int]) -> dict[str, int]:
     return {label: value - then.get(label, 0) for label, value in now.items()}

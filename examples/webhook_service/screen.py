@@ -105,7 +105,7 @@ class PlainView:
         now, recent = moment.now, moment.recent
         dropped = " ".join(f"{reason}={n}" for reason, n in now.dropped.items() if n)
         ok = rate(recent.completed.get("ok", 0), recent)
-        bad = rate(sum(recent.completed.values()) - recent.completed.get("ok", 0), recent)
+        bad = rate(recent.failed, recent)
         return (
             f"  {moment.elapsed:4.0f} s  offered {rate(recent.offered, recent):.0f}/s"
             f" ok {ok:.0f}/s failed {bad:.0f}/s"

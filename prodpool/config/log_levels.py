@@ -24,6 +24,8 @@ LOG_EVENTS = (
     "pool.worker_lost",
     "task.error",
     "task.panic",
+    "task.cancelled",
+    "task.expected",
     "task.slow",
     "task.still_running",
     "task.abandoned",

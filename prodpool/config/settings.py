@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from prodpool.config.around import Around, check_around
 from prodpool.config.context_variables import check_names
+from prodpool.config.exception_classes import DEFAULT_PANICS, ExceptionClasses, check_exception_classes
 from prodpool.config.log_levels import check_log_levels
 from prodpool.config.task_metrics import check_task_metrics
 
@@ -56,6 +57,9 @@ class PoolSettings:
     context: TaskContext = "copy"
     around: Around | None = None
     log_levels: Mapping[str, str] | None = None
+    log_messages: bool = True
+    panics: ExceptionClasses = DEFAULT_PANICS
+    expected: ExceptionClasses = ()
     task_metrics: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +80,8 @@ class PoolSettings:
         check_around(self.around)
         if self.log_levels is not None:
             self._set("log_levels", check_log_levels(self.log_levels))
+        check_flag("log_messages", self.log_messages)
+        check_exception_classes(self.panics, self.expected)
         if self.task_metrics is not None:
             self._set("task_metrics", check_task_metrics(self.task_metrics))
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prodpool.admission.permits import release_all
 from prodpool.concurrency.call_thread import CallThread
 from prodpool.errors import TaskExpiredError, WorkerLostError
+from prodpool.execution.classification import ResultClassifier
 from prodpool.scheduling.worker import Worker
 from prodpool.task.coroutines import coroutine_refusal
 from prodpool.task.ending import ABANDONED, Ending, RunBy, TaskObserver, ended_hooks
@@ -31,6 +32,7 @@ from prodpool.telemetry.tracebacks import without_own_frames
 from prodpool.text import shown
 
 if TYPE_CHECKING:
+    from prodpool.config.settings import PoolSettings
     from prodpool.scheduling.dispatcher import Dispatcher
     from prodpool.task.task import Task
     from prodpool.telemetry.counters import Exemplar
@@ -41,37 +43,36 @@ class Settlement:
     """Settles the tasks of one pool.
 
     Args:
-        pool: The pool's name, for errors.
+        settings: The pool's.
         dispatcher: What gives a place back.
         observers: Called with each ending, in this order.
         exemplar: Returns the link from a histogram to the trace of a task.
         telemetry_errors: Counts and reports what an observer raises.
         call_thread: Makes the callbacks of tasks that were dropped or abandoned.
-        slow_after: Seconds from which a run counts as slow.
         now: The pool's clock.
     """
 
     def __init__(
         self,
         *,
-        pool: str,
+        settings: PoolSettings,
         dispatcher: Dispatcher,
         observers: Sequence[TaskObserver],
         exemplar: Callable[[Task, float], Exemplar | None],
         telemetry_errors: TelemetryErrors,
         call_thread: CallThread,
-        slow_after: float,
         now: Callable[[], float],
     ) -> None:
-        self._pool = pool
+        self._pool = settings.name
         self._dispatcher = dispatcher
+        self._result_of = ResultClassifier(panics=settings.panics, expected=settings.expected).result_of
         self._ended = ended_hooks(observers)
         # Whether each task has to come by here, also one that ends well and fast.
         self.every_task = bool(dispatcher.counters.by_task) or any(one.every_task for one in observers)
         self._exemplar = exemplar
         self._telemetry_errors = telemetry_errors
         self._call_thread = call_thread
-        self._slow_after = slow_after
+        self._slow_after = settings.slow_after
         self._now = now
         # The tasks that were counted and not settled when the watchdog looked last.
         self._unsettled: set[Task] = set()
@@ -98,10 +99,11 @@ class Settlement:
         duration = max(0.0, (self._now() if ended is None else ended) - started)
         if type(value) is CoroutineType:
             value, error = None, coroutine_refusal(task.fn, value)
-        elif error is not None:
+        raised = error
+        if error is not None:
             error = sanitized(error)
         task.outcome = value, error
-        ending = Ending(result or classify(error), error, dwell, duration, ran_by)
+        ending = Ending(result or self._result_of(raised), error, dwell, duration, ran_by)
         self._count(worker, task, ending)
         try:
             self._record_and_notify(task, ending)
@@ -299,13 +301,6 @@ class Settlement:
         dispatcher.notify_waiters()
 
 
-def classify(error: BaseException | None) -> Result:
-    """Sort an outcome: an ``Exception`` is an error, any other ``BaseException`` a panic."""
-    if error is None:
-        return Result.OK
-    return Result.ERROR if isinstance(error, Exception) else Result.PANIC
-
-
 def sanitized(error: BaseException) -> BaseException:
     """Return ``error`` as the future may carry it.
 
@@ -314,7 +309,7 @@ def sanitized(error: BaseException) -> BaseException:
     """
     # No assignment, for an exception may be a frozen dataclass; and not its own method, which may be odd.
     BaseException.with_traceback(error, without_own_frames(error.__traceback__))
-    if isinstance(error, StopIteration):
+    if issubclass(type(error), StopIteration):  # `isinstance` may call its own code
         replaced = RuntimeError("task raised StopIteration")
         replaced.__cause__ = error
         return replaced

@@ -211,6 +211,7 @@ _QUEUES = (
         held_back_by=("PoolOldestQueued",),
     ),
     # Work that is refused and offered again at once looks like traffic; what is admitted is what finishes.
+    # As much offered as yesterday, and less admitted, comes of slow tasks.
     Alert(
         name="PoolRetryStorm",
         severity="warning",
@@ -221,6 +222,9 @@ _QUEUES = (
             > <retries>
             and
             sum by (<service>) (rate(workerpool_dropped_total{reason=~"full|breaker_open"}[5m])) > <refusals>
+            unless
+            sum by (<service>) (rate(workerpool_offered_total[5m]))
+            < <offered_growth> * sum by (<service>) (rate(workerpool_offered_total[1h] offset 1d))
         """,
         hold_for=120.0,
         per_process=False,

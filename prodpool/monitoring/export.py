@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from prodpool.monitoring.dashboard_labels import add_labels
 from prodpool.monitoring.formatting import decimal
 from prodpool.monitoring.prometheus_rules import rule_files
 from prodpool.monitoring.runbook import runbook
@@ -40,7 +41,7 @@ def render_files(kind: str, settings: AlertThresholds) -> dict[str, str]:
 
 
 def dashboard_files(settings: AlertThresholds) -> dict[str, str]:
-    """Return the dashboards, each with the objective and the runbook's address that were chosen."""
+    """Return the dashboards, each with the objective, the runbook's address and the labels chosen."""
     found = {
         each.name: _chosen(json.loads(each.read_text()), settings)
         for folder in (files("prodpool.monitoring") / "dashboards", _beside_the_package())
@@ -67,6 +68,8 @@ def _chosen(dashboard: dict[str, Any], settings: AlertThresholds) -> str:
             variable["query"] = settings.runbook_url
         elif variable["name"] == "slo":
             _choose(variable, decimal(settings.slo))
+    if settings.namespace_labels:
+        add_labels(dashboard, settings.namespace_labels)
     return json.dumps(dashboard, indent=2, sort_keys=True) + "\n"
 
 

@@ -30,3 +30,11 @@ def humanize(seconds: float) -> str:
         if count >= 1 and count == int(count):
             return f"{int(count)} {unit}{'' if count == 1 else 's'}"
     return f"{decimal(round(seconds, 3))} second{'' if seconds == 1 else 's'}"
+
+
+def elapsed(seconds: float) -> str:
+    """Write how long something took, to the second: ``0 s``, ``5 min 45 s``, ``1 h 30 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if count]
+    return " ".join(parts) or "0 s"

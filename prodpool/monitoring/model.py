@@ -31,6 +31,8 @@ HUNG_SHARE = 0.5
 DWELL_FACTOR = 10
 # Offered tasks for each admitted one, and refused ones per second, from which callers try again at once.
 RETRIES, REFUSALS = 3, 1
+# Times yesterday's offers that are too many for everyday traffic.
+OFFERED_GROWTH = 1.5
 # Times yesterday's mean duration that make a slowdown; seconds below which, and tasks in 5 minutes with fewer
 # than which, a mean says nothing.
 SLOWDOWN, SLOWDOWN_FLOOR, SLOWDOWN_TASKS = 2, 0.01, 20
@@ -95,10 +97,16 @@ class Alert:
         """Return the texts that the on-call engineer reads."""
         return {
             "summary": render(self.summary, settings),
-            "description": render(self.description, settings),
+            "description": self._description(settings),
             "runbook_url": f"{settings.runbook_url}#{self.name.lower()}",
             "dashboard_url": self._dashboard_url(settings),
         }
+
+    def _description(self, settings: AlertThresholds) -> str:
+        text = render(self.description, settings)
+        where = ", ".join(f"{{{{ $labels.{label} }}}}" for label in settings.namespace_labels)
+        job = "{{ $labels.job }}"
+        return text.replace(job, f"{job} ({where})", 1) if where else text
 
     def panel_url(self, settings: AlertThresholds, *chosen: str) -> str:
         """Return the address of the panel, or of its dashboard where the panel has no address of its own."""
@@ -107,7 +115,12 @@ class Alert:
         return f"{settings.dashboard_url.rstrip('/')}/d/{self.panel.dashboard}{query}"
 
     def _dashboard_url(self, settings: AlertThresholds) -> str:
-        names = ["job", *(["instance"] if self.per_process else []), *(["pool"] if self.per_pool else [])]
+        names = [
+            *settings.namespace_labels,
+            "job",
+            *(["instance"] if self.per_process else []),
+            *(["pool"] if self.per_pool else []),
+        ]
         return self.panel_url(
             settings, *(f"var-{name}={{{{ $labels.{name} | urlquery }}}}" for name in names)
         )
@@ -131,13 +144,14 @@ def render(text: str, settings: AlertThresholds, more: Mapping[str, str] | None 
     Raises:
         KeyError: There is no such value.
     """
-    values = {**_values(settings), **(more or {})}
+    values = {**setting_values(settings), **(more or {})}
     # Windows first: what is put in is scaled already.
     text = _WINDOW.sub(lambda found: settings.window(int(found[1]) * SECONDS[found[2]]), dedent(text).strip())
     return _PLACE.sub(lambda found: values[found[1]], text)
 
 
-def _values(settings: AlertThresholds) -> dict[str, str]:
+def setting_values(settings: AlertThresholds) -> dict[str, str]:
+    """Return what `render` puts in for the names of the settings, and for what follows from them."""
     numbers = (
         *("dwell", "duration", "queue_depth", "queue_fill", "utilisation", "panic_rate", "drop_rate"),
         *("scheduling_delay", "descriptors"),
@@ -164,6 +178,7 @@ def _values(settings: AlertThresholds) -> dict[str, str]:
         "dwell_critical_spoken": humanize(DWELL_FACTOR * settings.dwell),
         "retries": str(RETRIES),
         "refusals": str(REFUSALS),
+        "offered_growth": decimal(OFFERED_GROWTH),
         "slowdown": str(SLOWDOWN),
         "slowdown_floor": decimal(SLOWDOWN_FLOOR),
         "slowdown_tasks": str(SLOWDOWN_TASKS),

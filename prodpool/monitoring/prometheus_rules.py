@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from prodpool.monitoring.alerts import ALERTS, GROUPS
 from prodpool.monitoring.formatting import duration
 from prodpool.monitoring.model import Alert, Group, Record, render
+from prodpool.monitoring.pool_thresholds import common_expr, pool_expr, pools_apart
 from prodpool.monitoring.thresholds import AlertThresholds
 from prodpool.monitoring.yaml_writer import Value, to_yaml
 
@@ -44,23 +46,36 @@ def rule_files(settings: AlertThresholds) -> dict[str, str]:
 
 def _group(group: Group, settings: AlertThresholds) -> Value:
     interval = {} if group.every is None else {"interval": _at_least_a_second(group.every, settings)}
-    return {"name": group.name, **interval, "rules": [_rule(rule, settings) for rule in group.rules]}
+    return {
+        "name": group.name,
+        **interval,
+        "rules": [made for rule in group.rules for made in _rules(rule, settings)],
+    }
 
 
 def _at_least_a_second(seconds: float, settings: AlertThresholds) -> str:
     return duration(max(1.0, seconds * settings.window_scale))
 
 
-def _rule(rule: Record | Alert, settings: AlertThresholds) -> Value:
-    expr = render(rule.expr, settings)
+def _rules(rule: Record | Alert, settings: AlertThresholds) -> Iterator[Value]:
+    """Yield a rule, and one more for each pool for which its own thresholds make it another."""
     if isinstance(rule, Record):
-        return {"record": rule.name, "expr": expr}
+        yield {"record": rule.name, "expr": render(rule.expr, settings)}
+        return
+    yield _alert(rule, settings, common_expr(rule, settings), rule.labels())
+    for pool, own in pools_apart(rule, settings).items():
+        # The label is on every alert of the rule already. Without it written down, promtool would take rules
+        # of one name for duplicates.
+        yield _alert(rule, own, pool_expr(rule, pool, own), {**rule.labels(), "pool": pool})
+
+
+def _alert(rule: Alert, settings: AlertThresholds, expr: str, labels: dict[str, str]) -> Value:
     waits = rule.holds_for(settings)
     return {
         "alert": rule.name,
         "expr": expr,
         **({"for": duration(waits)} if waits else {}),
-        "labels": rule.labels(),
+        "labels": labels,
         "annotations": rule.annotations(settings),
     }
 
@@ -122,7 +137,9 @@ def _mixin(settings: AlertThresholds) -> str:
             {} if group.every is None else {"interval": _at_least_a_second(group.every, settings)}
         )
         for kind, found in ((Alert, alerts), (Record, records)):
-            rules = [_rule(rule, settings) for rule in group.rules if isinstance(rule, kind)]
+            rules = [
+                made for rule in group.rules if isinstance(rule, kind) for made in _rules(rule, settings)
+            ]
             if rules:
                 found.append({"name": group.name, **every, "rules": rules})
     fields = {"prometheusAlerts": alerts, "prometheusRules": records}

@@ -21,7 +21,7 @@ BURN_PANEL = PanelLink("prodpool-pool", 52, "Error budget burn, worst pool")
 _FEW_DAYS = 3
 _BAD = """
 sum by (<service>) (
-  rate(workerpool_completed_total{result!="ok"}[WINDOW])
+  rate(workerpool_completed_total{result=~"error|panic|timeout"}[WINDOW])
   or rate(workerpool_dropped_total{reason!~"cancelled|closed"}[WINDOW])
 )
 /

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any
 
-from prodpool.config.settings import DEFAULT_BUCKETS
+from prodpool.config.settings import DEFAULT_BUCKETS, check_name
 from prodpool.monitoring.formatting import decimal, duration
 
 # Burn rate of the fastest window; times the budget it has to be a share below 1, or it could never be seen.
 FASTEST_BURN = 14.4
 # Prometheus's shortest window is a millisecond; nothing here is shorter than a minute.
 LEAST_SCALE = 0.001
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-# What the rules themselves put on an alert, or group by.
+# Prometheus keeps what begins with two underscores to itself.
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+# What the rules themselves put on an alert, or group by; what the metrics have; the dashboards' variables.
 _TAKEN = {
     "alertname",
     "alertstate",
+    "backend",
     "component",
+    "datasource",
     "instance",
     "job",
     "le",
     "pool",
     "reason",
     "result",
+    "runbook",
     "severity",
+    "sink",
+    "slo",
+    "state",
+    "version",
 }
+# What can only be the same for all pools; each other setting may be another for one of them.
+_OF_PROCESSES = {"scheduling_delay", "descriptors"}
+_COMMON = {
+    *_OF_PROCESSES, "buckets", "runbook_url", "dashboard_url", "namespace_label", "window_scale", "pools",
+}  # fmt: skip
 
 
 class SettingError(ValueError):
@@ -91,10 +104,17 @@ class AlertThresholds:
     )
     runbook_url: str = _setting("runbook.md", "address at which you publish the runbook", str, "URL")
     dashboard_url: str = _setting("", "address of your Grafana, such as https://grafana.example", str, "URL")
-    namespace_label: str = _setting("", "one more label to keep apart by, such as namespace", str, "NAME")
+    namespace_label: str = _setting(
+        "",
+        "one more label to keep apart by, such as namespace; several: once for each, the widest first",
+        str,
+        "NAME",
+    )
     window_scale: float = _setting(
         1.0, "factor on every window and waiting time, for trying the rules out; not for production"
     )
+    # Not an option of its own: --pool and --pools are read by pool_thresholds.py.
+    pools: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("slo", "queue_fill", "utilisation", "descriptors"):
@@ -118,6 +138,7 @@ class AlertThresholds:
         self._require("window_scale", LEAST_SCALE <= self.window_scale <= 1, "pass a factor from 0.001 to 1")
         self._check_buckets()
         self._check_names()
+        self._check_pools()
 
     def _check_buckets(self) -> None:
         self._require(
@@ -137,14 +158,15 @@ class AlertThresholds:
             )
 
     def _check_names(self) -> None:
-        label = self.namespace_label
-        if label:
+        labels = self.namespace_labels
+        for label in labels:
             self._require(
                 "namespace_label", bool(_LABEL.fullmatch(label)), "pass a label name, such as namespace"
             )
             self._require(
                 "namespace_label", label not in _TAKEN, "the rules use that label already: pass another"
             )
+        self._require("namespace_label", len(set(labels)) == len(labels), "pass each label once")
         for name in ("runbook_url", "dashboard_url"):
             text = getattr(self, name)
             unfit = re.search(r"[\s\"'<>\\{}]", text)
@@ -155,6 +177,26 @@ class AlertThresholds:
         self._require(
             "runbook_url", bool(self.runbook_url), "pass the address at which the runbook can be read"
         )
+
+    def _check_pools(self) -> None:
+        for pool, own in self.pools.items():
+            try:
+                check_name(pool)
+            except (TypeError, ValueError) as error:
+                raise SettingError(f"--pool {pool}: {error}") from None
+            for name in own:
+                if name not in PER_POOL:
+                    raise SettingError(f"--pool {pool}:{name}: {only_per_pool()}")
+            try:
+                self.of_pool(pool)
+            except SettingError as error:  # "--dwell 20: ..." is told as "--pool mail:dwell=20: ..."
+                told = str(error).removeprefix("--").replace(" ", "=", 1)
+                raise SettingError(f"--pool {pool}:{told}") from None
+
+    def of_pool(self, pool: str) -> AlertThresholds:
+        """Return what the rules of one pool are written with, as if all pools were like it."""
+        own: Mapping[str, Any] = self.pools.get(pool, {})
+        return replace(self, pools={}, **own)
 
     def _require(self, name: str, fits: bool, way_out: str) -> None:
         if not fits:
@@ -168,16 +210,19 @@ class AlertThresholds:
         return 1 - Decimal(str(self.slo))
 
     @property
+    def namespace_labels(self) -> tuple[str, ...]:
+        """The further labels to keep apart by, the widest first."""
+        return tuple(self.namespace_label.split(",")) if self.namespace_label else ()
+
+    @property
     def service(self) -> str:
         """The labels that tell one pool of one service from another."""
-        return ", ".join([*([self.namespace_label] if self.namespace_label else []), "job", "pool"])
+        return ", ".join([*self.namespace_labels, "job", "pool"])
 
     @property
     def process(self) -> str:
         """The labels that tell one pool of one process from another."""
-        return ", ".join(
-            [*([self.namespace_label] if self.namespace_label else []), "job", "instance", "pool"]
-        )
+        return ", ".join([*self.namespace_labels, "job", "instance", "pool"])
 
     @property
     def whole_process(self) -> str:
@@ -189,9 +234,18 @@ class AlertThresholds:
         return duration(seconds * self.window_scale)
 
 
+PER_POOL = tuple(each.name for each in fields(AlertThresholds) if each.name not in _COMMON)
+
+
+def only_per_pool() -> str:
+    """Return what a pool may have a value of its own for, as a sentence."""
+    return f"a pool may have a value of its own for {', '.join(PER_POOL)}"
+
+
 def options() -> list[tuple[str, Any, Callable[[str], Any], str, str]]:
     """Return name, default, type, placeholder and help of every setting, for a command line."""
     return [
         (each.name, each.default, each.metadata["kind"], each.metadata["metavar"], each.metadata["help"])
         for each in fields(AlertThresholds)
+        if each.metadata
     ]

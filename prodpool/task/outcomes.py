@@ -48,13 +48,22 @@ class Result(StrEnum):
 
     OK = "ok"
     ERROR = "error"
-    """The task raised an `Exception`."""
+    """The task raised an `Exception` that is neither a bug nor expected."""
     PANIC = "panic"
-    """The task raised a bare `BaseException`, such as `SystemExit`, or took its worker down."""
+    """The task raised what the pool counts as a bug (``panics``), or took its worker down."""
     TIMEOUT = "timeout"
     """The task was killed for its run-time limit."""
+    CANCELLED = "cancelled"
+    """The task raised CancelledError, asyncio's or that of concurrent.futures."""
+    EXPECTED = "expected"
+    """The task raised what the pool counts as part of the business (``expected``)."""
 
     __hash__ = str.__hash__  # as that of `Reason`
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it counts against an error budget, as ``error``, ``panic`` and ``timeout`` do."""
+        return self in {Result.ERROR, Result.PANIC, Result.TIMEOUT}
 
 
 class LossCause(StrEnum):

@@ -24,12 +24,26 @@ from prodpool.task.task import Task
 from prodpool.telemetry.loggers import LoggerResolver, silent_if_closed
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracebacks import render_error
-from prodpool.text import type_name
+from prodpool.text import first_line, type_name
 
 # A task that fails is logged with its stack; a thousand that fail alike are logged ten a second.
 _BURST = 100.0
 _PER_SECOND = 10.0
-_LIMITED = frozenset({"task.error", "task.panic", "task.slow", "task.callback_error", "pool.worker_lost"})
+_LIMITED = frozenset(
+    {
+        *("task.error", "task.panic", "task.cancelled", "task.expected", "task.slow"),
+        *("task.callback_error", "pool.worker_lost"),
+    }
+)
+# The event for each result of a task that raised, and its level.
+_RAISED = {
+    Result.ERROR: ("task.error", "warning"),
+    Result.TIMEOUT: ("task.error", "warning"),
+    Result.PANIC: ("task.panic", "error"),
+    Result.CANCELLED: ("task.cancelled", "info"),
+    Result.EXPECTED: ("task.expected", "info"),
+}
+_AT_INFO = frozenset(event for event, level in _RAISED.values() if level == "info")
 # Lines that may wait for a sink that is slow or hangs. One with a long stack takes some 10 kB.
 _CAPACITY = 1000
 # Microseconds are as fine as anybody reads a duration.
@@ -78,6 +92,7 @@ class PoolLog:
     ) -> None:
         self._pool = settings.name
         self._levels = settings.log_levels or {}
+        self._messages = settings.log_messages
         self._resolve = LoggerResolver(logger)
         self._telemetry_errors = telemetry_errors
         self.thread = self._new_thread()
@@ -120,14 +135,16 @@ class PoolLog:
         """Write an event that a person should look at now."""
         self._write("error", event, fields)
 
-    def task_failed(self, task: Task, result: Result, error: BaseException, **fields: object) -> None:
-        """Write ``task.error`` or ``task.panic`` with the task's own stack."""
-        panic = result is Result.PANIC
-        event = "task.panic" if panic else "task.error"
+    def task_raised(self, task: Task, result: Result, error: BaseException, **fields: object) -> None:
+        """Write the event of ``result``, with the task's own stack unless the exception was expected."""
+        event, level = _RAISED[result]
         if self._buckets[event].take():
             fields["error"] = type_name(error)
-            fields["stack"] = render_error(error)
-            self._write("error" if panic else "warning", event, {**task_fields(task), **fields}, task)
+            if self._messages:
+                fields["error_message"] = first_line(error)
+            if result is not Result.EXPECTED:
+                fields["stack"] = render_error(error, messages=self._messages)
+            self._write(level, event, {**task_fields(task), **fields}, task)
 
     def task_slow(self, task: Task, **fields: object) -> None:
         """Write ``task.slow``."""
@@ -143,14 +160,16 @@ class PoolLog:
     def callback_failed(self, callback: str, error: BaseException) -> None:
         """Write ``task.callback_error`` with the callback's own stack."""
         if self._buckets["task.callback_error"].take():
-            fields = {"error": type_name(error), "stack": render_error(error)}
+            stack = render_error(error, messages=self._messages)
+            fields = {"error": type_name(error), "stack": stack}
             self._write("error", "task.callback_error", {"callback": callback, **fields})
 
     def flush_suppressed(self) -> None:
         """Write how many lines were suppressed where no later line has said so."""
         for event, bucket in self._buckets.items():
             if bucket.suppressed:
-                self._write("warning", event, {"suppressed": bucket.reset(), "summary": True})
+                level = "info" if event in _AT_INFO else "warning"
+                self._write(level, event, {"suppressed": bucket.reset(), "summary": True})
 
     def _write(self, method: str, event: str, fields: dict[str, object], task: Task | None = None) -> None:
         bucket = self._buckets.get(event)
@@ -170,19 +189,19 @@ class PoolLog:
 
 
 class TaskLog(TaskObserver):
-    """Writes of the tasks that failed or were slow; the log itself thins out what comes too often."""
+    """Writes of the tasks that raised or were slow; the log itself thins out what comes too often."""
 
     def __init__(self, log: PoolLog, slow_after: float) -> None:
         self._log = log
         self._slow_after = slow_after
 
     def ended(self, task: Task, ending: Ending) -> None:
-        """Write ``task.error``, ``task.panic`` or ``task.slow``, or nothing."""
+        """Write the event of what the task raised, ``task.slow``, both or nothing."""
         kind, error, dwell, duration, _ = ending
         if not isinstance(kind, Result):
             return
         if error is not None:
-            self._log.task_failed(task, kind, error, duration=duration)
+            self._log.task_raised(task, kind, error, duration=duration)
         if duration >= self._slow_after:
             self._log.task_slow(
                 task, dwell=dwell, duration=duration, slow_after=self._slow_after, result=kind.value

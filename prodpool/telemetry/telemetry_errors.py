@@ -19,10 +19,14 @@ _MOST_REPORTS = 2 * len(SINKS)
 
 
 class TelemetryErrors:
-    """Counts what observers raised, by sink, and has the first of each reported."""
+    """Counts what observers raised, by sink, and has the first of each reported.
 
-    def __init__(self, pool: str) -> None:
+    ``messages``: whether a report shows the text of the exceptions.
+    """
+
+    def __init__(self, pool: str, *, messages: bool = True) -> None:
         self._pool = pool
+        self._messages = messages
         # Reentrant: a finalizer or a signal handler may report an error in the middle of `count`.
         self._lock = threading.RLock()
         self._counts: dict[str, int] = dict.fromkeys(SINKS, 0)
@@ -39,7 +43,7 @@ class TelemetryErrors:
         if self.count(sink) > 1:
             return
         # As text: renderers of exc_info may print locals, and a callback's hold results.
-        self.reports.post(self._write, sink, render_error(error))
+        self.reports.post(self._write, sink, render_error(error, messages=self._messages))
 
     def overflow(self, sink: str) -> None:
         """Count a call to ``sink`` that was thrown away because too many wait; report the first."""

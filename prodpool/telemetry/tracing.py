@@ -18,7 +18,7 @@ from opentelemetry.trace import Span, StatusCode
 
 from prodpool.concurrency.call_queue import CallQueue
 from prodpool.task.ending import Ending, TaskObserver
-from prodpool.task.outcomes import Reason
+from prodpool.task.outcomes import Reason, Result
 from prodpool.telemetry import propagation
 from prodpool.telemetry.counters import Exemplar
 from prodpool.telemetry.tracebacks import render_error
@@ -146,7 +146,9 @@ class Tracing(TaskObserver):
             self.thread.post(_end, span, ended, result)
         else:
             # Rendered at once, in the thread of the task: no other thread may look at what it raised.
-            self.thread.post(_end_failed, span, ended, result, type_name(error), self._describe(error))
+            failed = not isinstance(result, Result) or result.is_failure
+            status = type_name(error) if failed else None
+            self.thread.post(_end_raised, span, ended, result, status, self._describe(error))
         # Last: an interrupt in there must not lose the span.
         self.thread.apply_backpressure()
 
@@ -231,9 +233,11 @@ def _end(span: Span, ended: int, result: str) -> None:
         span.end(ended)
 
 
-def _end_failed(span: Span, ended: int, result: str, kind: str, exception: dict[str, str]) -> None:
+def _end_raised(span: Span, ended: int, result: str, status: str | None, exception: dict[str, str]) -> None:
+    """End the span of a task that raised; ``status`` is None if that is no failure."""
     try:
-        span.set_status(StatusCode.ERROR, kind)
+        if status is not None:
+            span.set_status(StatusCode.ERROR, status)
         span.add_event("exception", exception, timestamp=ended)
     finally:
         _end(span, ended, result)

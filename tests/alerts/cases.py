@@ -214,6 +214,13 @@ CASES = (
         ),
         step=LONG,
     ),
+    near_miss(
+        "PoolErrorBudgetBurn3d",
+        "no-failures",
+        5 * HOUR,
+        POOL.with_(counters={result("cancelled"): [(6 * HOUR, 3)], result("expected"): [(6 * HOUR, 3)]}),
+        step=LONG,
+    ),
     fires(
         "PoolStalled",
         18.5,
@@ -352,7 +359,7 @@ CASES = (
     near_miss(
         "PoolDescriptorsHigh", "at-the-bound", 60, POOL.with_(gauges={"process_open_fds": [(60, 819)]})
     ),
-    fires("PoolChurning", 16, POOL.with_(counters={"workers_started_total": [(10, 0), (10, 60)]})),
+    fires("PoolChurning", 18, POOL.with_(counters={"workers_started_total": [(10, 0), (10, 60)]})),
     near_miss(
         "PoolChurning",
         "a-start",

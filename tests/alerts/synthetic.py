@@ -31,6 +31,7 @@ class Pool:
             a minute, a gauge's what it shows.
         dwell, duration: The share of the tasks that took longer than each bound, where that is not none.
         counters_alone: Leave gauges and histograms out, to be quick where days go by.
+        labels: Further labels of each of its series.
         per_minute: Tasks that are submitted, and finish well unless told otherwise.
     """
 
@@ -44,6 +45,7 @@ class Pool:
     gauges: dict[str, Story] = field(default_factory=dict)
     dwell: dict[str, float] = field(default_factory=dict)
     duration: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
     def with_(self, **changes: object) -> Pool:
         """Return the same pool with other attributes."""
@@ -61,6 +63,7 @@ class Pool:
             return f'{name}{{job="{self.job}", instance="{self.instance}"}}'
         metric, _, labels = name.partition("{")
         mine = f'job="{self.job}", instance="{self.instance}", pool="{self.name}"'
+        mine += "".join(f', {name}="{value}"' for name, value in self.labels.items())
         return f"workerpool_{metric}{{{mine}{', ' + labels[:-1] if labels else ''}}}"
 
     def _cut(self, values: list[str], minutes: float, step: float) -> str:

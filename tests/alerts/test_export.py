@@ -108,6 +108,17 @@ def test_thresholds_are_the_same_everywhere(tmp_path: Path) -> None:
         assert variables["runbook"]["query"] == "https://wiki.example/pools"
 
 
+def test_labels_may_be_given_one_by_one(tmp_path: Path) -> None:
+    """A label each, or all at once with commas, is the same."""
+    one_by_one = ["--namespace-label", "cluster", "--namespace-label", "namespace"]
+    for name, args in (("one", one_by_one), ("both", ["--namespace-label=cluster,namespace"])):
+        assert main(["export", "all", str(tmp_path / name), *args]) == 0
+    for name in files(tmp_path / "one"):
+        text = (tmp_path / "one" / name).read_text()
+        assert "cluster" in text, name
+        assert text == (tmp_path / "both" / name).read_text(), name
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [

@@ -31,6 +31,10 @@ pytestmark = pytest.mark.once
 OTHERS = {
     "default": AlertThresholds(),
     "namespace": AlertThresholds(namespace_label="namespace", dwell=10, stall=90, queue_fill=0.5),
+    "clusters": AlertThresholds(
+        namespace_label="cluster,namespace",
+        pools={"mail": {"dwell": 60.0, "drain": 90.0}, "a.b": {"dwell": 10.0, "slo": 0.99}},
+    ),
     "scaled": AlertThresholds(window_scale=0.01),
     "smallest": AlertThresholds(window_scale=0.001, slo=0.9999),
 }

@@ -107,7 +107,12 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_a_command_exists(command: list[str], tmp_path: Path) -> None:
     """A command that the runbook names exists, and has the options that are named."""
-    if command[0] == "prodpool":
+    if command[:2] == ["prodpool", "postmortem"]:
+        command[command.index("--prometheus") + 1] = "http://127.0.0.1:9"
+        said = run(sys.executable, "-m", *command)
+        # Likewise: it understands everything, and then there is no Prometheus.
+        assert "http://127.0.0.1:9 cannot be asked" in said.stderr, said.stderr
+    elif command[0] == "prodpool":
         assert main([*command[1:], str(tmp_path)]) == 0
     elif command[0] == "amtool":
         amtool = shutil.which("amtool") or missing("amtool", "run: apt-get install prometheus-alertmanager")

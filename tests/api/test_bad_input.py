@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import math
 import re
 import threading
@@ -104,6 +106,15 @@ OTHERS: Rows = [
         ("log_levels", {"task.slow": level}, [f"{level!r} is not a level", "debug, info"])
         for level in ("INFO", "notice", "", None, 20)
     ),
+    *(("log_messages", value, ["True or False"]) for value in ("no", None, 0)),
+    *(
+        (argument, value, ["must be a tuple of exception classes, such as"])
+        for argument in ("panics", "expected")
+        for value in (KeyError, [KeyError], (KeyError("a"),), (int,), ("KeyError",), 3, "KeyError")
+    ),
+    ("expected", None, ["must be a tuple"]),
+    ("panics", (asyncio.CancelledError,), ["asyncio.exceptions.CancelledError counts as cancelled"]),
+    ("panics", (concurrent.futures.CancelledError,), ["CancelledError counts as cancelled; leave it out"]),
     *(("task_metrics", value, ["sequence of names"]) for value in ("send_mail", 3, True, len)),
     *(
         ("task_metrics", value, [why, way_out])

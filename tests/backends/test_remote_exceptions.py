@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from prodpool import BreakerOpenError, BreakerPolicy, RemoteTaskError, Result
+from prodpool import (
+    BreakerOpenError,
+    BreakerPolicy,
+    RemoteTaskError,
+    Result,
+    TaskTimeoutError,
+    WorkerLostError,
+)
 from tests.backends import work
 from tests.backends.conftest import PATIENCE, MakePool, over_processes
 from tests.helpers.accounting import check
+from tests.helpers.telling import SECRET, TELLING, check_untold
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -53,7 +62,42 @@ def test_as_itself(
     assert error.args == args
     assert {name: getattr(error, name) for name in attributes} == attributes
     assert f"in {task.__name__}" in str(error.__cause__)
-    assert check(pool.stats()).completed[Result.ERROR] == 1
+    result = Result.PANIC if kind_of_error is work.EndsError else Result.ERROR  # that is an ImportError
+    assert check(pool.stats()).completed[result] == 1
+
+
+@elsewhere
+@pytest.mark.parametrize(
+    ("task", "options", "result"),
+    [
+        (work.misspelt, {}, Result.PANIC),
+        (work.misspelt, {"panics": ()}, Result.ERROR),
+        (work.misspelt, {"expected": (NameError,)}, Result.EXPECTED),
+        (work.keyworded, {"expected": (LookupError,)}, Result.EXPECTED),
+        (work.cancel_itself, {}, Result.CANCELLED),
+        (work.lock_up, {}, Result.ERROR),
+        (work.lock_up, {"panics": (work.TaskError,)}, Result.PANIC),
+        (work.lock_up, {"expected": (work.LockedError,)}, Result.EXPECTED),
+        (work.lock_up_badly, {"panics": ()}, Result.PANIC),
+        (work.lock_up_and_cancel, {}, Result.CANCELLED),
+    ],
+)
+def test_what_it_counts_as(
+    make_pool: MakePool, task: Callable[[], object], options: dict[str, Any], result: Result
+) -> None:
+    """It counts as it would in a thread, also where only its name comes home."""
+    pool = make_pool(1, **options)
+    assert pool.submit(task).exception(PATIENCE)
+    assert check(pool.stats()).completed == {**dict.fromkeys(Result, 0), result: 1}
+
+
+@elsewhere
+@pytest.mark.parametrize("fn", TELLING)
+def test_without_its_text(make_pool: MakePool, fn: Callable[[str], None]) -> None:
+    """With log_messages=False its stack, which comes home as text, has frames and no message."""
+    error = make_pool(1, log_messages=False).submit(fn, SECRET).exception(PATIENCE)
+    assert error is not None
+    check_untold(make_pool.logs.wait_for("task.error"), fn, error)
 
 
 @elsewhere
@@ -102,3 +146,14 @@ def test_a_breaker_judges_it(
     else:
         assert pool.submit(abs, -1).result(PATIENCE) == 1
     assert check(pool.stats()).completed[Result.ERROR] == FAILURES
+
+
+@pytest.mark.parametrize("kind", over_processes, indirect=True)
+def test_a_lost_worker_is_a_panic_all_the_same(make_pool: MakePool) -> None:
+    """What the pool itself says of the end of a task is not for the application's classes to change."""
+    pool = make_pool(1, expected=(Exception,))
+    assert isinstance(pool.submit(work.die).exception(PATIENCE), WorkerLostError)
+    limited = pool.options(timeout=0.01).submit(time.sleep, PATIENCE)
+    assert isinstance(limited.exception(PATIENCE), TaskTimeoutError)
+    found = check(pool.stats()).completed
+    assert found == {**dict.fromkeys(Result, 0), Result.PANIC: 1, Result.TIMEOUT: 1}

@@ -1,4 +1,4 @@
-"""Tasks are counted by name wherever they run."""
+"""Tasks are counted by name wherever they run, and what only some backends take is exported."""
 
 from __future__ import annotations
 
@@ -42,3 +42,16 @@ def test_a_killed_task(make_pool: MakePool, registry: CollectorRegistry, tmp_pat
     pool.stop(PATIENCE)
     assert counted(registry, pool.name) == {("hangs", "timeout"): 1}
     assert value(registry, "workerpool_tasks_run_seconds_total", pool=pool.name, task="hangs") >= 0.2
+
+
+@pytest.mark.parametrize("kind", ["forkserver", "other"], indirect=True)
+def test_prefetch(make_pool: MakePool, registry: CollectorRegistry) -> None:
+    """A number of tasks to send ahead is among what the pool was told, if it was."""
+    for given in (3, None):
+        pool = make_pool(1, prefetch=given)
+        found = {
+            dict(labels)["knob"]: number
+            for (name, labels), number in series(registry).items()
+            if name == "workerpool_config" and ("pool", pool.name) in labels
+        }
+        assert found.get("prefetch") == given

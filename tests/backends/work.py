@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import pickle
@@ -113,8 +114,40 @@ def ends() -> None:
     raise EndsError(code=4)
 
 
+class BadlyLockedError(BaseException):
+    """Another, which is no ``Exception``."""
+
+    def __init__(self) -> None:
+        super().__init__("badly locked")
+        self.lock = threading.Lock()
+
+
+class LockedCancelledError(asyncio.CancelledError):
+    """Another, which says that the task was cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped")
+        self.lock = threading.Lock()
+
+
 def lock_up() -> None:
     raise LockedError
+
+
+def lock_up_badly() -> None:
+    raise BadlyLockedError
+
+
+def lock_up_and_cancel() -> None:
+    raise LockedCancelledError
+
+
+def cancel_itself() -> None:
+    raise asyncio.CancelledError("stopped")
+
+
+def misspelt() -> None:
+    eval("no_such_name")  # noqa: S307
 
 
 class DoesNotLoad:

@@ -153,6 +153,14 @@ def test_a_command_exists(page: str, command: list[str], tmp_path: Path) -> None
         case [".venv/bin/pytest", *options]:
             collect = [sys.executable, "-P", "-m", "pytest", "--collect-only", *options]
             subprocess.run(collect, cwd=ROOT, check=True, capture_output=True, timeout=60)
+        case ["prodpool", "postmortem", "--prometheus", _, *options]:
+            command = [sys.executable, "-P", "-m", "prodpool", "postmortem", *options]
+            command += ["--prometheus", "http://127.0.0.1:9"]
+            done = subprocess.run(
+                command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+            )
+            # It understands everything, and then there is no Prometheus.
+            assert "http://127.0.0.1:9 cannot be asked" in done.stderr, done.stderr
         case ["prodpool", *options]:
             prodpool = [sys.executable, "-P", "-W", "error", "-m", "prodpool", *options]
             subprocess.run(prodpool, cwd=tmp_path, check=True, capture_output=True, timeout=30)

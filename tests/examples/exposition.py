@@ -7,7 +7,7 @@ from typing import Any
 from examples.webhook_service.scrape import Snapshot, parse
 
 POOL = "webhook_delivery"
-RESULTS = ("ok", "error", "panic", "timeout")
+RESULTS = ("ok", "error", "panic", "timeout", "cancelled", "expected")
 REASONS = (
     "full",
     "closed",
@@ -16,6 +16,8 @@ REASONS = (
     "cancelled",
     "shutdown",
 )
+# The number of a result that is a reason, too, has another name here.
+_OF_RESULT = {"cancelled": "cancelled_running"}
 BOUNDS = ("0.01", "0.1", "1.0", "+Inf")
 
 
@@ -55,7 +57,7 @@ def exposition(pool: str = POOL, *, without: str = "", exemplars: bool = True, *
     lines.append("# TYPE workerpool_completed counter")
     lines += [
         f'workerpool_completed_total{{pool="{pool}",result="{result}"}} '
-        f"{numbers.get(result, {'ok': 80, 'error': 5}.get(result, 0))}"
+        f"{numbers.get(_OF_RESULT.get(result, result), {'ok': 80, 'error': 5}.get(result, 0))}"
         for result in RESULTS
     ]
     lines.append("# TYPE workerpool_dropped counter")

@@ -14,7 +14,7 @@ from examples.webhook_service.report import (
     window,
 )
 from examples.webhook_service.traffic import Tally
-from tests.examples.exposition import snapshot
+from tests.examples.exposition import RESULTS, snapshot
 
 AGREEING = Tally(accepted=100, refused={"full": 7})
 END = {"stopped": 1, "queue_depth": 0, "ok": 84}
@@ -27,7 +27,7 @@ def test_a_window_is_the_difference_of_its_ends() -> None:
     last = snapshot(12.0, submitted=130, ok=108, error=7, full=17, dwell=(50, 150, 150, 150))
     seen = window([first, middle, last])
     assert (seen.seconds, seen.offered, seen.submitted) == (2.0, 40, 30)
-    assert seen.completed == {"ok": 28, "error": 2, "panic": 0, "timeout": 0}
+    assert seen.completed == {**dict.fromkeys(RESULTS, 0), "ok": 28, "error": 2}
     assert seen.dropped["full"] == 10
     assert seen.dropped["shutdown"] == 0
     assert seen.dwell_p50 == pytest.approx(0.055)
@@ -54,6 +54,8 @@ def test_the_law_holds_when_every_task_is_somewhere() -> None:
         {"error": 6},
         {"panic": 1},
         {"timeout": 1},
+        {"cancelled_running": 1},
+        {"expected": 1},
         {"expired": 1},
         {"cancelled": 1},
         {"shutdown": 4},

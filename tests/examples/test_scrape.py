@@ -5,14 +5,14 @@ import math
 import pytest
 
 from examples.webhook_service.scrape import Buckets, ScrapeError, parse
-from tests.examples.exposition import POOL, exposition, snapshot
+from tests.examples.exposition import POOL, RESULTS, exposition, snapshot
 
 
 def test_a_scrape_becomes_a_snapshot() -> None:
     """Every series that the demonstration judges by is read from the exposition."""
     read = snapshot(3.0, breaker="half_open")
     assert (read.at, read.submitted, read.offered) == (3.0, 100, 107)
-    assert read.completed == {"ok": 80, "error": 5, "panic": 0, "timeout": 0}
+    assert read.completed == {**dict.fromkeys(RESULTS, 0), "ok": 80, "error": 5}
     assert {reason: n for reason, n in read.dropped.items() if n} == {
         "full": 7,
         "shutdown": 3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 
 from prodpool import PoolStats
-from prodpool.task.outcomes import AFTER_ADMISSION
+from prodpool.task.outcomes import AFTER_ADMISSION, Result
 
 
 def unaccounted(stats: PoolStats) -> int:
@@ -53,7 +53,7 @@ def check_scrape(samples: dict[str, float], pool: str) -> None:
 
     completed = total(
         "workerpool_completed_total",
-        *(f'result="{result}"' for result in ("ok", "error", "panic", "timeout")),
+        *(f'result="{result}"' for result in Result),
     )
     dropped = total("workerpool_dropped_total", *(f'reason="{reason}"' for reason in AFTER_ADMISSION))
     queued, running = total("workerpool_queue_depth"), total("workerpool_workers_busy")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.observe.prometheus import Prometheus
-from tests.observe.rig import FIRING, JOB, RULES, WARM, busy_services
+from tests.observe.rig import CLUSTERS, FIRING, JOB, RULES, WARM, busy_services
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,8 @@ def prometheus(busy: list[str], tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("prometheus")
     rules = folder / "rig.rules.yml"
     rules.write_text(RULES)
-    with Prometheus(folder, {JOB: busy}, rule_files=[rules]) as server:
+    labels = dict(zip(busy, CLUSTERS, strict=True))
+    with Prometheus(folder, {JOB: busy}, rule_files=[rules], labels=labels) as server:
         server.wait_for(WARM, timeout=60)
         server.wait_for(FIRING, timeout=60)
         yield server

@@ -49,6 +49,7 @@ class Prometheus:
         rule_files: Rule files to load.
         alertmanager: Address of an Alertmanager to send alerts to.
         interval: Seconds between two scrapes and between two evaluations of the rules.
+        labels: For an address the further labels that its series get.
     """
 
     def __init__(
@@ -59,12 +60,13 @@ class Prometheus:
         rule_files: Sequence[Path] = (),
         alertmanager: str | None = None,
         interval: float = 1.0,
+        labels: Mapping[str, Labels] | None = None,
     ) -> None:
         program = shutil.which("prometheus") or missing("prometheus", "run: apt-get install prometheus")
         self.interval = interval
         self._folder = folder
         config = folder / "prometheus.json"  # JSON is YAML, too
-        config.write_text(json.dumps(_config(targets, rule_files, alertmanager, interval)))
+        config.write_text(json.dumps(_config(targets, rule_files, alertmanager, interval, labels or {})))
         self._command = [
             program,
             f"--config.file={config}",
@@ -171,6 +173,7 @@ def _config(
     rule_files: Sequence[Path],
     alertmanager: str | None,
     interval: float,
+    labels: Mapping[str, Labels],
 ) -> dict[str, object]:
     period = f"{round(interval * 1000)}ms"
     config: dict[str, object] = {
@@ -178,7 +181,10 @@ def _config(
         "rule_files": [str(path.resolve()) for path in rule_files],
         "storage": {"exemplars": {"max_exemplars": 10_000}},
         "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": list(addresses)}]}
+            {
+                "job_name": job,
+                "static_configs": [{"targets": [one], "labels": labels.get(one, {})} for one in addresses],
+            }
             for job, addresses in targets.items()
         ],
     }

@@ -8,12 +8,16 @@ import time
 from prodpool.monitoring.alerts import ALERTS
 from prodpool.monitoring.model import render
 from prodpool.monitoring.thresholds import AlertThresholds
+from prodpool.monitoring.triage import signs_query
 from tests.dashboards.boards import Asked, View
 from tests.observe.prometheus import Prometheus
 from tests.support import ROOT
 
-# The alerts' own conditions: that they have no answer says that all is well.
-RULES = {render(alert.expr, AlertThresholds()) for alert in ALERTS}
+# The alerts' own conditions, and the signs of trouble: that they have no answer says that all is well.
+RULES = {
+    *(render(alert.expr, AlertThresholds()) for alert in ALERTS),
+    signs_query(AlertThresholds()),
+}
 
 
 def runbook_queries() -> list[str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.observe.child import LOOPBACK, Child
 
 JOB = "busy"
+# The instances are in two clusters, which only what was exported for these labels heeds.
+CLUSTERS = ({"cluster": "eu", "namespace": "shop"}, {"cluster": "us", "namespace": "shop"})
 PROGRAM = Path(__file__).parent / "programs" / "busy.py"
 
 # Yields something once each trouble was scraped: a panic, a refusal, an expiry, a loss at a stop, a hung

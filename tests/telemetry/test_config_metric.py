@@ -10,7 +10,6 @@ import pybreaker
 import pytest
 from prometheus_client import CollectorRegistry
 
-import prodpool
 from prodpool import BreakerPolicy
 from tests.helpers.tasks import BlockingTask
 from tests.helpers.waiting import PATIENCE
@@ -75,12 +74,6 @@ def test_rates_of_a_breaker(make_pool: MakePool, registry: CollectorRegistry) ->
         "breaker_half_open_permits": 1,
         "breaker_successes_to_close": 1,
     }
-
-
-def test_prefetch(registry: CollectorRegistry) -> None:
-    """What only some backends take is there where it was given."""
-    with prodpool.processes(name="mail", max_workers=1, prefetch=3, registry=registry):
-        assert knobs(registry, "mail")["prefetch"] == 3
 
 
 def test_a_resize_leaves_it(make_pool: MakePool, registry: CollectorRegistry) -> None:

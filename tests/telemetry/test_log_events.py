@@ -142,6 +142,8 @@ def test_a_failed_task(
     line = logs.wait_for(event)
     stack = str(line.pop("stack"))
     ids = {key: line.pop(key) for key in ("trace_id", "span_id")} if traced else {}
+    message = line.pop("error_message")
+    assert message == ("went off" if fn is boom else "3")
     assert line == entry(level, event, task="fails", error=error, duration=0.25)
     assert [len(str(each)) for each in ids.values()] == ([32, 16] if traced else [])
     # The user's own frames, outermost first, and none of the pool's.

@@ -24,7 +24,7 @@ from tests.helpers.waiting import PATIENCE, until
 from tests.support import MakePool
 from tests.telemetry.scraping import families, of_the_pools, openmetrics_families, series, value
 
-RESULTS = ["ok", "error", "panic", "timeout"]
+RESULTS = ["ok", "error", "panic", "timeout", "cancelled", "expected"]
 REASONS = [
     "full", "closed", "breaker_open", "expired", "cancelled", "shutdown",
 ]  # fmt: skip

@@ -119,8 +119,8 @@ def test_pools_of_one_name(make_pool: MakePool, registry: CollectorRegistry) -> 
     """Pools of one name whose lists differ are added up by label, also once one is gone."""
     for names in (["len", "abs"], ["abs", "int"], None):
         pool = make_pool(1, name="mail", task_metrics=names)
-        for fn in (len, abs, int):
-            pool.submit(fn, "" if fn is len else 1).result(PATIENCE)  # type: ignore[operator]
+        for future in (pool.submit(len, ""), pool.submit(abs, 1), pool.submit(int, 1)):
+            future.result(PATIENCE)
         pool.stop()
     assert finished(registry, "mail") == {
         ("len", "ok"): 1,

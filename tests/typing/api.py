@@ -90,6 +90,9 @@ def construct() -> None:
         context_vars=["structlog.contextvars:*"],
         around=nullcontext,
         log_levels={"task.slow": "info"},
+        log_messages=False,
+        panics=(TypeError, SystemError),
+        expected=(KeyError,),
         task_metrics=["send_mail"],
     )
     InstrumentedPool(ThreadPoolExecutor(2), name="context", context="request")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import asyncio
 import concurrent.futures
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
 
 from pybreaker import (
@@ -25,7 +25,7 @@ from pybreaker import (
 from prodpool.admission.breaker.feeding import OutcomeError, is_judged
 from prodpool.admission.breaker.outcome_window import OutcomeWindow
 from prodpool.admission.breaker.policy import BreakerPolicy
-from prodpool.errors import RejectedError, RemoteTaskError
+from prodpool.errors import RejectedError, stands_for
 from prodpool.text import shown
 
 __all__ = ["Circuit", "ExternalCircuit", "PolicyCircuit", "ReportError", "StateListener", "circuit_for"]
@@ -172,13 +172,6 @@ class PolicyCircuit(Circuit):
     def excludes(self, exception: BaseException) -> bool:
         """Whether ``exception`` says nothing about the dependency."""
         return isinstance(exception, self._exclude) or stands_for(exception, self._exclude)
-
-
-def stands_for(exception: BaseException, classes: Iterable[type]) -> bool:
-    """Tell whether an exception stands in for one of ``classes`` that could not leave its worker process."""
-    if not isinstance(exception, RemoteTaskError):
-        return False
-    return any(f"{each.__module__}.{each.__qualname__}" in exception.kinds for each in classes)
 
 
 def has_memory_storage(breaker: CircuitBreaker) -> bool:
