@@ -211,8 +211,8 @@ def _process() -> list[Panel]:
                 "worker processes; where it is not, the machine or the container's limit has too little.",
             ),
             [
-                Query(promql.mean(delay, by="instance"), "mean {{instance}}"),
-                Query(promql.quantile(0.95, delay, by="instance"), "p95 {{instance}}"),
+                Query(promql.mean(delay, by="instance"), "{{instance}} mean"),
+                Query(promql.quantile(0.95, delay, by="instance"), "{{instance}} p95"),
             ],
             "s",
             top=1.25 * LIMITS.scheduling_delay,

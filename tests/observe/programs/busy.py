@@ -88,7 +88,8 @@ class Service:
         return range(round(ROUND / seconds))
 
     def _webhooks(self, rng: random.Random) -> None:
-        pool = self._pool("webhook_delivery", 8, queue_capacity=64)
+        names = ("Service._works", "Service._fails")
+        pool = self._pool("webhook_delivery", 8, queue_capacity=64, task_metrics=names)
         patient = pool.options(wait=2.0)
         while not self._over.is_set():
             for beat in self._beats(0.02):
