@@ -82,6 +82,11 @@ def _variables(board: Board) -> list[Any]:
     objective.options(
         [model.VariableOption(selected=one == OBJECTIVE, text=one, value=one) for one in OBJECTIVES]
     )
+    compare = dashboard.TextBoxVariable("compare").label("Compare by").default_value("instance")
+    compare.description(
+        "Label of your targets, such as version or canary, whose values the row Compare sets side by side."
+    )
+    compare.current(model.VariableOption(text="instance", value="instance"))
     runbook = dashboard.ConstantVariable("runbook").value(RUNBOOK)
     runbook.description("Where the link to the runbook leads.")
     runbook.build().hide = model.VariableHide.HIDE_VARIABLE  # for which this builder has no method
@@ -91,6 +96,7 @@ def _variables(board: Board) -> list[Any]:
         _any_of(instance),
         pool.multi(False).include_all(False) if board.one_pool else _any_of(pool),
         objective,
+        *([compare] if board.one_pool else []),
         runbook,
     ]
 
@@ -133,6 +139,10 @@ def to_json(board: Board) -> str:
     for shown in (*plain["links"], *plain["annotations"]["list"]):
         # "inControlsMenu" is what the SDK writes: it would hide them behind a menu.
         del shown["placement"]
+    for panel in plain["panels"]:
+        if panel["type"] == "table":
+            # Of an older Grafana; the newest has the footer among a column's settings.
+            del panel["options"]["footer"]
     for variable in plain["templating"]["list"]:
         # What the SDK writes for every variable has a meaning for those of type interval alone.
         for key in ("auto", "auto_count", "auto_min"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dashboards import promql, shared
 from dashboards.frame import Board, Row
 from dashboards.panels import GREEN, NONE_EXPECTED, RED, YELLOW, Panel, Query, Text, bars, lines, stat
+from prodpool.monitoring.thresholds import AlertThresholds
 
+LIMITS = AlertThresholds()
 # prometheus_client has no metrics of processes in multiprocess mode, and OTLP has others.
 NO_PROCESS = "no process metrics"
 
@@ -127,8 +129,19 @@ def _latency() -> list[Panel]:
             ),
             [Query(promql.started_within("30.0", "pool"), "{{pool}}")],
             "percentunit",
-            size=(24, 6),
+            size=(12, 6),
             top=1,
+        ),
+        lines(
+            Text(
+                46,
+                "Duration by pool",
+                "Mean time of a task's run, by pool. Where it rises, so do the workers that the pool needs: "
+                "look at that pool's Duration for whether all its tasks are slower or a few hang.",
+            ),
+            [Query(promql.mean(shared.DURATION, by="pool"), "{{pool}}")],
+            "s",
+            size=(12, 6),
         ),
     ]
 
@@ -186,6 +199,71 @@ def _lifecycle() -> list[Panel]:
     ]
 
 
+def _process() -> list[Panel]:
+    delay = "scheduling_delay_seconds"
+    return [
+        lines(
+            Text(
+                71,
+                "Scheduling delay",
+                "How late a thread of the process runs that is due. With the mean above the line, threads "
+                "wait for the interpreter or for a CPU: where CPU is near one core, move the work into "
+                "worker processes; where it is not, the machine or the container's limit has too little.",
+            ),
+            [
+                Query(promql.mean(delay, by="instance"), "{{instance}} mean"),
+                Query(promql.quantile(0.95, delay, by="instance"), "{{instance}} p95"),
+            ],
+            "s",
+            top=1.25 * LIMITS.scheduling_delay,
+            limits=[(LIMITS.scheduling_delay, RED)],
+        ),
+        lines(
+            Text(
+                72,
+                "CPU",
+                "Cores that each process keeps busy, without its worker processes. Threads of one "
+                "interpreter share a core: near 1 more threads make nothing faster, and worker processes do.",
+            ),
+            [Query(f"rate(process_cpu_seconds_total{{{promql.PROCESS}}}[$__rate_interval])", "{{instance}}")],
+            "short",
+            top=1,
+            empty=NO_PROCESS,
+        ),
+        lines(
+            Text(
+                73,
+                "File descriptors",
+                "Open file descriptors of each process, as a share of those that it may have. At 100 % no "
+                "connection and no worker process can be opened: find what is not closed, or raise the "
+                "limit (ulimit -n).",
+            ),
+            [
+                Query(
+                    promql.ratio(
+                        f"process_open_fds{{{promql.PROCESS}}}", f"process_max_fds{{{promql.PROCESS}}}"
+                    ),
+                    "{{instance}}",
+                )
+            ],
+            "percentunit",
+            top=1,
+            limits=[(LIMITS.descriptors, RED)],
+            empty=NO_PROCESS,
+        ),
+        lines(
+            Text(
+                74,
+                "Threads",
+                "Python threads of each process. A number that only rises is a leak: look in Workers started "
+                "and lost of each pool for one that is built again and again and never stopped.",
+            ),
+            [Query(f"max by (instance) ({promql.series('process_threads')})", "{{instance}}")],
+            "short",
+        ),
+    ]
+
+
 BOARD = Board(
     file="overview",
     title="Worker Pool / Overview",
@@ -198,5 +276,6 @@ BOARD = Board(
         Row(40, "Latency", _latency()),
         Row(50, "Failures", _failures()),
         Row(60, "Breaker and lifecycle", _lifecycle()),
+        Row(70, "Process", _process()),
     ],
 )

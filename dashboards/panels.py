@@ -12,6 +12,7 @@ from grafana_foundation_sdk.builders import (
     dashboard,
     prometheus,
     statetimeline,
+    table,
     timeseries,
 )
 from grafana_foundation_sdk.builders import (
@@ -36,7 +37,14 @@ GREEN, YELLOW, ORANGE, RED, DARK_RED, BLUE, PURPLE, GREY = (
     "purple",
     "#8e8e8e",
 )
-BY_RESULT = {"ok": GREEN, "error": RED, "panic": PURPLE, "timeout": ORANGE}
+BY_RESULT = {
+    "ok": GREEN,
+    "error": RED,
+    "panic": PURPLE,
+    "timeout": ORANGE,
+    "expected": BLUE,
+    "cancelled": GREY,
+}
 BY_REASON = {
     "full": RED,
     "breaker_open": ORANGE,
@@ -263,5 +271,20 @@ def timeline(
     return panel
 
 
-Panel = stats.Panel | bargauge.Panel | timeseries.Panel | heatmaps.Panel | statetimeline.Panel
+def columns(
+    text: Text, query: Query, names: Mapping[str, str], *, size: tuple[int, int] = (24, 9), empty: str
+) -> table.Panel:
+    """A row for each series. ``names``: its labels that are columns, and "Value", with their headings."""
+    panel = _begin(table.Panel(), text, [query], size, prom.PromQueryFormat.TABLE)
+    panel.unit("none").no_value(empty).cell_height(looks.TableCellHeight.SM).show_header(True)
+    panel.sort_by([common.TableSortByFieldState().display_name(next(iter(names.values())))])
+    organised = {
+        "excludeByName": {"Time": True},
+        "indexByName": {name: place for place, name in enumerate(names)},
+        "renameByName": dict(names),
+    }
+    return panel.with_transformation(model.DataTransformerConfig(id_val="organize", options=organised))
+
+
+Panel = stats.Panel | bargauge.Panel | timeseries.Panel | heatmaps.Panel | statetimeline.Panel | table.Panel
 Panels = Callable[[], Sequence[Panel]]

@@ -59,7 +59,12 @@ def ratio(numerator: str, denominator: str) -> str:
 
 def offered(window: str = RATE_INTERVAL, by: str = "") -> str:
     """Return the tasks that were offered to a pool, admitted or not."""
-    return summed(_growth(window, "submitted_total"), _growth(window, "dropped_total", REFUSED), by=by)
+    return summed(_growth(window, "offered_total"), by=by)
+
+
+def refused(window: str = RATE_INTERVAL, by: str = "") -> str:
+    """Return the tasks that submit refused."""
+    return summed(_growth(window, "dropped_total", REFUSED), by=by)
 
 
 def finished(window: str = RATE_INTERVAL, by: str = "") -> str:
@@ -137,6 +142,21 @@ def started_within(bound: str, by: str) -> str:
 def workers_needed(by: str) -> str:
     """Return the workers that the offered load keeps busy. Source: Little's law, L = arrival rate x time."""
     return f"{offered(by=by)} * {mean('task_duration_seconds', by=by)}"
+
+
+def mean_of_task(by: str) -> str:
+    """Return the mean run time in seconds of the tasks that are counted by name."""
+    return ratio(summed(rate("tasks_run_seconds_total"), by=by), summed(rate("tasks_finished_total"), by=by))
+
+
+def settings() -> str:
+    """Return how many instances were told each setting, with the labels ``knob`` and ``setting``.
+
+    In multiprocess mode what is there no more stays, as 0. A choice is 1, and a number may well be 0.
+    """
+    choices, numbers = series("config", 'knob=~".+:.+"'), series("config", 'knob!~".+:.+"')
+    there = f"on (job, instance, pool) ({series('info')} > 0)"
+    return f'count_values by (knob) ("setting", {choices} > 0 or {numbers} and {there})'
 
 
 def breaker(by: str) -> str:

@@ -103,7 +103,9 @@ def picture(page: Mapping[str, Any], bundled: Path, target: Path) -> Drawn:
 def page(prometheus: Prometheus, file: str, view: View, end: float) -> dict[str, Any]:
     """Ask Prometheus for all that a dashboard shows of the time until ``end``, a unix time in seconds."""
     chosen = {
-        one["label"]: view.chosen.get(name, "All") for name, one in variables(file).items() if "label" in one
+        one["label"]: view.chosen.get(name, one["query"] if one["type"] == "textbox" else "All")
+        for name, one in variables(file).items()
+        if "label" in one
     }
     chosen.update({"Data source": "prometheus", "Objective": variables(file)["slo"]["current"]["value"]})
     start = end - view.seconds
@@ -138,7 +140,7 @@ def _laid_out(prometheus: Prometheus, file: str, view: View) -> Iterator[tuple[d
             seen = View(chosen, view.seconds, view.points)
             for panel in row:
                 at = {**panel["gridPos"], "y": panel["gridPos"]["y"] - first + top}
-                title = panel["title"].replace(f"${repeat}", value)
+                title = seen.expand(file, panel["title"].replace(f"${repeat}", value))
                 yield {**panel, "title": title, "gridPos": at}, seen
             top += max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in row) - first
 
@@ -149,15 +151,15 @@ def _answered(
     answers: list[dict[str, Any]] = []
     for target in panel.get("targets", []):
         one = Asked(file, panel["id"], panel["title"], target["expr"], bool(target["instant"]))
-        expr = view.expand(file, one.expr)
+        expr, legend = view.expand(file, one.expr), view.expand(file, target["legendFormat"])
         if one.now:
             series = [(found.labels, [(end, found.value)]) for found in prometheus.query(expr, end)]
         else:
             lines = prometheus.query_range(expr, end - view.seconds, end, view.interval)
             series = [(line.labels, line.points) for line in lines]
         answers += [
-            {"refId": target["refId"], "legend": target["legendFormat"], "labels": labels, "points": points}
+            {"refId": target["refId"], "legend": legend, "labels": labels, "points": points}
             for labels, points in series
         ]
-    kept = ("id", "type", "title", "gridPos", "options", "fieldConfig")
+    kept = ("id", "type", "title", "gridPos", "options", "fieldConfig", "transformations")
     return {**{key: panel[key] for key in kept if key in panel}, "answers": answers}

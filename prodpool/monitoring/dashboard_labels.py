@@ -2,6 +2,7 @@
 
 The committed dashboards have none of them. What is not of the form that the package writes raises
 `SelectorError`: a panel that forgot about a label would mix up what the others keep apart.
+A group by a label that is chosen on the dashboard stays as it is: the choice is what is told apart.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ def _end_of_label_list(shown: Sequence[_Token], index: int, expr: str) -> int:
             return index
         raise SelectorError(expr, f"{word!r} has no list of labels")
     end = index + 2
-    while end < len(shown) and (shown[end].kind == "name" or shown[end].text == ","):
+    # A variable is a label that is chosen on the dashboard.
+    while end < len(shown) and (shown[end].kind in {"name", "variable"} or shown[end].text == ","):
         end += 1
     if _text(shown, end) != ")":
         raise SelectorError(expr, f"the list behind {word!r} is not one of labels")

@@ -34,6 +34,7 @@ ADDED = ['pool!="mail"', 'cluster=~"a|b"']
         ("a:m:rate1h >= bool 1h and -Inf < m", 'a:m:rate1h{a="b"} >= bool 1h and -Inf < m{a="b"}'),
         ("m # of {x}\n or n", 'm{a="b"} # of {x}\n or n{a="b"}'),
         ("count(m) or vector(0)", 'count(m{a="b"}) or vector(0)'),
+        ("sum by ($x, le) (m)", 'sum by ($x, le) (m{a="b"})'),
         ("m @ start() + time()", 'm{a="b"} @ start() + time()'),
     ],
 )  # fmt: skip

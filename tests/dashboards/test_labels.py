@@ -20,6 +20,7 @@ pytestmark = pytest.mark.once
 LABELS = AlertThresholds(namespace_label="cluster,namespace")
 HEEDED = {("cluster", "=~$cluster"), ("namespace", "=~$namespace")}
 NUMBERS = {"$__rate_interval": "4s", "$__range_s": "9", "$__range": "9s", "$__interval": "1s", "$slo": "0.9"}
+CHOSEN = {"$compare": "version"}
 
 each_board = pytest.mark.parametrize("name", FILES)
 
@@ -34,7 +35,7 @@ def exported(tmp_path: Path) -> Path:
 
 def literal(expr: str) -> str:
     """Return an expression with the variables that stand for no label replaced."""
-    for variable, value in NUMBERS.items():
+    for variable, value in (NUMBERS | CHOSEN).items():
         expr = expr.replace(variable, value)
     return expr
 
@@ -52,7 +53,9 @@ def test_every_selector_heeds_the_labels(name: str, exported: Path) -> None:
 def test_a_variable_for_each_label(name: str, exported: Path) -> None:
     """They come before the job, each takes several values or all, and each narrows those after it."""
     found = variables(str(exported / name))
-    assert list(found) == ["datasource", "cluster", "namespace", "job", "instance", "pool", "slo", "runbook"]
+    compared = ["compare"] if name == "pool" else []
+    labels = ["cluster", "namespace", "job", "instance", "pool"]
+    assert list(found) == ["datasource", *labels, "slo", *compared, "runbook"]
     for label, title in (("cluster", "Cluster"), ("namespace", "Namespace")):
         variable = found[label]
         assert (variable["label"], variable["multi"], variable["includeAll"]) == (title, True, True)
@@ -98,6 +101,15 @@ def test_an_address_of_two_clusters_is_two_instances(exported: Path) -> None:
     ]
     patterns = [one["matcher"]["options"] for one in queue["fieldConfig"]["overrides"]]
     assert patterns == ["/(^| )capacity$/", "/(^| )depth$/", "/(^| )capacity$/"]
+
+
+def test_what_is_compared_is_as_chosen(exported: Path) -> None:
+    """A panel that compares by a label of the reader's choice has no other label in its groups."""
+    compared = [one for one in asked(str(exported / "pool")) if "$compare" in one.expr]
+    assert len(compared) == 4
+    for one in compared:
+        groups = set(re.findall(r"by \(([^)]*)\)", one.expr))
+        assert groups <= {"$compare", "$compare, le"}, one
 
 
 @each_board

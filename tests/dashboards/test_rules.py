@@ -31,7 +31,12 @@ each_expression = pytest.mark.parametrize("one", [one for file in FILES for one 
 def literal(one: Asked) -> list[Selector]:
     """Return the selectors with the variables that stand for labels left as they are written."""
     expr = one.expr.replace("$__rate_interval", f"{MAGIC}s").replace("$__interval", "1s")
-    for name, value in (("$__range_s", "300"), ("$__range", "300s"), ("$slo", "0.995")):
+    for name, value in (
+        ("$__range_s", "300"),
+        ("$__range", "300s"),
+        ("$slo", "0.995"),
+        ("$compare", "instance"),
+    ):
         expr = expr.replace(name, value)
     return selectors(expr)
 
@@ -163,7 +168,8 @@ def test_uneditable(file: str) -> None:
 @each_board
 def test_the_variables_have_one_order(file: str) -> None:
     """The same variables in the same order everywhere, so that a link carries a choice over."""
-    assert list(variables(file)) == ["datasource", "job", "instance", "pool", "slo", "runbook"]
+    compared = ["compare"] if file == "pool" else []
+    assert list(variables(file)) == ["datasource", "job", "instance", "pool", "slo", *compared, "runbook"]
     objective = variables(file)["slo"]
     assert (objective["current"]["value"], variables(file)["runbook"]["hide"]) == ("0.995", 2)
 

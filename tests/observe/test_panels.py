@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -61,6 +62,27 @@ def test_a_panel_has_data_of_what_is_chosen(prometheus: Prometheus, busy: list[s
         nowhere = View(chosen={"instance": "nowhere:1", "pool": "none_such"})
         # Save for the number of alerts, which is then 0.
         assert checked(prometheus, one, nowhere) is ((one.file, one.place) == ("overview", 16))
+
+
+@pytest.mark.parametrize("label", ["instance", "job"])
+def test_the_chosen_label_is_compared(prometheus: Prometheus, busy: list[str], label: str) -> None:
+    """The row Compare has a line for each value of the label that was written into its variable."""
+    wanted = {"instance": sorted(busy), "job": [JOB]}[label]
+    view = View(chosen={"pool": "image_resize", "compare": label})
+    compared = [one for one in asked("pool") if isinstance(one.place, int) and one.place // 10 == 8]
+    assert len(compared) == 4
+    for one in compared:
+        found = prometheus.query(view.expand("pool", one.expr), time.time())
+        assert sorted(sample.labels[label] for sample in found) == wanted
+
+
+def test_the_settings_are_what_the_pool_was_told(prometheus: Prometheus, busy: list[str]) -> None:
+    """The table says how many instances were told what."""
+    (one,) = (one for one in asked("pool") if one.place == 91)
+    found = prometheus.query(View(chosen={"pool": "image_resize"}).expand("pool", one.expr), time.time())
+    rows = {(row.labels["knob"], row.labels["setting"]): row.value for row in found}
+    assert {("max_workers", "2"), ("overload:reject", "1")} <= set(rows)
+    assert set(rows.values()) == {len(busy)}
 
 
 @pytest.mark.parametrize("file", FILES)

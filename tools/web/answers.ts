@@ -23,6 +23,7 @@ export interface Shown {
   gridPos: { x: number; y: number; w: number; h: number };
   options: any;
   fieldConfig: { defaults: any; overrides: any[] };
+  transformations?: Array<{ id: string; options: any }>;
   answers: Answer[];
 }
 
@@ -91,6 +92,19 @@ export const framesOf = (page: Page, panel: Shown, theme: GrafanaTheme2): DataFr
     frame.fields.forEach((field) => dressed(field, field.name, index, theme));
     return frame;
   });
+};
+
+// The columns of a table: the labels and the value that the panel's transformation names, in its order, a row for
+// each series.
+export const columnsOf = ({ transformations, options, answers }: Shown): { heads: string[]; rows: string[][] } => {
+  const { indexByName: places, renameByName: headings } = transformations![0].options;
+  const names = Object.keys(headings).sort((a, b) => places[a] - places[b]);
+  const heads = names.map((name) => headings[name]);
+  const rows = answers.map(({ labels, points }) =>
+    names.map((name) => (name === 'Value' ? String(points[points.length - 1][1]) : labels[name]))
+  );
+  const by = heads.indexOf(options.sortBy[0].displayName);
+  return { heads, rows: rows.sort((a, b) => a[by].localeCompare(b[by])) };
 };
 
 export const lastOf = (field: Field): number | null => {

@@ -4,6 +4,7 @@ import type * as bargauge from '@grafana/schema/dist/esm/raw/composable/bargauge
 import type * as heatmap from '@grafana/schema/dist/esm/raw/composable/heatmap/panelcfg/x/HeatmapPanelCfg_types.gen';
 import type * as stat from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
 import type * as statetimeline from '@grafana/schema/dist/esm/raw/composable/statetimeline/panelcfg/x/StateTimelinePanelCfg_types.gen';
+import type * as table from '@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen';
 import type * as timeseries from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
 
 // JSON has no enums: what is an enum's member in TypeScript is its plain value there.
@@ -44,6 +45,7 @@ type Panel =
   | Of<'heatmap', heatmap.Options, heatmap.FieldConfig>
   | Of<'stat', stat.Options, never>
   | Of<'state-timeline', statetimeline.Options, statetimeline.FieldConfig>
+  | Of<'table', table.Options, table.FieldConfig>
   | Of<'timeseries', timeseries.Options, timeseries.FieldConfig>
   | s.RowPanel;
 export type Board = Plain<

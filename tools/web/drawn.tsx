@@ -1,10 +1,11 @@
-// The two kinds of panel that Grafana has, but not its UI library: heatmaps and state timelines, in the same look.
+// Kinds of panel that Grafana has and its UI library does not, in the same look: heatmaps and state timelines; and
+// tables, whose component there fails outside of Grafana's own build.
 import { interpolateOranges } from 'd3-scale-chromatic';
 import { type CSSProperties, useEffect, useRef } from 'react';
 
 import { type DataFrame, dateTimeFormat, type GrafanaTheme2, getValueFormat, formattedValueToString } from '@grafana/data';
 
-import { type Page, type Shown, nameOf } from './answers';
+import { columnsOf, type Page, type Shown, nameOf } from './answers';
 
 interface Size {
   page: Page;
@@ -171,6 +172,44 @@ export const Timeline = ({ page, panel, theme, width, height, frames }: Size & {
           </span>
         ))}
       </div>
+    </div>
+  );
+};
+
+export const Columns = ({ panel, theme, width, height }: Omit<Size, 'page'>) => {
+  const { heads, rows } = columnsOf(panel);
+  const cell: CSSProperties = {
+    padding: '2px 8px',
+    textAlign: 'left',
+    fontSize: 13,
+    lineHeight: '22px',
+    borderBottom: `1px solid ${theme.colors.border.weak}`,
+  };
+  return (
+    // What does not fit is scrolled to.
+    <div style={{ width, height, overflow: 'hidden', color: theme.colors.text.primary }}>
+      <table style={{ width: '100%', tableLayout: 'fixed', borderCollapse: 'collapse' }}>
+        <thead>
+          <tr>
+            {heads.map((head) => (
+              <th key={head} style={{ ...cell, fontWeight: 500, color: theme.colors.text.secondary }}>
+                {head}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {rows.map((row) => (
+            <tr key={row.join(' ')}>
+              {row.map((text, index) => (
+                <td key={index} style={cell}>
+                  {text}
+                </td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
     </div>
   );
 };

@@ -16,7 +16,7 @@ import {
 import { BarGauge, BigValue, GlobalStyles, PanelChrome, TimeSeries, VizRepeater } from '@grafana/ui';
 
 import { framesOf, lastOf, type Page, type Shown } from './answers';
-import { Heatmap, Timeline } from './drawn';
+import { Columns, Heatmap, Timeline } from './drawn';
 
 declare const PAGE: Page;
 
@@ -126,6 +126,7 @@ const KINDS: Record<string, (inside: Inside) => ReactNode> = {
   stat: Stat,
   bargauge: Bars,
   heatmap: (inside) => <Heatmap page={PAGE} theme={theme} {...inside} />,
+  table: ({ panel, width, height }) => <Columns panel={panel} theme={theme} width={width} height={height} />,
   'state-timeline': (inside) => <Timeline page={PAGE} theme={theme} {...inside} />,
 };
 

@@ -88,7 +88,8 @@ class Service:
         return range(round(ROUND / seconds))
 
     def _webhooks(self, rng: random.Random) -> None:
-        pool = self._pool("webhook_delivery", 8, queue_capacity=64)
+        names = ("Service._works", "Service._fails")
+        pool = self._pool("webhook_delivery", 8, queue_capacity=64, task_metrics=names)
         patient = pool.options(wait=2.0)
         while not self._over.is_set():
             for beat in self._beats(0.02):
@@ -101,14 +102,14 @@ class Service:
                     return
 
     def _images(self, rng: random.Random) -> None:
-        pool = self._pool("image_resize", 2, queue_capacity=24)
-        hurried = pool.options(deadline=0.5)
+        pool = self._pool("image_resize", 2, queue_capacity=24, task_metrics=("thumbnail", "poster"))
+        thumbnail, poster = pool.options(task="thumbnail", deadline=0.5), pool.options(task="poster")
         while not self._over.is_set():
             for beat in self._beats(0.1):
                 # Twice as much as two workers can do, in the second half of each round.
                 for _ in range(4 if beat % 200 >= 100 else 1):
-                    submit = hurried.submit if rng.random() < 0.4 else pool.submit
-                    future = offer(submit, self._works, rng.uniform(0.05, 0.15))
+                    view = thumbnail if rng.random() < 0.4 else poster
+                    future = offer(view.submit, self._works, rng.uniform(0.05, 0.15))
                     if future is not None and rng.random() < 0.05:
                         future.cancel()
                 if self._over.wait(0.1):
