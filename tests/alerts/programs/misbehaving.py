@@ -196,7 +196,7 @@ class Retried(Trouble):
     """Has a caller that offers again at once what was refused."""
 
     def misbehave(self) -> None:
-        for _ in range(20):
+        for _ in range(6):
             offer(self.pool.submit, works, 0.1)
 
 
@@ -350,7 +350,7 @@ def troubles() -> list[Trouble]:
         Retried("retried", 1, 0.1, queue_capacity=1),
         Slow("slow", 4, 0.2, queue_capacity=50),
         Burning("burning", 1, 0.05, queue_capacity=100),
-        BurningSlowly("burning_slowly", 1, 0.05, queue_capacity=100),
+        BurningSlowly("burning_slowly", 1, 0.1, queue_capacity=100),
         Stalled("stalled", 1, 0.1, queue_capacity=10),
         Stalled("all_hung", 1, 0.1, queue_capacity=10, hung_after=0.5),
         Hung("hung", 4, 0.2, hung_after=0.5),
@@ -361,7 +361,7 @@ def troubles() -> list[Trouble]:
         Vanishing("vanishing", 1, 0.2),
         Rebuilding("rebuilding", 1, 0.3),
         Dying("dying", 1, 0.3),
-        Churning("churning", 1, 0.2),
+        Churning("churning", 1, 0.3),
     ]
 
 
