@@ -106,6 +106,7 @@ def _alert_index(settings: AlertThresholds) -> str:
         yield "|---|---|---|"
         for alert in ALERTS:
             line = render(alert.summary, settings, _spoken(settings)).replace("{{ $labels.pool }}", "*p*")
+            line = line.replace("{{ $labels.instance }}", "*i*")
             yield f"| [{alert.name}](#{alert.name.lower()}) | {alert.severity} | {line} |"
 
     return "\n".join(lines())

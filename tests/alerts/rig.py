@@ -19,11 +19,12 @@ from tests.support import missing
 # programs/misbehaving.py; the traffic floor keeps all pools but the one that is to burn from burning.
 OPTIONS = {
     "window_scale": 0.01,
-    "queue_depth": 50.0,
+    "queue_depth": 600.0,
     "duration": 0.5,
     "dwell": 1.0,
     "panic_rate": 5.0,
     "utilisation": 0.8,
+    "scheduling_delay": 0.01,
     "slo_min_tasks": 1000,
     "runbook_url": "https://wiki.example/pools",
     "dashboard_url": "https://grafana.example",
@@ -64,10 +65,13 @@ class Receiver:
             self._changed.notify_all()
 
     def told(self, status: str) -> dict[tuple[str, str], dict[str, Any]]:
-        """Return the alerts that were told with that status, the latest of each pool and name."""
+        """Return the alerts that were told with that status, the latest of each pool and name.
+
+        What is told of a process has no pool: it is under the name of its job.
+        """
         with self._changed:
             return {
-                (one["labels"]["pool"], one["labels"]["alertname"]): one
+                (one["labels"].get("pool", one["labels"]["job"]), one["labels"]["alertname"]): one
                 for one in self._told
                 if one["status"] == status
             }

@@ -143,9 +143,9 @@ def test_an_alert_says_what_it_has_to(alert: Alert) -> None:
     assert told["runbook_url"] == f"https://wiki.example/pools#{alert.name.lower()}"
     assert told["dashboard_url"].startswith(f"https://grafana.example/d/{alert.panel.dashboard}?var-job=")
     assert all(told.values())
-    assert "$labels.pool" in told["summary"] + told["description"]
+    assert f"$labels.{'pool' if alert.per_pool else 'instance'}" in told["summary"] + told["description"]
     assert alert.labels()["severity"] in {"critical", "warning", "info"}
-    labels = {"job", "pool", "instance"} if alert.per_process else {"job", "pool"}
+    labels = {"job", *(["pool"] if alert.per_pool else []), *(["instance"] if alert.per_process else [])}
     assert set(re.findall(r"\$labels\.(\w+)", "".join(told.values()))) == labels
 
 
@@ -161,14 +161,15 @@ def test_its_panel_is_there(alert: Alert) -> None:
 
 def test_the_pages_count_them() -> None:
     """The number of alerts that README and guide give is theirs."""
-    assert "twenty alerts" in (ROOT / "README.md").read_text()
-    assert "Twenty alerts come with the package" in (ROOT / "docs" / "guides" / "alerts.md").read_text()
-    assert len(ALERTS) == 20
+    assert "twenty-nine alerts" in (ROOT / "README.md").read_text()
+    assert "Twenty-nine alerts come with the package" in (ROOT / "docs" / "guides" / "alerts.md").read_text()
+    assert len(ALERTS) == 29
 
 
 def test_rules_read_what_is_exported_and_recorded() -> None:
     """Every metric that a rule names is exported or recorded, with labels that it has."""
-    exported = {each.name for each in (*COUNTERS, *GAUGES)} | {f"{each.name}_bucket" for each in HISTOGRAMS}
+    exported = {each.name for each in (*COUNTERS, *GAUGES)}
+    exported |= {f"{each.name}_{part}" for each in HISTOGRAMS for part in ("bucket", "sum", "count")}
     recorded = {rule.name for group in GROUPS for rule in group.rules if not isinstance(rule, Alert)}
     exprs = [render(rule.expr, AlertThresholds()) for group in GROUPS for rule in group.rules]
     named = {name for expr in exprs for name in re.findall(r"(?:pool:)?workerpool_[a-z0-9_:]+", expr)}
@@ -182,7 +183,53 @@ def test_the_namespace_label_is_kept(tmp_path: Path) -> None:
     text = rule_files(settings)["prodpool.rules.yml"]
     assert set(re.findall(r"by \(([^)]*)\)", text)) == {
         "namespace, job, pool", "namespace, job, pool, le", "namespace, job, instance, pool",
+        "namespace, job, instance",
     }  # fmt: skip
     routes = yaml.safe_load(rule_files(settings)["alertmanager.yml"])
-    assert routes["inhibit_rules"][0]["equal"] == ["namespace", "job", "pool"]
-    assert routes["route"]["routes"][0]["group_by"] == ["namespace", "job", "pool"]
+    assert {tuple(rule["equal"]) for rule in routes["inhibit_rules"]} == {("namespace", "job", "pool")}
+    assert routes["route"]["routes"][0]["group_by"] == ["namespace", "job"]
+
+
+def test_one_fault_of_a_job_is_one_notification() -> None:
+    """Whatever fires for a job comes together, pools that fail with it included."""
+    route = yaml.safe_load(rule_files(AlertThresholds())["alertmanager.yml"])["route"]["routes"][0]
+    assert route["group_by"] == ["job"]
+    assert all("group_by" not in inner for inner in route["routes"])
+
+
+def labels_of(alert: Alert) -> dict[str, str]:
+    return {"alertname": alert.name, **alert.labels()}
+
+
+def matches(labels: dict[str, str], matchers: list[str]) -> bool:
+    """Tell whether labels satisfy all matchers, as Alertmanager has it."""
+    for matcher in matchers:
+        name, sign, value = re.fullmatch(r'(\w+)(=~|!=|=)"(.*)"', matcher).groups()  # type: ignore[union-attr]
+        there = labels[name]
+        if (there == value) != (sign == "=") if sign != "=~" else not re.fullmatch(value, there):
+            return False
+    return True
+
+
+def test_what_says_why_holds_back_what_comes_of_it() -> None:
+    """Critical alerts hold back the others but PoolHungTasks, causes their effects; no two each other."""
+    rules = yaml.safe_load(rule_files(AlertThresholds())["alertmanager.yml"])["inhibit_rules"]
+    held = {
+        (source.name, target.name)
+        for source in ALERTS
+        for target in ALERTS
+        for rule in rules
+        if matches(labels_of(source), rule["source_matchers"])
+        and matches(labels_of(target), rule["target_matchers"])
+    }
+    critical = {alert.name for alert in ALERTS if alert.severity == "critical"}
+    by_severity = {
+        (source, target.name)
+        for source in critical
+        for target in ALERTS
+        if target.name not in {*critical, "PoolHungTasks"}
+    }
+    by_cause = {(source, target.name) for target in ALERTS for source in target.held_back_by}
+    assert held == by_severity | by_cause
+    assert ("PoolWorkersHung", "PoolHungTasks") not in held
+    assert [pair for pair in held if pair[::-1] in held] == []

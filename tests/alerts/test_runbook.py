@@ -66,6 +66,7 @@ def test_thresholds_are_those_of_the_rules() -> None:
     others = AlertThresholds(
         slo=0.97, slo_min_tasks=4321, dwell=10, duration=2.5, queue_depth=4567, queue_fill=0.61,
         utilisation=0.62, panic_rate=0.63, drop_rate=64, stall=1140, drain=660, namespace_label="cluster",
+        scheduling_delay=0.07, descriptors=0.57,
     )  # fmt: skip
     page = runbook(others)
     for alert in ALERTS:
@@ -82,7 +83,10 @@ def test_thresholds_are_those_of_the_rules() -> None:
         ("More than 0.1 tasks", "More than 0.63 tasks"),
         ("more than 0 per second", "more than 64 per second"),
         ("in 5 minutes", "in 19 minutes"),
-        ("it has held for 1 minute;", "it has held for 11 minutes;"),
+        ("PoolStopped\n\n**critical**, once it has held for 1 minute;", "it has held for 11 minutes;"),
+        ("for more than 5 minutes: this pool", "for more than 100 seconds: this pool"),
+        ("more than 20 ms late", "more than 70 ms late"),
+        ("more than 80 % of the file descriptors", "more than 57 % of the file descriptors"),
         ("by (job, pool)", "by (cluster, job, pool)"),
         ("More than 7.2 %", "More than 43.2 %"),
     ):
@@ -222,5 +226,5 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_nothing_is_left_to_fill_in() -> None:
-    """No placeholder of the template is left."""
-    assert re.findall(r"<[a-z_]+>|TODO|FIXME|\bTBD\b", PAGE) == []
+    """No placeholder of the template, or of the alerts' own texts, is left."""
+    assert re.findall(r"<[a-z_]+>|\{\{|TODO|FIXME|\bTBD\b", PAGE) == []

@@ -109,11 +109,11 @@ class Healthy(Trouble):
 
 
 class Growing(Trouble):
-    """Has more tasks waiting than it should, steadily."""
+    """Has more than half of its places taken, steadily; none waits for long enough to be worse than that."""
 
     def misbehave(self) -> None:
         while self.pool.stats().queued < 70 and not better.is_set():
-            offer(self.pool.submit, works, 0.2)
+            offer(self.pool.submit, works, 0.05)
 
     def recover(self) -> None:
         if self.pool.stats().queued == 0:
@@ -128,17 +128,38 @@ class Crowded(Trouble):
             offer(self.pool.submit, works, 0.25)
 
 
+class Bursts(Trouble):
+    """Has many tasks at once, of which the last ones wait for long, and then none for a while."""
+
+    def misbehave(self) -> None:
+        if self.pool.stats().in_flight == 0:
+            for _ in range(15):
+                offer(self.pool.submit, works, 0.1)
+
+
+class Crawling(Trouble):
+    """Works, a task a second, and has so many waiting that each has grown old before it starts."""
+
+    def misbehave(self) -> None:
+        while self.pool.stats().queued < 16 and not better.is_set():
+            offer(self.pool.submit, works, 1.0)
+
+    def recover(self) -> None:
+        if self.pool.stats().queued == 0:
+            super().recover()
+
+
 class FillingUp(Trouble):
-    """Has a queue that grows towards its bound, again and again."""
+    """Has a queue that grows towards its bound, again and again, and turns before it is half full."""
 
     rising_since = 0.0
 
     def misbehave(self) -> None:
         self.rising_since = self.rising_since or time.monotonic()
-        wanted = 40 * (time.monotonic() - self.rising_since)
-        if wanted > 780:
+        rising_for = time.monotonic() - self.rising_since
+        if rising_for > 16:
             self.drain()
-        while self.pool.stats().queued < min(wanted, 780) and not better.is_set():
+        while self.pool.stats().queued < min(44 * rising_for, 450) and not better.is_set():
             self.waiting.append(offer(self.pool.submit, works, 0.1))
 
     def __init__(self, name: str, workers: int, beat: float, **options: Any) -> None:
@@ -171,6 +192,14 @@ class Dropping(Trouble):
         offer(self.pool.submit, works, 0.0)
 
 
+class Retried(Trouble):
+    """Has a caller that offers again at once what was refused."""
+
+    def misbehave(self) -> None:
+        for _ in range(6):
+            offer(self.pool.submit, works, 0.1)
+
+
 class Slow(Trouble):
     def misbehave(self) -> None:
         offer(self.pool.submit, works, 0.7)
@@ -179,13 +208,22 @@ class Slow(Trouble):
 class Burning(Trouble):
     """Fails half of a good many tasks."""
 
+    one_in = 2
+
     def misbehave(self) -> None:
-        for _ in range(10):
-            offer(self.pool.submit, fails if self.offers % 2 else works, 0.0)
+        for number in range(10):
+            fail = (10 * self.offers + number) % self.one_in == 0
+            offer(self.pool.submit, fails if fail else works, 0.0)
 
     def recover(self) -> None:
         for _ in range(10):
             super().recover()
+
+
+class BurningSlowly(Burning):
+    """Fails a twentieth of them."""
+
+    one_in = 20
 
 
 class Stalled(Trouble):
@@ -197,7 +235,7 @@ class Stalled(Trouble):
 
 
 class Hung(Trouble):
-    """Has one worker of two that hangs."""
+    """Has one worker of four that hangs."""
 
     def misbehave(self) -> None:
         if self.pool.stats().running == 0:
@@ -280,26 +318,50 @@ class Rebuilding(Trouble):
         offer(self.pool.submit, time.time)
 
 
+class Dying(Rebuilding):
+    """Has a worker process that dies now and then, too rarely to be one that dies again and again."""
+
+    def misbehave(self) -> None:
+        offer(self.pool.submit, crashes if self.offers % 20 == 10 else time.time)
+
+
+class Churning(Trouble):
+    """Has a pool built for every request, before that of the last one is stopped."""
+
+    def misbehave(self) -> None:
+        before, self.pool = self.pool, self.build()
+        self.recover()
+        before.stop(DEADLINE)
+        self.made.remove(before)
+
+
 def troubles() -> list[Trouble]:
     """Begin them all."""
     trips = BreakerPolicy(consecutive_failures=2, open_for=0.4)
     return [
         Healthy("healthy", 2, 0.1),
-        Growing("growing", 1, 0.1, queue_capacity=1000),
+        Growing("growing", 1, 0.1, queue_capacity=100),
         Crowded("crowded", 1, 0.05, queue_capacity=10),
-        FillingUp("filling_up", 2, 0.05, queue_capacity=1000),
+        Bursts("bursts", 1, 0.2, queue_capacity=50),
+        Crawling("crawling", 1, 0.2, queue_capacity=50),
+        FillingUp("filling_up", 4, 0.05, queue_capacity=1000),
         Panicking("panicking", 1, 0.05),
         Dropping("dropping", 1, 0.5, queue_capacity=0),
+        Retried("retried", 1, 0.1, queue_capacity=1),
         Slow("slow", 4, 0.2, queue_capacity=50),
         Burning("burning", 1, 0.05, queue_capacity=100),
-        Stalled("stalled", 1, 0.1, queue_capacity=10, hung_after=3.0),
-        Hung("hung", 2, 0.2, hung_after=0.5),
+        BurningSlowly("burning_slowly", 1, 0.1, queue_capacity=100),
+        Stalled("stalled", 1, 0.1, queue_capacity=10),
+        Stalled("all_hung", 1, 0.1, queue_capacity=10, hung_after=0.5),
+        Hung("hung", 4, 0.2, hung_after=0.5),
         BreakerOpen("breaker_open", 1, 0.2, breaker=trips),
         Flapping("flapping", 1, 0.1, breaker=trips),
         Stopped("stopped", 1, 0.3, drain_deadline=DEADLINE),
         Losing("losing", 1, 0.2, queue_capacity=20),
         Vanishing("vanishing", 1, 0.2),
         Rebuilding("rebuilding", 1, 0.3),
+        Dying("dying", 1, 0.3),
+        Churning("churning", 1, 0.3),
     ]
 
 

@@ -1,0 +1,67 @@
+"""A process whose pool computes in pure Python and keeps files open, until SIGUSR1; then it behaves.
+
+Apart from the other troubles, since no thread of this process runs in time. Prints ``PORT n``, serves
+``/metrics`` of that port and ends on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from prometheus_client import start_http_server
+
+import prodpool
+
+LOOPBACK = "127.0.0.1"
+# Descriptors that the process may have, and leaks.
+ALLOWED, LEAKED = 200, 175
+WORKERS = 8
+# Seconds: half of each round is computed, so that a scrape gets through in the other half. The watchdog wakes
+# every tenth of `hung_after`, at another pace than that of the rounds.
+ROUND, HUNG_AFTER = 0.2, 0.7
+
+over, better = threading.Event(), threading.Event()
+
+
+def computes() -> None:
+    """Keep the interpreter's lock as pure Python code does, at the same times as the other workers."""
+    while not (better.is_set() or over.is_set()):
+        while time.monotonic() % ROUND < ROUND / 2:
+            pass
+        better.wait(ROUND / 2)
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    signal.signal(signal.SIGUSR1, lambda *_: better.set())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (ALLOWED, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    server, thread = start_http_server(port=0, addr=LOOPBACK)
+    with (
+        prodpool.threads(name="sums", max_workers=WORKERS, hung_after=HUNG_AFTER) as pool,
+        ExitStack() as leak,
+    ):
+        for _ in range(LEAKED):
+            leak.enter_context(Path(os.devnull).open())
+        for _ in range(WORKERS):
+            pool.submit(computes)
+        sys.stdout.write(f"PORT {server.server_port}\n")
+        sys.stdout.flush()
+        while not over.wait(ROUND):
+            if better.is_set():
+                leak.close()
+                pool.submit(len, "")
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+if __name__ == "__main__":
+    main()
