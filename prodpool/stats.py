@@ -26,6 +26,7 @@ class PoolStats:
         submitted: Tasks admitted since the pool was built.
         completed: Tasks finished, by result.
         dropped: Tasks that never ran, by reason.
+        abandoned: Tasks that still ran when a stop gave them up; each is running until it ends.
         oldest_queued: Seconds that the first task of the queue has waited; 0 when none waits.
         longest_running: Seconds that the oldest running task, or done-callback, has run; 0 when none runs.
         hung: Running tasks and done-callbacks past ``hung_after``; both are in ``longest_running`` too.
@@ -41,6 +42,7 @@ class PoolStats:
     submitted: int
     completed: Mapping[Result, int]
     dropped: Mapping[Reason, int]
+    abandoned: int = 0
     oldest_queued: float
     longest_running: float
     hung: int
@@ -59,6 +61,7 @@ class PoolStats:
             submitted=reading.submitted,
             completed=reading.completed,
             dropped=reading.dropped,
+            abandoned=reading.abandoned,
             oldest_queued=reading.oldest_queued,
             longest_running=reading.longest_running,
             hung=reading.hung,

@@ -39,7 +39,7 @@ def documented() -> Mapping[str, LogEvent]:
 def _row(name: str, level: str, fields: str) -> LogEvent:
     always, _, sometimes = fields.partition(";")
     optional = frozenset(re.findall(r"`(\w+)`", sometimes))
-    if name.startswith("task."):
+    if name.startswith("task.") or "task" in optional:
         optional |= OF_A_TASK
     if "each reason" in fields:
         optional |= {reason.value for reason in Reason}

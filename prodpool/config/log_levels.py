@@ -21,6 +21,7 @@ LOG_EVENTS = (
     "pool.dropping",
     "pool.backend_broken",
     "pool.backend_rebuilt",
+    "pool.worker_lost",
     "task.error",
     "task.panic",
     "task.slow",

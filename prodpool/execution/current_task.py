@@ -71,6 +71,8 @@ class ThreadState(threading.local):
     # Whether it is just submitting a loop to a backend, or handing a task over to one.
     submitting: bool = False
     handing_over: bool = False
+    # Whether it is counted among the worker threads that a pool has started.
+    counted: bool = False
     # In a worker process: makes what its task may know of itself.
     remote: Callable[[], CurrentTask] | None = None
     # The task of the call that a backend of unknown kind makes in this thread.

@@ -129,8 +129,11 @@ class Settlement:
             task.future.resolve(FINISHED, *outcome, run_callbacks)
             return False
         error = WorkerLostError(pool=self._pool, task=task.name, detail=detail)
-        if not task.future.resolve(FINISHED, None, error, run_callbacks):
+        if not task.future.set_outcome(FINISHED, None, error):
             return False
+        # Counted before a thread that waits for the future goes on.
+        self._dispatcher.count_abandoned()
+        task.future.announce(run_callbacks)
         # It keeps its permits until it ends. It is the task whose trace is wanted.
         self._notify_observers(task, Ending(ABANDONED, error, 0.0, 0.0, RunBy.WORKER))
         return True

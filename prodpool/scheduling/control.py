@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prodpool.scheduling.pool_state import PoolState
 from prodpool.scheduling.wait_queue import IdleWaiter
 from prodpool.scheduling.worker import Worker
-from prodpool.task.outcomes import Reason, State
+from prodpool.task.outcomes import LossCause, Reason, State
 from prodpool.task.task import Task
 
 
@@ -123,6 +123,21 @@ class PoolControl(PoolState):
             self._signal_if_idle()
         self.notify_idle_waiters()
         return tasks
+
+    def count_abandoned(self) -> None:
+        """Count a task whose future a stop has ended while it still ran."""
+        with self.lock:
+            self.counters.abandoned += 1
+
+    def count_worker_started(self) -> None:
+        """Count a thread, or a worker process, that has come to run tasks of the pool."""
+        with self.lock:
+            self.counters.workers_started += 1
+
+    def count_worker_lost(self, cause: LossCause) -> None:
+        """Count a worker that has ended and was not ended by the pool."""
+        with self.lock:
+            self.counters.workers_lost[cause] += 1
 
     def retire_workers(self) -> list[Worker]:
         """End the draining: parked workers go. Returns those that are still busy."""

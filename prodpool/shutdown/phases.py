@@ -237,17 +237,15 @@ class StopPhases:
         unread = [each for each in ahead if abandoned(each, detail=UNREAD)]
         names = [each.name for each in unread]
         self._steps += 1
-        lost = False
         # Innermost first: each of them waits for the one inside it.
-        for each in reversed(tasks):
-            lost |= abandoned(each, detail=RUNNING)
+        lost = [each.name for each in reversed(tasks) if abandoned(each, detail=RUNNING)][::-1]
         if task is None or not (lost or worker in self._dispatcher.worker_set.workers):
             return names
         # Not lost, but not back either: it hangs in a done-callback of a task that has finished.
         name = task.name if lost else f"a done-callback of {task.name}"
         elapsed = 0.0 if started is None else worker.now() - started
         self._log_event(self._log.task_abandoned, task, name, elapsed=elapsed, stack=worker.stack())
-        return [name, *names]
+        return [*(lost or [name]), *names]
 
     def _log_event(self, write: Callable[..., None], *args: object, **fields: object) -> None:
         if not self._silent:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-__all__ = ["AFTER_ADMISSION", "Reason", "Result", "State"]
+__all__ = ["AFTER_ADMISSION", "LossCause", "Reason", "Result", "State"]
 
 
 class State(StrEnum):
@@ -55,3 +55,18 @@ class Result(StrEnum):
     """The task was killed for its run-time limit."""
 
     __hash__ = str.__hash__  # as that of `Reason`
+
+
+class LossCause(StrEnum):
+    """Why a pool has lost a worker that it did not end itself."""
+
+    SIGNAL = "signal"
+    """A signal killed its process, as the system does when memory runs out."""
+    EXIT = "exit"
+    """It ended by itself, or the system does not say how."""
+    START = "start"
+    """It could not be started, or ended before its first task."""
+    BACKEND = "backend"
+    """An executor whose workers are not the pool's own broke, or has lost one of them."""
+
+    __hash__ = str.__hash__  # likewise

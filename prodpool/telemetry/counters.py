@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from prodpool.task.outcomes import Reason, Result
+from prodpool.task.outcomes import LossCause, Reason, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,10 @@ class Histogram:
 
 
 class PoolCounters:
-    """What happened to the tasks of one pool since it was built."""
+    """What happened to the tasks and workers of one pool since it was built."""
 
     __slots__ = (
+        "abandoned",
         "admission_wait",
         "busy_seconds",
         "dropped",
@@ -84,6 +85,8 @@ class PoolCounters:
         "ok",
         "slow",
         "submitted",
+        "workers_lost",
+        "workers_started",
     )
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -93,6 +96,9 @@ class PoolCounters:
         self.not_ok: dict[Result, int] = {result: 0 for result in Result if result is not Result.OK}
         self.dropped = dict.fromkeys(Reason, 0)
         self.slow = 0
+        self.abandoned = 0
+        self.workers_started = 0
+        self.workers_lost = dict.fromkeys(LossCause, 0)
         self.busy_seconds = 0.0
         self.dwell = Histogram(bounds)
         self.duration = Histogram(bounds)

@@ -19,7 +19,7 @@ from opentelemetry import trace
 from prodpool.concurrency.call_queue import CallQueue, has_exit_begun
 from prodpool.config.settings import PoolSettings
 from prodpool.task.ending import Ending, TaskObserver
-from prodpool.task.outcomes import Result
+from prodpool.task.outcomes import LossCause, Result
 from prodpool.task.task import Task
 from prodpool.telemetry.loggers import LoggerResolver, silent_if_closed
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
@@ -29,7 +29,7 @@ from prodpool.text import type_name
 # A task that fails is logged with its stack; a thousand that fail alike are logged ten a second.
 _BURST = 100.0
 _PER_SECOND = 10.0
-_LIMITED = frozenset({"task.error", "task.panic", "task.slow", "task.callback_error"})
+_LIMITED = frozenset({"task.error", "task.panic", "task.slow", "task.callback_error", "pool.worker_lost"})
 # Lines that may wait for a sink that is slow or hangs. One with a long stack takes some 10 kB.
 _CAPACITY = 1000
 # Microseconds are as fine as anybody reads a duration.
@@ -133,6 +133,12 @@ class PoolLog:
         """Write ``task.slow``."""
         if self._buckets["task.slow"].take():
             self._write("warning", "task.slow", {**task_fields(task), **fields}, task)
+
+    def worker_lost(self, cause: LossCause, task: Task | None = None, **fields: object) -> None:
+        """Write ``pool.worker_lost``; ``task`` is what the worker ran."""
+        if self._buckets["pool.worker_lost"].take():
+            about = {} if task is None else task_fields(task)
+            self._write("warning", "pool.worker_lost", {"cause": cause.value, **about, **fields}, task)
 
     def callback_failed(self, callback: str, error: BaseException) -> None:
         """Write ``task.callback_error`` with the callback's own stack."""

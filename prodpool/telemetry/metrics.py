@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from prodpool.task.outcomes import count_refused
 from prodpool.telemetry.counters import HistogramSnapshot
 from prodpool.telemetry.snapshot import BREAKER_STATES, PoolSnapshot
 
@@ -57,6 +58,12 @@ def _breaker(reading: PoolSnapshot) -> Iterable[tuple[Labels, float]]:
 
 
 COUNTERS = (
+    MetricSpec(
+        "workerpool_offered_total",
+        "Tasks offered to submit, admitted or refused.",
+        (),
+        _plain(lambda r: r.submitted + count_refused(r.dropped)),
+    ),
     MetricSpec("workerpool_submitted_total", "Tasks admitted.", (), _plain(lambda r: r.submitted)),
     MetricSpec(
         "workerpool_completed_total",
@@ -82,6 +89,24 @@ COUNTERS = (
         "Finished tasks that ran longer than slow_after.",
         (),
         _plain(lambda r: r.slow),
+    ),
+    MetricSpec(
+        "workerpool_abandoned_total",
+        "Tasks that still ran when a stop gave them up.",
+        (),
+        _plain(lambda r: r.abandoned),
+    ),
+    MetricSpec(
+        "workerpool_workers_started_total",
+        "Workers started: threads, or worker processes.",
+        (),
+        _plain(lambda r: r.workers_started),
+    ),
+    MetricSpec(
+        "workerpool_workers_lost_total",
+        "Workers that ended and were not ended by the pool, by cause.",
+        ("cause",),
+        lambda r: [((cause.value,), count) for cause, count in r.workers_lost.items()],
     ),
     MetricSpec(
         "workerpool_backend_rebuilds_total",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from prodpool.task.outcomes import Reason, Result
+from prodpool.task.outcomes import LossCause, Reason, Result
 from prodpool.telemetry.counters import HistogramSnapshot, PoolCounters
 
 BREAKER_STATES = ("closed", "open", "half_open")
@@ -35,6 +35,9 @@ class PoolSnapshot:
     longest_running: float
     hung: int
     slow: int
+    abandoned: int
+    workers_started: int
+    workers_lost: Mapping[LossCause, int]
     backend_rebuilds: int
     telemetry_errors: Mapping[str, int]
     breaker: str | None
@@ -58,6 +61,9 @@ def tally(counters: PoolCounters) -> dict[str, Any]:
         "duration": counters.duration.read(),
         "admission_wait": counters.admission_wait.read(),
         "slow": counters.slow,
+        "abandoned": counters.abandoned,
+        "workers_started": counters.workers_started,
+        "workers_lost": dict(counters.workers_lost),
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from types import FrameType, TracebackType
 
+from prodpool.errors import WorkerLostError
+from prodpool.task.remote_traceback import RemoteTraceback
 from prodpool.text import short_stack, type_name
 
 
@@ -16,12 +18,23 @@ def without_own_frames(tb: TracebackType | None) -> TracebackType | None:
 
 
 def render_error(error: BaseException) -> str:
-    """Render an exception and its stack as text, without local variables."""
+    """Render an exception and its stack as text, without local variables.
+
+    The stack of a task whose worker was lost is lost too: then this is one line. What its error was caused by
+    was raised in the pool's own threads and tells nothing more.
+    """
     try:
+        if isinstance(error, WorkerLostError) and _has_no_stack(error):
+            return short_stack(traceback.format_exception_only(error))
         return short_stack(traceback.format_exception(error))
     except Exception:  # noqa: BLE001  # an exception's own properties may raise
         frames = traceback.format_tb(error.__traceback__)
         return short_stack([*frames, f"{type_name(error)} (it could not be rendered)"])
+
+
+def _has_no_stack(error: BaseException) -> bool:
+    # A task may raise one that it has got from another pool.
+    return error.__traceback__ is None and not isinstance(error.__cause__, RemoteTraceback)
 
 
 def render_frame(frame: FrameType) -> str:

@@ -217,6 +217,7 @@ class Capabilities:
         processes: Returns its worker processes, which can be killed; None where there are none to kill.
         template: What its worker processes are made of, so that the pool can start its own; None otherwise.
         lost: What the future of a call raises when the worker was lost and the backend goes on.
+        lost_worker: Returns from such an error which worker was lost; None if none was.
     """
 
     kind: str
@@ -232,3 +233,4 @@ class Capabilities:
     processes: Callable[[Any], list[Any]] | None = None
     template: ProcessTemplate | None = None
     worker_lost_errors: tuple[type[BaseException], ...] = ()
+    lost_worker: Callable[[BaseException], str | None] = lambda _: None

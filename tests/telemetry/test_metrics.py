@@ -17,6 +17,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 import prodpool
 from prodpool import BreakerPolicy, InstrumentedPool, PoolFullError, Reason, Result
+from prodpool.task.outcomes import LossCause
 from prodpool.testing import ManualClock
 from tests.helpers.tasks import BlockingTask
 from tests.helpers.waiting import PATIENCE, until
@@ -27,12 +28,14 @@ RESULTS = ["ok", "error", "panic", "timeout"]
 REASONS = [
     "full", "closed", "breaker_open", "expired", "cancelled", "shutdown",
 ]  # fmt: skip
+CAUSES = ["signal", "exit", "start", "backend"]
 STATES = ["closed", "open", "half_open"]
 SINKS = ["log", "trace", "breaker", "callback", "around", "watchdog", "metrics", "internal"]
 LADDER = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, math.inf]
 
 # The table of telemetry.md 1: family, type, the label beside `pool` and its values.
 EXPECTED: list[tuple[str, str, str | None, list[str]]] = [
+    ("workerpool_offered_total", "counter", None, []),
     ("workerpool_submitted_total", "counter", None, []),
     ("workerpool_completed_total", "counter", "result", RESULTS),
     ("workerpool_dropped_total", "counter", "reason", REASONS),
@@ -48,6 +51,9 @@ EXPECTED: list[tuple[str, str, str | None, list[str]]] = [
     ("workerpool_longest_running_seconds", "gauge", None, []),
     ("workerpool_hung_tasks", "gauge", None, []),
     ("workerpool_slow_tasks_total", "counter", None, []),
+    ("workerpool_abandoned_total", "counter", None, []),
+    ("workerpool_workers_started_total", "counter", None, []),
+    ("workerpool_workers_lost_total", "counter", "cause", CAUSES),
     ("workerpool_backend_rebuilds_total", "counter", None, []),
     ("workerpool_telemetry_errors_total", "counter", "sink", SINKS),
     ("workerpool_breaker_state", "gauge", "state", STATES),
@@ -129,6 +135,7 @@ def test_words_are_those_of_the_api() -> None:
     """Label values are the enums' words, so that code and dashboards speak alike."""
     assert [reason.value for reason in Reason] == REASONS
     assert [result.value for result in Result] == RESULTS
+    assert [cause.value for cause in LossCause] == CAUSES
 
 
 def test_openmetrics(make_pool: MakePool, registry: CollectorRegistry) -> None:
@@ -166,6 +173,7 @@ def test_values(make_pool: MakePool, registry: CollectorRegistry, gate: Blocking
         if "_seconds_bucket" not in name and each
     }
     assert found == {
+        ("workerpool_offered_total",): 10,
         ("workerpool_submitted_total",): 9,
         ("workerpool_completed_total", ("result", "ok")): 2,
         ("workerpool_completed_total", ("result", "error")): 1,
@@ -184,6 +192,7 @@ def test_values(make_pool: MakePool, registry: CollectorRegistry, gate: Blocking
         ("workerpool_longest_running_seconds",): 5.0,
         ("workerpool_hung_tasks",): 1,
         ("workerpool_slow_tasks_total",): 1,
+        ("workerpool_workers_started_total",): 2,
         ("workerpool_breaker_state", ("state", "closed")): 1,
         ("workerpool_info", ("backend", "ThreadPoolExecutor"), ("version", VERSION)): 1,
     }

@@ -30,6 +30,7 @@ from prometheus_client import CollectorRegistry
 import prodpool.opentelemetry
 from prodpool import BreakerPolicy, InstrumentedPool, PoolClosedError, PoolFullError, Reason, Result
 from prodpool.opentelemetry import PoolMetricExporter
+from prodpool.task.outcomes import LossCause
 from prodpool.telemetry.counters import Histogram as PoolHistogram
 from prodpool.telemetry.exporters.prometheus import collector_of
 from prodpool.telemetry.pool_exports import Export
@@ -119,6 +120,9 @@ class MadeUp:
             longest_running=first + 0.75,
             hung=first + 4,
             slow=first + 5,
+            abandoned=first + 9,
+            workers_started=first + 10,
+            workers_lost={cause: 4 * first + number for number, cause in enumerate(LossCause)},
             backend_rebuilds=first + 6,
             queued=first + 7,
             running=first + 8,

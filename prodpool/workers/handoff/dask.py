@@ -45,7 +45,14 @@ def of_dask(backend: Any) -> Capabilities:
         dumps=cloudpickle.dumps,
         submit=BatchSubmitter().submit,
         worker_lost_errors=(KilledWorker, CancelledThereError),
+        lost_worker=_lost_worker,
     )
+
+
+def _lost_worker(error: BaseException) -> str | None:
+    """Return which worker of the cluster has died, where that is why a call has failed."""
+    # Not its address, which the next worker may get.
+    return str(error.last_worker.server_id) if isinstance(error, KilledWorker) else None
 
 
 class CancelledThereError(Exception):

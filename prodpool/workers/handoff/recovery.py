@@ -10,12 +10,16 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 
 from prodpool.errors import WorkerLostError
+from prodpool.task.outcomes import LossCause
 from prodpool.task.task import Task
 from prodpool.telemetry.log_events import PoolLog
 from prodpool.text import shown
 from prodpool.workers.base import is_repeatable, kill
 from prodpool.workers.handoff.backend_worker import BackendWorker
 from prodpool.workers.handoff.rebuildable_backend import RebuildableBackend
+
+# The tasks of so many lost workers may come back one among the other.
+MOST_LOST = 100
 
 
 def may_run_again(task: Task) -> bool:
@@ -50,6 +54,7 @@ class Recovery:
         stopped: Whether the pool is, so that there is to be no other.
         send: Sends a worker's task.
         fail: Settles a task that never began.
+        count_lost: Counts a lost worker.
         on_broken: Told that nothing can be done about the backend any more.
     """
 
@@ -62,6 +67,7 @@ class Recovery:
         stopped: Callable[[], bool],
         send: Callable[[BackendWorker, Task], None],
         fail: Callable[[BackendWorker, Task, BaseException | None], None],
+        count_lost: Callable[[LossCause], None],
         on_broken: Callable[[BaseException], None],
     ) -> None:
         self._backends = backends
@@ -70,7 +76,12 @@ class Recovery:
         self._stopped = stopped
         self._send = send
         self._fail = fail
+        self._count_lost = count_lost
         self._on_broken = on_broken
+        # The last backend that was counted as broken. It fails all the calls that it has.
+        self._lost_generation = 0
+        # Likewise the last workers of one that goes on.
+        self._lost_workers: deque[str] = deque(maxlen=MOST_LOST)
         self._waiting: deque[tuple[BackendWorker, Task]] = deque()
         # Each of them, or none, has broken the backend: they are tried one at a time.
         self._to_isolate: deque[tuple[BackendWorker, Task]] = deque()
@@ -89,6 +100,7 @@ class Recovery:
 
     def on_refused(self, worker: BackendWorker, task: Task, generation: int, error: BaseException) -> None:
         """Keep a task that the backend of ``generation`` did not take, or fail it."""
+        self._report_broken(generation, error)
         was_isolated = self.is_isolated(task)
         if was_isolated:
             self._isolated = None
@@ -106,6 +118,7 @@ class Recovery:
         self, worker: BackendWorker, task: Task, generation: int, error: BaseException
     ) -> bool:
         """Decide about a task whose backend broke under it; False when it is lost."""
+        self._report_broken(generation, error)
         # One that was alone there is what broke it.
         can_rebuild = self._backends.mark_broken(generation, known_cause=self.is_isolated(task))
         if not can_rebuild:
@@ -114,6 +127,31 @@ class Recovery:
         if not can_rebuild:
             self.fail_waiting(error)
         return kept
+
+    def _report_broken(self, generation: int, error: BaseException) -> None:
+        """Count and log a backend that broke, once; which of its tasks did that is not known."""
+        if isinstance(error, BrokenExecutor) and generation > self._lost_generation:
+            self._lost_generation = generation
+            self._report(LossCause.BACKEND, None, error)
+
+    def report_lost(self, task: Task, error: BaseException, worker: str | None) -> None:
+        """Count and log the loss of a worker, once for all tasks that it had, or of one that did not start.
+
+        Args:
+            task: What was lost with it, or waits for it.
+            error: What the future of its call has raised.
+            worker: Which worker of the backend it was; None if none was lost.
+        """
+        if isinstance(error, OSError):
+            self._report(LossCause.START, None, error)
+        elif worker is not None and worker not in self._lost_workers:
+            self._lost_workers.append(worker)
+            self._report(LossCause.BACKEND, task, error)
+
+    def _report(self, cause: LossCause, task: Task | None, error: BaseException) -> None:
+        if not self._stopped():
+            self._count_lost(cause)
+            self._log.worker_lost(cause, task, error=shown(error))
 
     def isolate(self, worker: BackendWorker, task: Task) -> bool:
         """Have a task run alone whose worker was lost while the backend goes on; False when it is lost."""

@@ -95,6 +95,7 @@ class Transfers:
             stopped=lambda: dispatcher.state is State.STOPPED,
             send=self._send_all,
             fail=self._fail,
+            count_lost=dispatcher.count_worker_lost,
             on_broken=on_broken,
         )
 
@@ -249,6 +250,7 @@ class Transfers:
         if isinstance(error, BrokenExecutor | CancelledError):
             kept = self._recovery.on_backend_broken(worker, task, generation, error)
         elif isinstance(error, self._abilities.worker_lost_errors) or self._is_out_of_resources(error):
+            self._recovery.report_lost(task, error, self._abilities.lost_worker(error))
             kept = self._recovery.isolate(worker, task)
         else:  # the backend's own failure with this one task
             kept = False

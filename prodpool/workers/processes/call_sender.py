@@ -224,6 +224,7 @@ class CallSender:
         if task.options.timeout is not None:
             self._limits.end(worker)
         if answer.kind != Kind.RESULT or answer.number != worker.answered + 1:
+            worker.distrusted = True
             raise EOFError(f"worker process {worker.process.pid} answers out of turn")
         began, over, payload, length = OUTCOME.unpack_from(answer.body)
         at = OUTCOME.size + length

@@ -46,6 +46,7 @@ class RemoteWorker(Worker):
         "calls",
         "forked",
         "connection",
+        "distrusted",
         "lock",
         "loss",
         "lost",
@@ -85,6 +86,8 @@ class RemoteWorker(Worker):
         self.answered_before = 0
         # The number of the call for whose time limit the process was killed.
         self.timed_out = 0
+        # Whether the pool is about to kill the process, since it does not know what it runs.
+        self.distrusted = False
         self.prefetch = WorkerPrefetch()
         # What was found out about its process, once that has gone.
         self.loss: WorkerLoss | None = None
@@ -220,11 +223,22 @@ def how_it_ended(pid: int | None, code: int | None) -> str:
         return f"{which} has gone"
     if code >= 0:
         return f"{which} ended with exit code {code}, as one does that calls os._exit"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = _signal_name(-code)
     return f"{which} was killed by {name}{_CAUSES.get(name, '')}"
+
+
+def exit_fields(code: int | None) -> dict[str, object]:
+    """Return the fields of a log line that say how a process ended; none if that cannot be known."""
+    if code is None:
+        return {}
+    return {"exit_status": code} if code >= 0 else {"signal": _signal_name(-code)}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 _CAUSES = {

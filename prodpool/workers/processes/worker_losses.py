@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from prodpool.errors import TaskTimeoutError, WorkerLostError
 from prodpool.execution.runner import Runner
 from prodpool.scheduling.dispatcher import Dispatcher
-from prodpool.task.outcomes import Result, State
+from prodpool.task.outcomes import LossCause, Result, State
 from prodpool.task.task import Task
 from prodpool.workers.base import is_repeatable, kill
+from prodpool.workers.processes.loss_reports import LossReports
 from prodpool.workers.processes.remote_worker import MAX_BYTES_AHEAD, RemoteWorker, how_it_ended
 from prodpool.workers.processes.timeouts import TimeoutEnforcer
 
@@ -25,12 +26,20 @@ class WorkerLoss:
             answers unread.
         timed_out: Whether it was killed for the time limit of the first of them.
         detail: How it ended.
+        code: Its exit code, negative for a signal; None if that cannot be known.
+        by_pool: Whether the pool itself has ended it.
+        cause: Why it was lost, once that is counted.
+        logged: Whether it is logged.
         again: Whether that is to be run again, once it is decided.
     """
 
     begun: list[Task]
     timed_out: bool
     detail: str
+    code: int | None = None
+    by_pool: bool = True
+    cause: LossCause | None = None
+    logged: bool = False
     again: bool | None = None
 
 
@@ -44,12 +53,14 @@ class WorkerLosses:
         dispatcher: Dispatcher,
         runner: Runner,
         limits: TimeoutEnforcer,
+        reports: LossReports,
         now: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._dispatcher = dispatcher
         self._runner = runner
         self._limits = limits
+        self._reports = reports
         self._now = now
 
     def settle(self, worker: RemoteWorker) -> None:
@@ -62,6 +73,8 @@ class WorkerLosses:
         loss = worker.loss
         if loss is None:
             loss = worker.loss = self._examine(worker)
+        # Before a thread that waits for one of its tasks goes on.
+        self._report(worker, loss)
         worker.disconnect()
         while (task := worker.task) is not None and not self._returns_to_queue(worker, task, loss):
             if task.counted or task.dropped is not None:
@@ -76,18 +89,29 @@ class WorkerLosses:
 
     def _examine(self, worker: RemoteWorker) -> WorkerLoss:
         """Find out which tasks a process had begun that has gone or is not to be trusted."""
-        detail = "its worker process did not start"
+        detail, code, by_pool = "its worker process did not start", None, self._reports.ended_by_pool(worker)
         if worker.process is not None:
             kill(worker.process)
-            detail = how_it_ended(worker.process.pid, worker.join_or_kill())
+            code = worker.join_or_kill()
+            detail = how_it_ended(worker.process.pid, code)
         if worker.connection is None or not worker.sent:
-            return WorkerLoss([], timed_out=False, detail=detail)
+            return WorkerLoss([], timed_out=False, detail=detail, code=code, by_pool=by_pool)
         timed_out = worker.timed_out == worker.answered + 1
         with worker.lock:
             begun = len(worker.sent) - worker.connection.revoke(len(worker.sent))
         if timed_out or worker.sizes[0] > MAX_BYTES_AHEAD:  # to read it may have been too much
             begun = max(1, begun)
-        return WorkerLoss(list(worker.sent)[:begun], timed_out, detail)
+        return WorkerLoss(list(worker.sent)[:begun], timed_out, detail, code, by_pool)
+
+    def _report(self, worker: RemoteWorker, loss: WorkerLoss) -> None:
+        if loss.by_pool:
+            return
+        begun = loss.begun[0] if loss.begun else None
+        if loss.cause is None:
+            loss.cause = self._reports.lost(worker, loss.code, begun)
+        if not loss.logged:
+            loss.logged = True
+            self._reports.log_lost(worker, loss.code, begun, loss.cause)
 
     def _returns_to_queue(self, worker: RemoteWorker, task: Task, loss: WorkerLoss) -> bool:
         """Tell whether a worker's task goes back into the queue, and with it all that it has ahead."""

@@ -14,6 +14,7 @@ from prodpool.text import shown
 from prodpool.workers.base import kill
 from prodpool.workers.in_worker.frames import Kind
 from prodpool.workers.processes.connection import WorkerConnection
+from prodpool.workers.processes.loss_reports import LossReports
 from prodpool.workers.processes.process_template import DaemonicProcessError, ProcessTemplate
 from prodpool.workers.processes.remote_worker import RemoteWorker, how_it_ended
 from prodpool.workers.processes.restart_backoff import RestartBackoff
@@ -26,6 +27,7 @@ class WorkerStarter:
         pool: The pool's name.
         template: What a worker process is made of.
         now: The pool's clock.
+        reports: Counts the processes that were started, and those that did not come up.
         any_is_up: Tells whether there are other processes: then the system may just have no more to give.
         on_broken: Told that no process comes up any more, and why.
     """
@@ -36,11 +38,13 @@ class WorkerStarter:
         pool: str,
         template: ProcessTemplate,
         now: Callable[[], float],
+        reports: LossReports,
         any_is_up: Callable[[], bool],
         on_broken: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
         self._template = template
+        self._reports = reports
         self._any_is_up = any_is_up
         self._on_broken = on_broken
         self._backoff = RestartBackoff(now)
@@ -66,10 +70,14 @@ class WorkerStarter:
                 worker.forked.set()  # it takes too long to be waited for
             if self.closed.wait(delay):
                 return False
+            before = worker.process
             try:
                 self._connect(worker)
             except Exception as error:  # noqa: BLE001  # the system's, or the application's initializer's
                 self.release(worker)
+                if not (self._killed or self.closed.is_set()):
+                    started = None if worker.process is before else worker.process
+                    self._reports.not_ready(started, error)
                 may_come_up = self._backoff.failed() and not isinstance(error, DaemonicProcessError)
                 if not may_come_up and not self._any_is_up() and not self.closed.is_set():
                     self.broken = _without_frames(error)
@@ -129,6 +137,7 @@ class WorkerStarter:
                 connection.close()
                 raise
             self.processes.add(process)
+        self._reports.started()
         return connection, process
 
 

@@ -24,6 +24,7 @@ from prodpool.telemetry.log_events import PoolLog
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.workers.base import Joinable, shut_down
 from prodpool.workers.processes.call_sender import CallSender
+from prodpool.workers.processes.loss_reports import LossReports
 from prodpool.workers.processes.process_template import ProcessTemplate
 from prodpool.workers.processes.remote_worker import RemoteWorker, how_it_ended
 from prodpool.workers.processes.timeouts import TimeoutEnforcer
@@ -78,8 +79,14 @@ class ProcessWorkers:
         self._log = log
         self._telemetry_errors = telemetry_errors
         self._now = now
+        reports = LossReports(dispatcher, log)
         self._starter = WorkerStarter(
-            pool=pool, template=template, now=now, any_is_up=self._any_is_up, on_broken=on_broken
+            pool=pool,
+            template=template,
+            now=now,
+            reports=reports,
+            any_is_up=self._any_is_up,
+            on_broken=on_broken,
         )
         self._limits = TimeoutEnforcer(pool)
         self._sender = CallSender(
@@ -94,7 +101,9 @@ class ProcessWorkers:
             renew=self._starter.renew,
             start_loops=start_loops,
         )
-        self._losses = WorkerLosses(pool, dispatcher=dispatcher, runner=runner, limits=self._limits, now=now)
+        self._losses = WorkerLosses(
+            pool, dispatcher=dispatcher, runner=runner, limits=self._limits, reports=reports, now=now
+        )
         self._replaced = 0
         # Whichever have not ended: plain set operations only, each of them atomic.
         self._threads: set[threading.Thread] = set()
@@ -217,9 +226,12 @@ class ProcessWorkers:
                 except MemoryError as error:
                     first = partial(self._after_failed_allocation, worker, error)
                 else:
+                    if worker.lost:
+                        self._settle_lost(worker)
                     return worker.lost
         except BaseException as error:  # noqa: BLE001  # whatever it is, the process is not to be trusted
             if not isinstance(error, EOFError | OSError):
+                worker.distrusted = True
                 self._telemetry_errors.report("internal", error)
             self._settle_lost(worker)
             return True
@@ -229,6 +241,7 @@ class ProcessWorkers:
     def _after_failed_allocation(self, worker: RemoteWorker, error: MemoryError) -> Task | None:
         """Go on where it is certain what was sent."""
         if worker.sent or worker.ahead:
+            worker.distrusted = True
             raise EOFError from error  # it is not: the process goes, and what it runs
         return self._runner.recover(worker, error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from contextvars import Context
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from prodpool.execution.current_task import thread_state
 from prodpool.execution.runner import Runner
 from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.scheduling.worker import Worker
+from prodpool.task.outcomes import LossCause, State
 from prodpool.task.task import Task
 from prodpool.workers.base import Backend, ThreadWorkers
 
@@ -138,6 +139,7 @@ class LeasedWorkers(ThreadWorkers):
         try:
             while True:
                 try:
+                    self._count_thread()
                     return self._serve(worker, first())
                 except MemoryError as error:
                     first = partial(self._runner.recover, worker, error)
@@ -146,6 +148,12 @@ class LeasedWorkers(ThreadWorkers):
             raise
         finally:
             thread_state.worker = None
+
+    def _count_thread(self) -> None:
+        """Count this thread unless it has run a loop before: an executor's threads are used again."""
+        if not thread_state.counted:
+            self._dispatcher.count_worker_started()
+            thread_state.counted = True
 
     def _serve(self, worker: Worker, task: Task | None) -> None:
         run, wake = self._runner.run, worker.wake
@@ -188,7 +196,14 @@ class LeasedWorkers(ThreadWorkers):
 
     def _lost(self, worker: Worker, error: BaseException | None) -> None:
         """Remove a loop that broke down (``error``), or that the backend dropped."""
+        self._count_lost(worker, error)
         held, task = worker.task, self._dispatcher.worker_failed(worker)
         if task is None and held is not None:
             self._runner.settlement.resume(worker, held)
         self._on_lost(task, error)
+
+    def _count_lost(self, worker: Worker, error: BaseException | None) -> None:
+        # Once each. What a stop has given up may still end, and a stopped pool cancels what has not begun.
+        by_stop = self._dispatcher.state is State.STOPPED and not isinstance(error, BrokenExecutor)
+        if worker in self._dispatcher.worker_set.workers and not by_stop:
+            self._dispatcher.count_worker_lost(LossCause.EXIT if worker.begun else LossCause.START)
