@@ -37,6 +37,7 @@ from prodpool.shutdown.stopper import Stopper
 from prodpool.task.outcomes import State
 from prodpool.telemetry.counters import PoolCounters
 from prodpool.telemetry.exporters.pool_metrics import PoolMetrics
+from prodpool.telemetry.knobs import knobs_of
 from prodpool.telemetry.log_events import PoolLog, TaskLog
 from prodpool.telemetry.sinks import TelemetrySinks
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
@@ -81,7 +82,7 @@ class Engine:
         self.dispatcher = Dispatcher(
             workers=settings.max_workers,
             queue_capacity=settings.queue_capacity,
-            counters=PoolCounters(settings.buckets),
+            counters=PoolCounters(settings.buckets, settings.task_metrics),
             now=now,
             prefetch=first_prefetch(settings, abilities),
         )
@@ -149,6 +150,7 @@ class Engine:
             workers=self.workers,
             breaker=lambda: None if self.breaker is None else self.breaker.state,
             errors=self.telemetry_errors.counts,
+            knobs=knobs_of(settings, breaker),
             now=now,
         )
         self.watchdog = PoolWatchdog(
@@ -176,7 +178,7 @@ class Engine:
                 log=self.log,
                 call_thread=self.call_thread,
                 telemetry_errors=self.telemetry_errors,
-                flush_logs=self._flush_logs,
+                flush_logs=self.watchdog.flush_logs,
                 flush_telemetry=self.sinks.close,
                 on_stopped=self._stopped,
             )
@@ -319,10 +321,6 @@ class Engine:
         self.stopper.retry()
         self.call_thread.ensure_thread()
         self.sinks.ensure_threads()
-
-    def _flush_logs(self) -> None:
-        self.watchdog.summarise_drops(final=True)
-        self.log.flush_suppressed()
 
     def _stopped(self) -> None:
         exit_registry.remove(self.at_exit)

@@ -45,6 +45,7 @@ class PoolOptions(TypedDict, total=False):
     context: TaskContext
     around: Around | None
     log_levels: Mapping[str, str] | None
+    task_metrics: Sequence[str] | None
 
 
 class HandoffOptions(PoolOptions, total=False):

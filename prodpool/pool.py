@@ -89,6 +89,9 @@ class InstrumentedPool(StoppableExecutor):
             it.
         log_levels: Levels that replace the default level of single log events, such as
             ``{"task.slow": "info"}``.
+        task_metrics: Names of tasks, at most 50, whose results and seconds of running are exported by name,
+            and those of all others as "other"; None exports none. A task's name is its function's
+            ``__qualname__``, or ``options(task=...)``.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it, its value and what would do.
@@ -124,6 +127,7 @@ class InstrumentedPool(StoppableExecutor):
         context: TaskContext = "copy",
         around: Around | None = None,
         log_levels: Mapping[str, str] | None = None,
+        task_metrics: Sequence[str] | None = None,
     ) -> None:
         if isinstance(backend, InstrumentedPool | PoolView | ThreadPoolView):
             raise TypeError(f"backend={shown(backend)} is a pool already: pass the executor that it wraps")
@@ -154,6 +158,7 @@ class InstrumentedPool(StoppableExecutor):
                 context=context,
                 around=around,
                 log_levels=log_levels,
+                task_metrics=task_metrics,
             )
             check_around_travels(around, abilities)
             check_prefetch_fits(prefetch, leased=abilities.leased)

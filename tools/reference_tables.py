@@ -29,7 +29,10 @@ from tools.pages import table, write
 def metrics() -> str:
     """Return the metrics as a registry hands them out for a new pool."""
     registry = prometheus_client.CollectorRegistry()
-    with prodpool.InstrumentedPool(ThreadPoolExecutor(1), name="table", registry=registry, logger=_Silent()):
+    backend, named = ThreadPoolExecutor(1), ("send_mail",)
+    with prodpool.InstrumentedPool(
+        backend, name="table", registry=registry, logger=_Silent(), task_metrics=named
+    ):
         families = list(registry.collect())
     rows = []
     for family in families:
@@ -45,7 +48,7 @@ def metrics() -> str:
 
 
 def _label(name: str, values: list[str]) -> str:
-    free = {"backend", "version"}
+    free = {"backend", "version", "task", "knob"}
     return f"`{name}`" if name in free else f"`{name}`: {', '.join(f'`{value}`' for value in values)}"
 
 

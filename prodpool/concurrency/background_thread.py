@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from prodpool.concurrency import fork_hooks
 from prodpool.concurrency.interrupts import start_thread
@@ -31,6 +31,12 @@ class Periodic(Protocol):
         """Do one round. Never raises."""
 
 
+class Wake(NamedTuple):
+    """One wake of the thread at the time for which it had asked. ``delay``: seconds by which it was late."""
+
+    delay: float
+
+
 class BackgroundThread:
     """Calls ``tick`` of everything it watches, each at its own interval of real seconds."""
 
@@ -41,6 +47,9 @@ class BackgroundThread:
         self._thread: threading.Thread | None = None
         # SimpleQueue is reentrant: `call_soon` may be called from a finalizer or a signal handler.
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        # The newest wake at a due time, an object of its own each time. Whoever has seen it has seen the
+        # newest sample. None: there was none yet.
+        self.last_wake: Wake | None = None
 
     def add_periodic(self, watched: Periodic) -> None:
         """Begin to tick ``watched``.
@@ -122,11 +131,15 @@ class BackgroundThread:
     def _make_next_call(self) -> None:
         """Make the next call, if one comes before a tick is due."""
         with self._lock:
-            now = time.monotonic()
-            wait = max(0.0, min(self._due.values(), default=now) - now)
+            due = min(self._due.values(), default=0.0)
+            wait = due - time.monotonic()
         try:
-            call = self._calls.get(timeout=wait)
+            call = self._calls.get(timeout=max(0.0, wait))
         except queue.Empty:
+            # What was due before this wait began was held up by the ticks and calls before it, and a call
+            # wakes the thread early: neither says how late the system wakes it.
+            if wait > 0:
+                self.last_wake = Wake(max(0.0, time.monotonic() - due))
             return
         # A pool that this process inherited by a fork raises. Whatever a call raises, all other pools
         # are still to be watched over. (No `suppress`: to make one may fail, and the call would be lost.)

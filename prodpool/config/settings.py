@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from prodpool.config.around import Around, check_around
 from prodpool.config.context_variables import check_names
 from prodpool.config.log_levels import check_log_levels
+from prodpool.config.task_metrics import check_task_metrics
 
 Overload = Literal["reject", "block", "caller_runs"]
 OnHangExit = Literal["exit", "wait"]
@@ -55,6 +56,7 @@ class PoolSettings:
     context: TaskContext = "copy"
     around: Around | None = None
     log_levels: Mapping[str, str] | None = None
+    task_metrics: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -74,6 +76,8 @@ class PoolSettings:
         check_around(self.around)
         if self.log_levels is not None:
             self._set("log_levels", check_log_levels(self.log_levels))
+        if self.task_metrics is not None:
+            self._set("task_metrics", check_task_metrics(self.task_metrics))
 
     def _set(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)  # the dataclass is frozen for all others

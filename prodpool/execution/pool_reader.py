@@ -30,6 +30,7 @@ class PoolReader:
         workers: What runs its tasks.
         breaker: Returns the state of its breaker; None without one.
         errors: Returns how many errors its observers raised, by sink.
+        knobs: What it was told, as it is exported.
         now: The pool's clock.
     """
 
@@ -42,6 +43,7 @@ class PoolReader:
         workers: Workers,
         breaker: Callable[[], str | None],
         errors: Callable[[], Mapping[str, int]],
+        knobs: Mapping[str, float],
         now: Callable[[], float],
     ) -> None:
         self._settings = settings
@@ -50,6 +52,7 @@ class PoolReader:
         self._workers = workers
         self._breaker = breaker
         self._errors = errors
+        self._knobs = knobs
         self._now = now
         self._busy_seconds = 0.0  # as read last; guarded by the dispatcher's lock
 
@@ -99,6 +102,7 @@ class PoolReader:
             "longest_running": max(busy, default=0.0),
             "hung": sum(run >= settings.hung_after for run in busy),
             "backend_rebuilds": self._workers.rebuilds(),
+            "knobs": self._knobs,
         }
 
     def retry_after(self, mean: float | None) -> float:

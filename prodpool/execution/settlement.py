@@ -67,7 +67,7 @@ class Settlement:
         self._dispatcher = dispatcher
         self._ended = ended_hooks(observers)
         # Whether each task has to come by here, also one that ends well and fast.
-        self.every_task = any(one.every_task for one in observers)
+        self.every_task = bool(dispatcher.counters.by_task) or any(one.every_task for one in observers)
         self._exemplar = exemplar
         self._telemetry_errors = telemetry_errors
         self._call_thread = call_thread
@@ -255,6 +255,8 @@ class Settlement:
         ok, by_caller, by_waiter = result is Result.OK, ran_by is RunBy.CALLER, ran_by is RunBy.WAITER
         by_worker = ran_by is RunBy.WORKER
         not_ok = counters.not_ok
+        named = counters.of_task(task.name) if counters.by_task else None
+        so_many_named, run_seconds = 0, 0.0
         with dispatcher.lock:
             dwells.keep(waited, links[0])
             durations.keep(took, links[1])
@@ -267,6 +269,8 @@ class Settlement:
             inline = dispatcher.inline - 1
             so_many_waited, so_many_took = dwells.counts[waited] + 1, durations.counts[took] + 1
             total_waited, total_took = dwells.total + dwell, durations.total + duration
+            if named is not None:
+                so_many_named, run_seconds = named.results[result] + 1, named.run_seconds + duration
             if ok:
                 counters.ok = so_many
             else:
@@ -277,6 +281,9 @@ class Settlement:
             dwells.total = total_waited
             durations.counts[took] = so_many_took
             durations.total = total_took
+            if named is not None:
+                named.results[result] = so_many_named
+                named.run_seconds = run_seconds
             task.counted = True
             if by_caller:
                 counters.submitted = submitted

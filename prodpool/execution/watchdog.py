@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from prodpool.concurrency.background_thread import Wake, background_thread
 from prodpool.concurrency.call_thread import CallThread
 from prodpool.execution.settlement import Settlement
 from prodpool.scheduling.dispatcher import Dispatcher
@@ -58,10 +59,13 @@ class PoolWatchdog:
         self._offered = 0
         # (time, tasks finished, seconds they took) at earlier ticks, the oldest SUMMARY_EVERY ago.
         self._history: deque[tuple[float, int, float]] = deque()
+        # The wake of the watchdog's thread that was observed last.
+        self._wake: Wake | None = None
 
     def tick(self) -> None:
         """Do one round. Never raises."""
         try:
+            self._observe_delay()
             self._refresh_workers()
             self._retry_failed()
             self._warn_of_hung()
@@ -100,6 +104,11 @@ class PoolWatchdog:
             by_reason = {reason.value: count for reason, count in news.items() if count}
             self._log.warning("pool.dropping", dropped=total, offered=lately, **by_reason)
 
+    def flush_logs(self) -> None:
+        """Write what was held back of the log; the pool is about to stop."""
+        self.summarise_drops(final=True)
+        self._log.flush_suppressed()
+
     def mean_duration(self) -> float | None:
         """Return the mean seconds of the tasks finished lately; None when none has."""
         with self._dispatcher.lock:
@@ -133,6 +142,14 @@ class PoolWatchdog:
         names = " which waits for ".join(activity.names) or "(just ended)"
         elapsed = max(0.0, now - activity.since)
         return f"{names}, for {elapsed:.3g} s in {activity.location}\n{activity.stack}"
+
+    def _observe_delay(self) -> None:
+        """Count the newest sample of how late the thread wakes, which is one for all pools, once."""
+        wake = background_thread().last_wake
+        if wake is not None and wake is not self._wake:
+            with self._dispatcher.lock:
+                self._dispatcher.counters.scheduling_delay.observe(wake.delay)
+            self._wake = wake
 
     def _record_sample(self) -> None:
         now = self._now()

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from prodpool.config.settings import DEFAULT_BUCKETS
+from prodpool.config.task_metrics import OTHER
 from prodpool.task.outcomes import LossCause, Reason, Result
 
 
@@ -71,6 +73,16 @@ class Histogram:
         return HistogramSnapshot(buckets, self.total, cumulative[-1])
 
 
+class TaskCounters:
+    """How the tasks of one name ended, and the seconds that they ran."""
+
+    __slots__ = ("results", "run_seconds")
+
+    def __init__(self) -> None:
+        self.results = dict.fromkeys(Result, 0)
+        self.run_seconds = 0.0
+
+
 class PoolCounters:
     """What happened to the tasks and workers of one pool since it was built."""
 
@@ -78,18 +90,20 @@ class PoolCounters:
         "abandoned",
         "admission_wait",
         "busy_seconds",
+        "by_task",
         "dropped",
         "duration",
         "dwell",
         "not_ok",
         "ok",
+        "scheduling_delay",
         "slow",
         "submitted",
         "workers_lost",
         "workers_started",
     )
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: Sequence[float], task_metrics: Sequence[str] | None = None) -> None:
         self.submitted = 0
         # Apart from the others: hashing an enum member costs more than the rest of a fast settlement.
         self.ok = 0
@@ -103,6 +117,15 @@ class PoolCounters:
         self.dwell = Histogram(bounds)
         self.duration = Histogram(bounds)
         self.admission_wait = Histogram(bounds)
+        # Milliseconds count here, whatever the tasks of the pool take.
+        self.scheduling_delay = Histogram(DEFAULT_BUCKETS)
+        # By the names that are counted apart, and one for all others; empty if none are.
+        names = () if task_metrics is None else (*task_metrics, OTHER)
+        self.by_task = {name: TaskCounters() for name in names}
+
+    def of_task(self, name: str) -> TaskCounters:
+        """Return what tasks of that name are counted in; `by_task` must not be empty."""
+        return self.by_task.get(name) or self.by_task[OTHER]
 
     def completed(self) -> dict[Result, int]:
         """Return how many tasks finished, by result."""

@@ -6,6 +6,7 @@ Several pools may have one name. How their values become one is said here too.
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -120,6 +121,20 @@ COUNTERS = (
         ("sink",),
         lambda r: [((sink,), count) for sink, count in r.telemetry_errors.items()],
     ),
+    # Without `task_metrics` these two have no series.
+    MetricSpec(
+        "workerpool_tasks_finished_total",
+        "Tasks finished, by name, for the names in task_metrics, and by result.",
+        ("task", "result"),
+        lambda r: [((task, result.value), count) for (task, result), count in r.finished_by_task.items()],
+    ),
+    MetricSpec(
+        "workerpool_tasks_run_seconds_total",
+        "Seconds that finished tasks ran, by name, for the names in task_metrics.",
+        ("task",),
+        lambda r: [((task,), seconds) for task, seconds in r.run_seconds_by_task.items()],
+        seconds=True,
+    ),
 )
 
 GAUGES = (
@@ -179,6 +194,22 @@ GAUGES = (
         merge=max,
         of_open=True,
     ),
+    MetricSpec(
+        "workerpool_config",
+        "What the pool was told: a number as it is, seconds or a count, and 1 for a choice.",
+        ("knob",),
+        lambda r: [((knob,), number) for knob, number in r.knobs.items()],
+        merge=max,
+        of_open=True,
+    ),
+    MetricSpec(
+        "workerpool_process_threads",
+        "Python threads of the process; in multiprocess mode, of the process that has most.",
+        (),
+        # The process's number of now, also where the pool's own have stopped changing.
+        lambda _: [((), float(threading.active_count()))],
+        merge=max,
+    ),
 )
 
 HISTOGRAMS = (
@@ -192,5 +223,10 @@ HISTOGRAMS = (
         "workerpool_admission_wait_seconds",
         "Time that a waiting submit was blocked.",
         lambda r: r.admission_wait,
+    ),
+    HistogramSpec(
+        "workerpool_scheduling_delay_seconds",
+        "How late the watchdog's thread woke up.",
+        lambda r: r.scheduling_delay,
     ),
 )

@@ -41,6 +41,10 @@ class PoolSnapshot:
     backend_rebuilds: int
     telemetry_errors: Mapping[str, int]
     breaker: str | None
+    scheduling_delay: HistogramSnapshot
+    knobs: Mapping[str, float]
+    finished_by_task: Mapping[tuple[str, Result], int]
+    run_seconds_by_task: Mapping[str, float]
 
 
 class Source(Protocol):
@@ -64,6 +68,13 @@ def tally(counters: PoolCounters) -> dict[str, Any]:
         "abandoned": counters.abandoned,
         "workers_started": counters.workers_started,
         "workers_lost": dict(counters.workers_lost),
+        "scheduling_delay": counters.scheduling_delay.read(),
+        "finished_by_task": {
+            (name, result): count
+            for name, tasks in counters.by_task.items()
+            for result, count in tasks.results.items()
+        },
+        "run_seconds_by_task": {name: tasks.run_seconds for name, tasks in counters.by_task.items()},
     }
 
 

@@ -90,6 +90,7 @@ def construct() -> None:
         context_vars=["structlog.contextvars:*"],
         around=nullcontext,
         log_levels={"task.slow": "info"},
+        task_metrics=["send_mail"],
     )
     InstrumentedPool(ThreadPoolExecutor(2), name="context", context="request")  # type: ignore[arg-type]
     InstrumentedPool(ThreadPoolExecutor(2), name="around", around=abs)  # type: ignore[arg-type]
