@@ -82,7 +82,7 @@ class RetryStorm(Program):
         "capacity": 100,
         "rate": 45.0,
         "seconds": 0.2,
-        "clients": 60,
+        "clients": 100,
         "client-timeout": 1.0,
         "burst": 300,
     }
