@@ -82,11 +82,13 @@ class Deployment(Program):
     def _replace_all(self) -> None:
         for number, port in enumerate(self._ports):
             if self._over.is_set():
-                return
+                break
             self._children[number].end()
             out = f"{self.name}{number}b"
             self._children[number], _ = self._begin(self.module, out, *self._told, f"--port={port}")
             self._over.wait(self._pause)
+        # What a thread has started is killed when the thread ends, as a child of a dead parent.
+        self._over.wait()
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def main() -> None:
         thread.start()
     serve()
     requests.close()
-    pool.stop(deadline=0.3)
+    pool.stop(deadline=3.0)  # as long as what is queued takes
     struck.set()
     for thread in (busiest, requests):
         thread.join()
