@@ -87,8 +87,8 @@ def _conditions(found: Mapping[str, Any]) -> str:
         f"{versions['prodpool']} on {machine['python']}, Prometheus {versions['Prometheus']} and "
         f"{machine['cores']} cores ({machine['system']}); rules as shipped, scraped and evaluated every "
         f"{humanize(found['interval'])}, to which the times below are exact. The\n"
-        "day of calm before, which error budgets and PoolSlowdown look back on, was written into Prometheus's "
-        "data at the rates of a calm minute. What takes longer to fire is not listed."
+        "day of calm before, which error budgets and PoolSlowdown look back on, was written into "
+        "Prometheus's data at the rates of a calm minute. What takes longer to fire is not listed."
     )
 
 

@@ -52,11 +52,7 @@ class Deployment(Program):
     options: ClassVar[Options] = {"rate": 10.0, "seconds": 0.2}
 
     def _start(self) -> None:
-        options: ClassVar[Options] = {
-            **self.options,
-            "pause": 60.0,
-            **self._numbers.changed.get(self.name, {}),
-        }
+        options = {**self.options, "pause": 60.0, **self._numbers.changed.get(self.name, {})}
         self._pause = options.pop("pause")  # seconds between two replacements
         self._told = [f"--{name}={number}" for name, number in options.items()]
         self._over = threading.Event()
