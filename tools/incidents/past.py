@@ -55,13 +55,13 @@ def write(calms: list[Calm], scale: float, hours: int, step: float, folder: Path
     """Write ``hours`` of calm, times ``scale``, into the data in ``folder``.
 
     The newest of them has a sample every ``step`` seconds. Of the others only the longer windows are read,
-    for which a tenth of the samples will do.
+    for which a tenth of the samples will do, and none of the buckets.
     """
     hour = 3600 * scale
-    times = [*_every(10 * step, hours * hour, hour), *_every(step, hour, 0.0)]
+    newest, older = _every(step, hour, 0.0), _every(10 * step, hours * hour, hour)
     text = folder / "calm.om"
     with text.open("w", encoding="utf-8") as file:
-        file.writelines(_lines(calms, times))
+        file.writelines(_lines(calms, newest, older))
         file.write("# EOF\n")
     promtool = shutil.which("promtool")
     if promtool is None:
@@ -75,13 +75,14 @@ def _every(step: float, longest: float, shortest: float) -> list[float]:
     return [longest - number * step for number in range(int((longest - shortest) / step))]
 
 
-def _lines(calms: list[Calm], times: Sequence[float]) -> Iterator[str]:
+def _lines(calms: list[Calm], newest: list[float], older: list[float]) -> Iterator[str]:
     samples = [(calm, key) for calm in calms for key in calm.last]
     # A family has to be in one piece.
     samples.sort(key=lambda one: one[0].last[one[1]].name)
     for _, family in groupby(samples, key=lambda one: one[0].last[one[1]].name):
         for calm, key in family:
-            yield from _series(calm, key, times)
+            bucket = calm.last[key].name.endswith("_bucket")
+            yield from _series(calm, key, newest if bucket else older + newest)
 
 
 def _series(calm: Calm, key: str, times: Sequence[float]) -> Iterator[str]:
