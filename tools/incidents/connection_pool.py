@@ -28,7 +28,11 @@ class Connection:
 
 
 class Connections:
-    """A driver's pool of connections: so many are open, and who needs one waits for it."""
+    """A driver's pool of connections: so many are open, and who needs one waits for it.
+
+    As many of these it is not fair: a worker that gives a connection back often gets it again for its next
+    task, before one that has waited long.
+    """
 
     def __init__(self, connections: list[Connection]) -> None:
         self._idle: queue.Queue[Connection] = queue.Queue()
