@@ -18,11 +18,14 @@ ACCOUNTED = 500_000
 
 
 class Firing(TypedDict):
-    """An alert, and the seconds from the incident's beginning until it fired."""
+    """An alert, and the seconds from the incident's beginning until it fired.
+
+    ``pool`` is None for an alert of a process as a whole.
+    """
 
     alert: str
     severity: str
-    pool: str
+    pool: str | None
     after: float
 
 
@@ -43,6 +46,7 @@ class PoolSeen(TypedDict):
 class Incident(TypedDict):
     """One incident as it was replayed; memory in megabytes."""
 
+    cause: str
     firings: list[Firing]
     seconds: float
     memory_before: int
@@ -62,28 +66,29 @@ def history_values(found: Mapping[str, Any]) -> dict[str, str]:
     values = {"incident_conditions": _conditions(found), **_bare(found["bare"])}
     incidents: Mapping[str, Incident] = found["incidents"]
     for name, incident in incidents.items():
-        paged = [one for one in incident["firings"] if one["severity"] == "critical"]
         values |= {
             f"{name}_alerts": "\n".join(_alerts(incident["firings"])),
             f"{name}_pools": "\n".join(_pools(incident)),
-            f"{name}_verdict": _verdict(incident, paged),
+            f"{name}_verdict": _verdict(incident),
             f"{name}_memory": _memory(incident),
         }
         if incident["source_backlog"] is not None:
             values[f"{name}_backlog"] = f"{incident['source_backlog']:,}"
-    return values
+    calm_cases: Mapping[str, Incident] = found["calm_cases"]
+    return values | {f"{name}_verdict": _verdict(case) for name, case in calm_cases.items()}
 
 
 def _conditions(found: Mapping[str, Any]) -> str:
     machine, versions = found["machine"], found["versions"]
-    lasted = max(one["seconds"] for one in found["incidents"].values())
+    lasted = sorted({one["seconds"] for one in found["incidents"].values()})
+    spoken = " or ".join(map(humanize, lasted))
     return (
-        f"That was on {found['date']}, side by side, for {humanize(lasted)} each, with prodpool\n"
+        f"That was on {found['date']}, side by side, for {spoken} each, with prodpool\n"
         f"{versions['prodpool']} on {machine['python']}, Prometheus {versions['Prometheus']} and "
         f"{machine['cores']} cores ({machine['system']}); rules as shipped, scraped and evaluated every "
         f"{humanize(found['interval'])}, to which the times below are exact. The\n"
-        "six hours of calm before, which error budgets look back on, were written into Prometheus's data at "
-        f"the rates of a calm minute. What takes longer than {humanize(lasted)} to fire is not listed."
+        "day of calm before, which error budgets and PoolSlowdown look back on, was written into "
+        "Prometheus's data at the rates of a calm minute. What takes longer to fire is not listed."
     )
 
 
@@ -101,7 +106,7 @@ def _alerts(firings: Sequence[Firing]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for one in firings:
         link = f"[{one['alert']}](#{one['alert'].lower()})"
-        yield f"| {clock(one['after'])} | {link} | {one['severity']} | `{one['pool']}` |"
+        yield f"| {clock(one['after'])} | {link} | {one['severity']} | {_of(one)} |"
 
 
 def _pools(incident: Incident) -> Iterator[str]:
@@ -127,10 +132,17 @@ def _memory(incident: Incident) -> str:
     return f"{incident['memory_before']} MB before and {incident['memory_after']} MB at the end"
 
 
-def _verdict(incident: Incident, paged: Sequence[Firing]) -> str:
+def _of(firing: Firing) -> str:
+    return "the process" if firing["pool"] is None else f"`{firing['pool']}`"
+
+
+def _verdict(incident: Incident) -> str:
+    if not incident["firings"]:
+        return f"No alert fires in {humanize(incident['seconds'])}."
     first = incident["firings"][0]
+    paged = [one for one in incident["firings"] if one["severity"] == "critical"]
     told = (
-        f"The first alert is {first['alert']} ({first['severity']}) of `{first['pool']}`, after "
+        f"The first alert is {first['alert']} ({first['severity']}) of {_of(first)}, after "
         f"{clock(first['after'])}"
     )
     if not paged:

@@ -6,7 +6,6 @@ Run by `scenes`; prints ``PORT n``, serves ``/metrics`` of that port and ends on
 
 from __future__ import annotations
 
-import argparse
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -14,21 +13,21 @@ from http import HTTPStatus
 import urllib3
 
 from prodpool import InstrumentedPool, PoolClosedError
-from tools.incidents.source import Source, serve
+from tools.incidents.source import Source, arguments, log_to, serve
 
 RECORD_BYTES = 6000  # of each record; with some 2 KB around it, by the account of the incident
 
 
 def main() -> None:
     """Transform records until SIGTERM."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = arguments(__doc__)
     parser.add_argument("--api", required=True)
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--capacity", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True, help="records per second that arrive")
     parser.add_argument("--batch", type=int, required=True, help="records pulled at a time")
-    parser.add_argument("--hung-after", type=float, required=True)
     chosen = parser.parse_args()
+    log_to(chosen.log)
     http = urllib3.PoolManager(maxsize=chosen.workers, retries=False, timeout=None)
     pool = InstrumentedPool(
         ThreadPoolExecutor(chosen.workers),

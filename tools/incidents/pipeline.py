@@ -6,7 +6,6 @@ second pool stands for the channel between the first two stages: a stage waits f
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import threading
@@ -17,7 +16,7 @@ from typing import IO, Any
 import urllib3
 
 from prodpool import InstrumentedPool, PoolClosedError
-from tools.incidents.source import Source, serve
+from tools.incidents.source import Source, arguments, log_to, serve
 
 PARSERS, ENRICHERS, WRITERS = 4, 8, 16
 _RECORD = json.dumps({"event": "order.paid", "id": "evt_0001", "amount": 4200})
@@ -68,12 +67,12 @@ class Pipeline:
 
 def main() -> None:
     """Process records until SIGTERM."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = arguments(__doc__)
     parser.add_argument("--api", required=True)
     parser.add_argument("--capacity", type=int, required=True, help="of the channel to the second stage")
     parser.add_argument("--rate", type=float, required=True, help="records per second that arrive")
-    parser.add_argument("--hung-after", type=float, required=True)
     chosen = parser.parse_args()
+    log_to(chosen.log)
     source = Source(chosen.rate)
     over = threading.Event()
     with tempfile.TemporaryFile("w", encoding="utf-8") as file:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prodpool.monitoring.export import render_files
@@ -15,10 +15,11 @@ from prodpool.monitoring.thresholds import AlertThresholds
 from tests.observe.prometheus import Line, Prometheus
 from tools.incidents.bare import resident
 from tools.incidents.past import Calm, scrape, write
-from tools.incidents.scenes import SCENES, Proportions, Scene
+from tools.incidents.scene import Proportions, Scene
 from tools.incidents.source import BACKLOG
 
-HOURS = 6  # of calm before, times the scale of the windows
+# Of calm before, times the scale of the windows: PoolSlowdown looks at an hour of yesterday.
+HOURS = 26
 MEGABYTE = 2**20
 
 
@@ -41,43 +42,73 @@ class Plan:
     seconds: float
 
 
-def replay(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Replay all incidents at once and return the findings of each by its name.
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Services whose incidents have begun, and the Prometheus that watches them.
+
+    Attributes:
+        onset: When the incident of each scene began, by its name, as a unix time in seconds.
+        memory: Bytes that each service had then.
+    """
+
+    scenes: Sequence[Scene]
+    prometheus: Prometheus
+    onset: Mapping[str, float]
+    memory: Mapping[str, int]
+
+
+def replay(
+    plan: Plan, kinds: Sequence[type[Scene]], tell: Callable[[str], None], folder: Path | None = None
+) -> dict[str, Any]:
+    """Replay incidents side by side and return the findings of each by its name.
+
+    ``folder`` keeps the services' logs, each as ``<name>.log``; by default they are gone at the end.
 
     Raises:
         RuntimeError: An alert fired before there was a reason to.
     """
-    with tempfile.TemporaryDirectory(prefix="prodpool-incidents-") as temporary, ExitStack() as running:
-        folder = Path(temporary)
-        scenes, calms = [], []
-        for kind in SCENES:
+    with staged(plan, kinds, tell, folder) as stage:
+        _sit_through(stage.prometheus, plan.seconds, tell)
+        return {scene.name: _findings(scene, stage, plan) for scene in stage.scenes}
+
+
+@contextmanager
+def staged(
+    plan: Plan, kinds: Sequence[type[Scene]], tell: Callable[[str], None], folder: Path | None = None
+) -> Iterator[Stage]:
+    """Have the incidents just begun inside the ``with`` block, after a calm that reaches back for a day.
+
+    Raises:
+        RuntimeError: An alert fired before there was a reason to.
+    """
+    with ExitStack() as running:
+        folder = folder or Path(running.enter_context(TemporaryDirectory(prefix="prodpool-incidents-")))
+        scenes = []
+        for kind in kinds:
             began = time.time()
             scene = running.enter_context(kind(folder, plan.proportions))
             scenes.append((scene, began))
         tell(f"calm for {plan.calm:g} s")
         calms = list(_watch(scenes, plan.calm))
-        write(calms, HOURS * 3600 * plan.settings.window_scale, plan.interval, folder)
+        write(calms, plan.settings.window_scale, HOURS, plan.interval, folder)
         prometheus = running.enter_context(_prometheus(plan, calms, folder))
-        prometheus.wait_for(f"count(count_over_time(up[1h]) > 3) == {len(scenes)}", timeout=600)
+        prometheus.wait_for(f"count(count_over_time(up[1h]) > 3) == {len(calms)}", timeout=600)
         if early := prometheus.query('ALERTS{alertstate="firing"}'):
             raise RuntimeError(f"firing before anything happened: {[one.labels for one in early]}")
         memory = {scene.name: resident(scene.pid) for scene, _ in scenes}
         onset = {scene.name: _strike(scene) for scene, _ in scenes}
-        _sit_through(prometheus, plan.seconds, tell)
-        return {
-            scene.name: _findings(scene, prometheus, onset[scene.name], memory[scene.name], plan)
-            for scene, _ in scenes
-        }
+        yield Stage([scene for scene, _ in scenes], prometheus, onset, memory)
 
 
 def _watch(scenes: list[tuple[Scene, float]], seconds: float) -> Iterator[Calm]:
     # The first of it is not calm: connections are made.
     time.sleep(seconds / 4)
-    first = [(scrape(scene.address), time.monotonic()) for scene, _ in scenes]
+    targets = [(scene, address, began) for scene, began in scenes for address in scene.addresses]
+    first = [(scrape(address), time.monotonic()) for _, address, _ in targets]
     time.sleep(seconds * 3 / 4)
-    for (scene, began), (before, at) in zip(scenes, first, strict=True):
-        after = scrape(scene.address)
-        yield Calm(scene.name, scene.address, began, time.monotonic() - at, before, after)
+    for (scene, address, began), (before, at) in zip(targets, first, strict=True):
+        after = scrape(address)
+        yield Calm(scene.name, address, began, time.monotonic() - at, before, after)
 
 
 def _prometheus(plan: Plan, calms: list[Calm], folder: Path) -> Prometheus:
@@ -85,7 +116,7 @@ def _prometheus(plan: Plan, calms: list[Calm], folder: Path) -> Prometheus:
         (folder / name).write_text(text)
     return Prometheus(
         folder,
-        {calm.job: [calm.address] for calm in calms},
+        {job: [calm.address for calm in calms if calm.job == job] for job in {calm.job for calm in calms}},
         rule_files=[folder / "prodpool.rules.yml"],
         interval=plan.interval,
     )
@@ -102,15 +133,17 @@ def _sit_through(prometheus: Prometheus, seconds: float, tell: Callable[[str], N
     while (passed := time.monotonic() - began) < seconds:
         for alert in prometheus.alerts():
             labels = alert["labels"]
-            key = (labels["pool"], labels["alertname"])
+            where = f"{labels['job']} {labels.get('pool', labels.get('instance'))}"
+            key = (where, labels["alertname"])
             if alert["state"] == "firing" and key not in seen:
                 seen.add(key)
-                tell(f"{passed:6.1f} s  {labels['pool']}: {labels['alertname']} ({labels['severity']})")
+                tell(f"{passed:6.1f} s  {where}: {labels['alertname']} ({labels['severity']})")
         time.sleep(prometheus.interval)
 
 
-def _findings(scene: Scene, prometheus: Prometheus, onset: float, memory: int, plan: Plan) -> dict[str, Any]:
-    step, end = plan.interval, onset + plan.seconds
+def _findings(scene: Scene, stage: Stage, plan: Plan) -> dict[str, Any]:
+    prometheus, onset, step = stage.prometheus, stage.onset[scene.name], plan.interval
+    end = onset + plan.seconds
     lines = prometheus.query_range(
         f'ALERTS{{alertstate="firing", job="{scene.name}"}}', onset, time.time(), step
     )
@@ -118,29 +151,36 @@ def _findings(scene: Scene, prometheus: Prometheus, onset: float, memory: int, p
         {
             "alert": line.labels["alertname"],
             "severity": line.labels["severity"],
-            "pool": line.labels["pool"],
+            # What a process as a whole lacks is no pool's.
+            "pool": line.labels.get("pool"),
             "after": round(line.points[0][0] - onset, 1),
         }
         for line in lines
     ]
+    firings.sort(key=lambda one: (one["after"], one["severity"], one["alert"]))
     backlog = prometheus.query(f'{BACKLOG}{{job="{scene.name}"}}')
     return {
-        "firings": sorted(firings, key=lambda one: (one["after"], one["severity"], one["alert"])),
+        "cause": scene.cause,
+        "firings": firings,
         "seconds": plan.seconds,
-        "memory_before": round(memory / MEGABYTE),
+        "memory_before": round(stage.memory[scene.name] / MEGABYTE),
         "memory_after": round(resident(scene.pid) / MEGABYTE),
         "source_backlog": round(backlog[0].value) if backlog else None,
-        "pools": {pool: _pool(pool, prometheus, onset, end, step) for pool in scene.pools},
+        "pools": {
+            pool: _pool(f'job="{scene.name}", pool="{pool}"', prometheus, onset, end, step)
+            for pool in scene.pools
+        },
     }
 
 
 def _pool(pool: str, prometheus: Prometheus, onset: float, end: float, step: float) -> dict[str, Any]:
     def number(expression: str, at: float) -> float:
-        return prometheus.query(expression.replace("POOL", f'pool="{pool}"'), at)[0].value
+        found = prometheus.query(expression.replace("POOL", pool), at)
+        # A process may be too busy to be scraped.
+        return found[0].value if found else 0.0
 
     def since(expression: str) -> float | None:
-        lines = prometheus.query_range(expression.replace("POOL", f'pool="{pool}"'), onset, end, step)
-        return _first(lines, onset)
+        return _first(prometheus.query_range(expression.replace("POOL", pool), onset, end, step), onset)
 
     window = round(end - onset)
     return {
