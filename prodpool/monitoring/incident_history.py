@@ -74,7 +74,7 @@ def history_values(found: Mapping[str, Any]) -> dict[str, str]:
         }
         if incident["source_backlog"] is not None:
             values[f"{name}_backlog"] = f"{incident['source_backlog']:,}"
-    calm_cases: Mapping[str, Incident] = found["calm_cases"]
+    calm_cases: Mapping[str, Incident] = found.get("calm_cases", {})
     return values | {f"{name}_verdict": _verdict(case) for name, case in calm_cases.items()}
 
 

@@ -6,40 +6,56 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from prodpool.monitoring.thresholds import AlertThresholds
 from prodpool.monitoring.triage.log_summary import summarise
-from prodpool.monitoring.triage.signs import WAITING_STEP, from_log, from_signs, from_waits, signs_query
+from prodpool.monitoring.triage.signs import (
+    CYCLE,
+    LEAK,
+    SILENT,
+    TOO_SMALL,
+    WAITING_STEP,
+    from_log,
+    from_signs,
+    from_waits,
+    signs_query,
+)
 from prodpool.monitoring.triage.stacks import WaitsFor, waits_in
 from tests.observe.prometheus import Prometheus
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Which headings of the runbook the triage led along, the cause last."""
+# The heading of the runbook at which the triage has to end, by the cause.
+LEADS_TO = {
+    "hung call": SILENT,
+    "slow dependency": "PoolSlowdown",
+    "worker churn": "PoolChurning",
+    "slower tasks": "PoolSlowdown",
+    "connection pool too small": TOO_SMALL,
+    "cycle of pools": CYCLE,
+    "starvation": "PoolStarved",
+    "retry storm": "PoolRetryStorm",
+    "dying workers": "PoolWorkersDying",
+    "leaked resource": LEAK,
+}
 
-    headings: tuple[str, ...]
 
-    @property
-    def cause(self) -> str:
-        """The heading at which it ended."""
-        return self.headings[-1]
+def follow(prometheus: Prometheus, settings: AlertThresholds, *, job: str, log: Path, pid: int) -> list[str]:
+    """Follow the triage for the pools of one service, which writes ``log`` and runs as process ``pid``.
 
-
-def follow(prometheus: Prometheus, settings: AlertThresholds, *, job: str, log: Path, pid: int) -> Way:
-    """Follow the triage for the pools of one service, which writes ``log`` and runs as process ``pid``."""
+    Returns:
+        The steps taken, and at the end the heading that it led to.
+    """
     answers = [one.labels for one in prometheus.query(signs_query(settings)) if one.labels["job"] == job]
     pools = {one.labels["pool"] for one in prometheus.query(f'workerpool_info{{job="{job}"}}')}
     with log.open(errors="replace") as lines:
         told = from_log(summarise(lines), pools)
     if told is not None:
-        return Way(("Step 0", told))
+        return ["Step 0", told]
     led = from_signs(answers)
     if led != WAITING_STEP:
-        return Way(("Step 0", "Step 1", led))
-    return Way(("Step 0", "Step 1", "Step 2", from_waits(_waits(pid))))
+        return ["Step 0", "Step 1", led]
+    return ["Step 0", "Step 1", "Step 2", from_waits(_waits(pid))]
 
 
 def _waits(pid: int) -> Counter[WaitsFor]:

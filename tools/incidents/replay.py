@@ -14,6 +14,7 @@ from prodpool.monitoring.export import render_files
 from prodpool.monitoring.thresholds import AlertThresholds
 from tests.observe.prometheus import Line, Prometheus
 from tools.incidents.bare import resident
+from tools.incidents.follow import follow
 from tools.incidents.past import Calm, scrape, write
 from tools.incidents.scene import Proportions, Scene
 from tools.incidents.source import BACKLOG
@@ -68,8 +69,8 @@ def replay(
         RuntimeError: An alert fired before there was a reason to.
     """
     with staged(plan, kinds, tell, folder) as stage:
-        _sit_through(stage.prometheus, plan.seconds, tell)
-        return {scene.name: _findings(scene, stage, plan) for scene in stage.scenes}
+        ways = _sit_through(stage, plan, tell)
+        return {scene.name: _findings(scene, stage, plan) | ways[scene.name] for scene in stage.scenes}
 
 
 @contextmanager
@@ -127,10 +128,23 @@ def _strike(scene: Scene) -> float:
     return time.time()
 
 
-def _sit_through(prometheus: Prometheus, seconds: float, tell: Callable[[str], None]) -> None:
-    """Wait, and tell of each alert when it is first seen."""
+def _sit_through(stage: Stage, plan: Plan, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Wait, and tell of each alert when it is first seen.
+
+    Returns:
+        By scene, along which ``way`` the runbook's triage leads, and after how many seconds it was followed:
+        when the first alert had fired, else at the end.
+    """
+    prometheus, ways = stage.prometheus, dict[str, dict[str, Any]]()
     began, seen = time.monotonic(), set[tuple[str, str]]()
-    while (passed := time.monotonic() - began) < seconds:
+
+    def follow_triage(scene: Scene, passed: float) -> None:
+        if scene.name not in ways:
+            way = follow(prometheus, plan.settings, job=scene.name, log=scene.log, pid=scene.pid)
+            ways[scene.name] = {"way": way, "followed_after": round(passed, 1)}
+            tell(f"{passed:6.1f} s  {scene.name}: {' > '.join(way)}")
+
+    while (passed := time.monotonic() - began) < plan.seconds:
         for alert in prometheus.alerts():
             labels = alert["labels"]
             where = f"{labels['job']} {labels.get('pool', labels.get('instance'))}"
@@ -138,7 +152,13 @@ def _sit_through(prometheus: Prometheus, seconds: float, tell: Callable[[str], N
             if alert["state"] == "firing" and key not in seen:
                 seen.add(key)
                 tell(f"{passed:6.1f} s  {where}: {labels['alertname']} ({labels['severity']})")
+                for scene in stage.scenes:
+                    if scene.name == labels["job"]:
+                        follow_triage(scene, passed)
         time.sleep(prometheus.interval)
+    for scene in stage.scenes:
+        follow_triage(scene, plan.seconds)
+    return ways
 
 
 def _findings(scene: Scene, stage: Stage, plan: Plan) -> dict[str, Any]:
