@@ -138,7 +138,7 @@ def test_a_log_of_any_form_is_summed_up(form: str) -> None:
     assert re.search(r"waits for a lock or a queue at .*waits_for_a_lock \(test_triage\.py:\d+\)", hung.what)
     failed = next(line for line in found if line.event == "task.error")
     assert "ValueError" in failed.what
-    assert from_log(found, ["mail"]) == LEAK
+    assert from_log(found, ["mail"]) == WAITING_STEP
     assert from_log(found, ["another"]) is None
 
 
@@ -316,11 +316,12 @@ def test_every_page_that_a_sign_leads_to_was_tried() -> None:
 @pytest.mark.parametrize(
     ("waits", "heading"),
     [
+        ({WaitsFor.RESOURCE: 6}, LEAK),
         ({WaitsFor.RESOURCE: 6, WaitsFor.NETWORK: 5}, TOO_SMALL),
         ({WaitsFor.RESOURCE: 5, WaitsFor.NETWORK: 5}, "PoolSlowdown"),
         ({}, "PoolSlowdown"),
     ],
 )
 def test_where_tasks_wait_leads_to_the_cause(waits: dict[WaitsFor, int], heading: str) -> None:
-    """More than half of them at a lock or a queue is a resource that is too small."""
+    """All of them at a lock or a queue are at one that nobody gives back; more than half, at one too small."""
     assert from_waits(waits) == heading

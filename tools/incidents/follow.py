@@ -24,7 +24,6 @@ from prodpool.monitoring.triage.signs import (
 from prodpool.monitoring.triage.stacks import WaitsFor, waits_in
 from tests.observe.prometheus import Prometheus
 
-
 # The heading of the runbook at which the triage has to end, by the cause.
 LEADS_TO = {
     "hung call": SILENT,
@@ -50,12 +49,9 @@ def follow(prometheus: Prometheus, settings: AlertThresholds, *, job: str, log: 
     pools = {one.labels["pool"] for one in prometheus.query(f'workerpool_info{{job="{job}"}}')}
     with log.open(errors="replace") as lines:
         told = from_log(summarise(lines), pools)
-    if told is not None:
-        return ["Step 0", told]
-    led = from_signs(answers)
-    if led != WAITING_STEP:
-        return ["Step 0", "Step 1", led]
-    return ["Step 0", "Step 1", "Step 2", from_waits(_waits(pid))]
+    way = ["Step 0"] if told else ["Step 0", "Step 1"]
+    led = told or from_signs(answers)
+    return [*way, led] if led != WAITING_STEP else [*way, "Step 2", from_waits(_waits(pid))]
 
 
 def _waits(pid: int) -> Counter[WaitsFor]:

@@ -59,7 +59,7 @@ class Sign:
 
 LOG_SIGNS = (
     LogSign("task.still_running", WaitsFor.RESULT, CYCLE),
-    LogSign("task.still_running", WaitsFor.RESOURCE, LEAK),
+    LogSign("task.still_running", WaitsFor.RESOURCE, WAITING_STEP),
     LogSign("task.still_running", WaitsFor.NETWORK, SILENT),
     LogSign("task.still_running", None, "PoolHungTasks"),
     LogSign("pool.worker_lost", None, "PoolWorkersDying"),
@@ -219,8 +219,10 @@ def from_signs(answers: Iterable[Mapping[str, str]]) -> str:
 
 def from_waits(waits: Mapping[WaitsFor, int]) -> str:
     """Return where it leads to that so many tasks wait for each thing."""
-    at_a_resource = waits.get(WaitsFor.RESOURCE, 0)
-    return TOO_SMALL if 2 * at_a_resource > sum(waits.values()) else "PoolSlowdown"
+    at_a_resource, running = waits.get(WaitsFor.RESOURCE, 0), sum(waits.values())
+    if running and at_a_resource == running:
+        return LEAK
+    return TOO_SMALL if 2 * at_a_resource > running else "PoolSlowdown"
 
 
 def _numbered() -> Iterator[tuple[str, Sign]]:
