@@ -134,7 +134,7 @@ class PoolLog:
         if self._buckets["task.slow"].take():
             self._write("warning", "task.slow", {**task_fields(task), **fields}, task)
 
-    def worker_lost(self, cause: LossCause, task: Task | None = None, **fields: object) -> None:
+    def worker_lost(self, cause: LossCause, task: Task | None, **fields: object) -> None:
         """Write ``pool.worker_lost``; ``task`` is what the worker ran."""
         if self._buckets["pool.worker_lost"].take():
             about = {} if task is None else task_fields(task)

@@ -212,3 +212,19 @@ def test_a_restart_of_the_workers(cluster: LocalCluster, registry: CollectorRegi
         assert [pool.submit(abs, -number).result(PATIENCE) for number in range(3)] == [0, 1, 2]
         stats = check(pool.stats())
         assert (stats.state, stats.completed[Result.PANIC], stats.completed[Result.OK]) == ("open", 1, 3)
+
+
+def test_a_dead_worker_is_counted(
+    cluster: Any, pool: InstrumentedPool, registry: CollectorRegistry, logs: Logs
+) -> None:
+    """A worker of the cluster that dies is one that was lost; the pool itself has started none."""
+    with pytest.raises(WorkerLostError):
+        pool.submit(work.exit_with, 3).result(PATIENCE)
+    until(lambda: len(cluster.scheduler.workers) == 2, PATIENCE)  # else its nanny complains at the end
+    labels = {"pool": "test"}
+    assert registry.get_sample_value("workerpool_workers_lost_total", {**labels, "cause": "backend"}) == 1
+    assert registry.get_sample_value("workerpool_workers_started_total", labels) == 0
+    line = logs.wait_for("pool.worker_lost")
+    assert line["cause"] == "backend"
+    assert line["task"].endswith("exit_with")
+    assert "KilledWorker" in line["error"]

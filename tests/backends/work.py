@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from opentelemetry import trace
 
-from prodpool import current_task
+from prodpool import WorkerLostError, current_task
 from prodpool.workers.in_worker.setup import STACKS_SIGNAL
 from tests.helpers.tasks import TaskError as TaskError  # noqa: PLC0414  # others have it from here
 
@@ -273,6 +273,11 @@ def poison(path: str, code: int = 9) -> NoReturn:
     """Leave a line behind, and kill the worker."""
     sign(path)
     os._exit(code)
+
+
+def raise_worker_lost() -> NoReturn:
+    """Fail as a task does that has used a pool which lost its worker."""
+    raise WorkerLostError(pool="other", task="deadly")
 
 
 def exit_with(code: int) -> NoReturn:

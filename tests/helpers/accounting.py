@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from prodpool import PoolStats
+from prodpool import PoolStats, Reason
 from prodpool.task.outcomes import AFTER_ADMISSION
 
 
@@ -59,6 +59,8 @@ def check_scrape(samples: dict[str, float], pool: str) -> None:
     queued, running = total("workerpool_queue_depth"), total("workerpool_workers_busy")
     state = {name: value for name, value in samples.items() if f'pool="{pool}"' in name and "le=" not in name}
     assert total("workerpool_submitted_total") == completed + dropped + queued + running, state
+    refused = total("workerpool_dropped_total", *(f'reason="{each}"' for each in Reason)) - dropped
+    assert total("workerpool_offered_total") == total("workerpool_submitted_total") + refused, state
     assert 0 <= running <= total("workerpool_workers"), state
     assert 0 <= queued <= total("workerpool_queue_capacity"), state
 

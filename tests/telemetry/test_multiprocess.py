@@ -94,6 +94,24 @@ def test_every_family_is_there(folder: Folder) -> None:
     assert folder.scrape() == pytest.approx(told["series"])
 
 
+def test_what_was_lost_in_each_process(folder: Folder) -> None:
+    """Tasks offered and abandoned, workers started and lost are added up; offered is admitted and refused."""
+    processes = [folder.run("everything_lost") for _ in range(2)]
+    found = folder.scrape()
+    assert but_busy(growing(found)) == pytest.approx(but_busy(added_up(*processes)))
+    counts = {
+        name: found[f'workerpool_{name}_total {{"pool": "mail"}}']
+        for name in ("offered", "submitted", "abandoned", "workers_started")
+    }
+    assert counts == {"offered": 20, "submitted": 12, "abandoned": 4, "workers_started": 10}
+    assert found['workerpool_dropped_total {"pool": "mail", "reason": "full"}'] == 8
+    lost = {
+        cause: found[f'workerpool_workers_lost_total {{"cause": "{cause}", "pool": "mail"}}']
+        for cause in ("signal", "exit", "start", "backend")
+    }
+    assert lost == {"signal": 0, "exit": 4, "start": 0, "backend": 0}
+
+
 def test_gauges_are_those_of_the_living(folder: Folder) -> None:
     """What a killed process was doing is shown until it is marked dead; its counters stay."""
     told = folder.run("killed", -9)

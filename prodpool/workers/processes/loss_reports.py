@@ -32,7 +32,7 @@ class LossReports:
             if isinstance(error.__cause__, EOFError | OSError):
                 how |= exit_fields(process.exitcode)
         self._dispatcher.count_worker_lost(LossCause.START)
-        self._log.worker_lost(LossCause.START, **how)
+        self._log.worker_lost(LossCause.START, None, **how)
 
     def ended_by_pool(self, worker: RemoteWorker) -> bool:
         """Tell whether it is the pool that has ended a worker's process, or is about to."""

@@ -55,6 +55,7 @@ class ProcessWorkers:
         start_loops: Starts so many more workers, or as many as there can be.
     """
 
+    # Long, since it does nothing but put the parts together.
     def __init__(
         self,
         *,

@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, values
@@ -22,7 +23,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
 import prodpool
-from prodpool import BreakerPolicy, InstrumentedPool, PoolClosedError
+from prodpool import BreakerPolicy, InstrumentedPool, PoolClosedError, PoolFullError
 from prodpool.telemetry.exporters.prometheus_multiprocess import MultiprocessWriter, multiprocess_writer
 
 PATIENCE = 30.0
@@ -189,6 +190,33 @@ def forked() -> None:
     thread.join()
     parents.stop(PATIENCE)
     say()
+
+
+def everything_lost() -> None:
+    """Lose worker processes, refuse tasks and give up tasks that run."""
+    processes = InstrumentedPool(ProcessPoolExecutor(1, get_context("fork")), name="mail")
+    for status in (3, 4):
+        processes.submit(os._exit, status).exception(PATIENCE)
+    processes.submit(abs, -1).result(PATIENCE)
+    processes.stop(PATIENCE)
+    threads, begun = prodpool.threads(name="mail", max_workers=2, queue_capacity=1), threading.Semaphore(0)
+
+    def run_on() -> None:
+        begun.release()
+        time.sleep(PATIENCE)
+
+    for _ in range(2):
+        threads.submit(run_on)
+        begun.acquire()
+    threads.submit(int)
+    for _ in range(4):
+        try:
+            threads.submit(int)
+        except PoolFullError:
+            continue
+    threads.stop(0.0)
+    say()
+    os._exit(0)
 
 
 def folder_goes_away() -> None:
