@@ -104,6 +104,19 @@ OTHERS: Rows = [
         ("log_levels", {"task.slow": level}, [f"{level!r} is not a level", "debug, info"])
         for level in ("INFO", "notice", "", None, 20)
     ),
+    *(("task_metrics", value, ["sequence of names"]) for value in ("send_mail", 3, True, len)),
+    *(
+        ("task_metrics", value, [why, way_out])
+        for value, why, way_out in (
+            ((), "is empty", "or pass None"),
+            (["send", 3], "3 must be a string", "such as"),
+            (["send", ""], "'' must have 1 to 200", "such as"),
+            (["send\n"], "'send\\n' must have 1 to 200 printable", "such as"),
+            (["send", "send"], "'send' is there twice", "name each task once"),
+            (["send", "other"], "'other' is what all other tasks are counted as", "leave it out"),
+            ([f"task_{number}" for number in range(51)], "has 51 names", "at most 50"),
+        )
+    ),
     *(
         ("around", value, [why, "returns a context manager"])
         for value, why in (

@@ -15,9 +15,10 @@ from functools import partial
 
 from prometheus_client import generate_latest
 
-from prodpool import BreakerPolicy, InstrumentedPool, RejectedError
+from prodpool import BreakerPolicy, InstrumentedPool, RejectedError, Result
 from tests.faults import inside
 from tests.faults.cases import DRAIN, PATIENCE, Case, at_rest, build, noop, prepare
+from tests.helpers import accounting
 from tests.helpers.waiting import poll
 
 THREADS = ("executor", "threads")
@@ -112,6 +113,29 @@ def caller_runs(kind: str) -> Case:
     case.hold()
     case.act = case.submit
     return case
+
+
+@scenario("submit", "executor")
+def caller_runs_named(kind: str) -> Case:
+    """A task that its caller runs, counted by name: those of all names are as many as have ended."""
+    case = prepare(kind, capacity=0, overload="caller_runs", task_metrics=("noop",))
+    case.keeps = (SystemExit,)
+    case.hold()
+    case.told = partial(counted_by_name, case)
+    case.act = case.submit
+    return case
+
+
+def counted_by_name(case: Case) -> str | None:
+    """Return what complains unless the counts by name add up to those of the pool, result by result."""
+    counted = dict.fromkeys(Result, 0.0)
+    samples = accounting.scrape(case.registry)
+    for result in Result:
+        for task in ("noop", "other"):
+            labels = f'pool="{case.pool.name}",result="{result.value}",task="{task}"'
+            counted[result] += samples[f"workerpool_tasks_finished_total{{{labels}}}"]
+    completed = case.pool.stats().completed
+    return None if counted == completed else f"by name there are {counted}, in all {completed}"
 
 
 @scenario("submit", "executor")

@@ -11,6 +11,8 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 Series = tuple[str, frozenset[tuple[str, str]]]
+# What is of the process and not of the pool changes by itself, between a scrape and the next.
+OF_THE_PROCESS = ("workerpool_process_threads", "workerpool_scheduling_delay_seconds")
 
 
 def families(registry: CollectorRegistry) -> dict[str, Metric]:
@@ -35,6 +37,11 @@ def series(registry: CollectorRegistry) -> dict[Series, float]:
         for family in families(registry).values()
         for sample in family.samples
     }
+
+
+def of_the_pools(found: dict[Series, float]) -> dict[Series, float]:
+    """Leave out what changes while the pools rest."""
+    return {each: number for each, number in found.items() if not each[0].startswith(OF_THE_PROCESS)}
 
 
 def value(registry: CollectorRegistry, name: str, /, pool: str = "test", **labels: str) -> float:

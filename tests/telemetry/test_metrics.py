@@ -22,7 +22,7 @@ from prodpool.testing import ManualClock
 from tests.helpers.tasks import BlockingTask
 from tests.helpers.waiting import PATIENCE, until
 from tests.support import MakePool
-from tests.telemetry.scraping import families, openmetrics_families, series, value
+from tests.telemetry.scraping import families, of_the_pools, openmetrics_families, series, value
 
 RESULTS = ["ok", "error", "panic", "timeout"]
 REASONS = [
@@ -32,6 +32,11 @@ CAUSES = ["signal", "exit", "start", "backend"]
 STATES = ["closed", "open", "half_open"]
 SINKS = ["log", "trace", "breaker", "callback", "around", "watchdog", "metrics", "internal"]
 LADDER = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, math.inf]
+
+# Of a pool that nothing was told, on threads of its own.
+KNOBS = [
+    "max_workers", "slow_after", "hung_after", "drain_deadline", "overload:reject", "on_hang_exit:exit",
+]  # fmt: skip
 
 # The table of telemetry.md 1: family, type, the label beside `pool` and its values.
 EXPECTED: list[tuple[str, str, str | None, list[str]]] = [
@@ -59,6 +64,11 @@ EXPECTED: list[tuple[str, str, str | None, list[str]]] = [
     ("workerpool_breaker_state", "gauge", "state", STATES),
     ("workerpool_stopped", "gauge", None, []),
     ("workerpool_info", "gauge", None, []),
+    ("workerpool_scheduling_delay_seconds", "histogram", None, []),
+    ("workerpool_process_threads", "gauge", None, []),
+    ("workerpool_config", "gauge", "knob", KNOBS),
+    ("workerpool_tasks_finished_total", "counter", "task", []),
+    ("workerpool_tasks_run_seconds_total", "counter", "task", []),
 ]
 HISTOGRAMS = [name for name, kind, _, _ in EXPECTED if kind == "histogram"]
 VERSION = version("prodpool")
@@ -110,6 +120,8 @@ def test_every_series_is_there_from_the_start(make_pool: MakePool, registry: Col
         "workerpool_workers",
         "workerpool_breaker_state",
         "workerpool_info",
+        "workerpool_config",
+        "workerpool_process_threads",
     }
 
 
@@ -169,8 +181,8 @@ def test_values(make_pool: MakePool, registry: CollectorRegistry, gate: Blocking
     cancelled.cancel()
     found = {
         (name, *sorted(dict(labels).items() - {("pool", "test")})): each
-        for (name, labels), each in series(registry).items()
-        if "_seconds_bucket" not in name and each
+        for (name, labels), each in of_the_pools(series(registry)).items()
+        if "_seconds_bucket" not in name and name != "workerpool_config" and each
     }
     assert found == {
         ("workerpool_offered_total",): 10,
@@ -232,11 +244,14 @@ def test_buckets(
 
 @pytest.mark.parametrize("given", [(0.5, 1), [0.5, 1.0, math.inf]], ids=repr)
 def test_buckets_of_ones_own(make_pool: MakePool, registry: CollectorRegistry, given: Any) -> None:
-    """Given buckets are those of all histograms; the unbounded one is added if it is not there."""
+    """Given buckets are those of all that tasks take; the unbounded one is added if it is not there."""
     make_pool(buckets=given)
     for name in HISTOGRAMS:
         bounds = [s.labels["le"] for s in families(registry)[name].samples if s.name.endswith("_bucket")]
-        assert bounds == ["0.5", "1.0", "+Inf"]
+        if name == "workerpool_scheduling_delay_seconds":
+            assert list(map(float, bounds)) == LADDER  # of the process
+        else:
+            assert bounds == ["0.5", "1.0", "+Inf"]
 
 
 def test_admission_wait(make_pool: MakePool, registry: CollectorRegistry, gate: BlockingTask) -> None:

@@ -71,11 +71,13 @@ def metrics_of(
     """Return the metrics of all names, with the temporality of the counters and that of the histograms."""
     if not intervals:
         return []
-    return [
+    every = [
         *(_counter(spec, intervals, counters) for spec in COUNTERS),
         *(_gauge(spec, intervals) for spec in GAUGES),
         *(_histogram(spec, intervals, histograms) for spec in HISTOGRAMS),
     ]
+    # One that no pool has asked for has no points, and OTLP knows no gauge without any.
+    return [metric for metric in every if metric.data.data_points]
 
 
 def _metric(name: str, description: str, data: Any) -> Metric:

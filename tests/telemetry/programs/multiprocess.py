@@ -51,7 +51,8 @@ def writer() -> MultiprocessWriter:
 
 def work(tasks: int, name: str = "mail") -> InstrumentedPool:
     """Do tasks of all sorts over a pool of that name."""
-    pool = InstrumentedPool(ThreadPoolExecutor(2), name=name, breaker=BreakerPolicy())
+    named = ["divmod"]
+    pool = InstrumentedPool(ThreadPoolExecutor(2), name=name, breaker=BreakerPolicy(), task_metrics=named)
     for number in range(tasks):
         pool.submit(divmod, 1, number % 5).exception(PATIENCE)
     pool.submit(time.sleep, 0.02).result(PATIENCE)
