@@ -223,4 +223,5 @@ def _pool(pool: str, prometheus: Prometheus, onset: float, end: float, step: flo
 
 
 def _first(lines: list[Line], onset: float) -> float | None:
-    return min((round(line.points[0][0] - onset, 1) for line in lines), default=None)
+    # Evaluations are a moment apart: what was so at once may seem to have been so before.
+    return min((max(0.0, round(line.points[0][0] - onset, 1)) for line in lines), default=None)
