@@ -33,7 +33,7 @@ class Burst(Program):
 
 
 class NightlyBatch(Program):
-    """A batch of long tasks that keeps its queue full on purpose."""
+    """A batch of long tasks, for whose pool the rules are exported with a duration of its own."""
 
     name = "nightly_batch"
     cause = "nothing"

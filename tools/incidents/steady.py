@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 import threading
 import time
+from concurrent.futures import CancelledError
 from contextlib import suppress
+from itertools import repeat
 
-from prodpool import PoolClosedError, threads
+from prodpool import PoolClosedError, WorkerLostError, threads
 from tools.incidents.source import Requests, arguments, log_to, serve, struck
 
 POOL, BATCH = "mail", "archive"
 ARCHIVERS = 4
+# Accounts that the pool has at a time: less than half of its queue is taken.
+AHEAD = 6
 BURST = 3  # times the load
 
 
@@ -64,7 +68,7 @@ def main() -> None:
 
 
 class Batch:
-    """The night's batch: archives one account after the other, with a queue that is kept full."""
+    """The night's batch: archives one account after the other, and hands a few to the pool ahead of time."""
 
     def __init__(self, seconds: float, hung_after: float) -> None:
         # Long tasks are what it is for, so its bound for hung ones is not that of the mails.
@@ -73,10 +77,10 @@ class Batch:
 
     def archive_all(self) -> None:
         """Archive account after account until it is closed."""
-        view = self._pool.options(task="archive")
-        with suppress(PoolClosedError):
-            while True:
-                view.submit_wait(time.sleep, self._seconds)
+        archived = self._pool.options(task="archive").map(time.sleep, repeat(self._seconds), buffersize=AHEAD)
+        with suppress(PoolClosedError, WorkerLostError, CancelledError):
+            for _ in archived:
+                pass
 
     def close(self) -> None:
         """Give up what waits."""
