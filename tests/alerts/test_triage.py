@@ -323,5 +323,5 @@ def test_every_page_that_a_sign_leads_to_was_tried() -> None:
     ],
 )
 def test_where_tasks_wait_leads_to_the_cause(waits: dict[WaitsFor, int], heading: str) -> None:
-    """All of them at a lock or a queue are at one that nobody gives back; more than half, at one too small."""
+    """All of them at a lock or queue are at one that nobody gives back; more than half, at one too small."""
     assert from_waits(waits) == heading
