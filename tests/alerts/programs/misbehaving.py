@@ -7,6 +7,7 @@ rules exported with ``--window-scale 0.01`` and the thresholds of tests/alerts/r
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import sys
 import threading
@@ -22,6 +23,8 @@ from prodpool import BreakerPolicy, InstrumentedPool, RejectedError
 
 LOOPBACK = "127.0.0.1"
 DEADLINE = 0.3
+# Those of the rules, and no more: whatever is exported is rendered and scraped five times a second.
+BUCKETS = (0.5, 1.0, 2.5)
 # Seconds that a pool is scraped before its metrics go away: longer than what stands for an hour.
 SEEN_FOR = 40.0
 
@@ -69,7 +72,9 @@ class Trouble:
 
     def build(self) -> InstrumentedPool:
         """Make the pool, which takes the place of a stopped one of its name."""
-        pool = InstrumentedPool(ThreadPoolExecutor(self._workers), name=self.name, **self._options)
+        pool = InstrumentedPool(
+            ThreadPoolExecutor(self._workers), name=self.name, buckets=BUCKETS, **self._options
+        )
         self.made.append(pool)
         return pool
 
@@ -304,7 +309,7 @@ class Rebuilding(Trouble):
     """Has worker processes that die, and work in between."""
 
     def build(self) -> InstrumentedPool:
-        pool = prodpool.processes(name=self.name, max_workers=1)
+        pool = prodpool.processes(name=self.name, max_workers=1, buckets=BUCKETS)
         self.made.append(pool)
         return pool
 
@@ -367,13 +372,17 @@ def troubles() -> list[Trouble]:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
-    signal.signal(signal.SIGUSR1, lambda *_: better.set())
+    # Not an Event: a handler that runs within a call of the same one would wait for itself.
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for wanted in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(wanted, lambda number, _: signals.put(number))
     server, thread = start_http_server(port=0, addr=LOOPBACK)
     running = troubles()
     sys.stdout.write(f"PORT {server.server_port}\n")
     sys.stdout.flush()
-    over.wait()
+    while signals.get() == signal.SIGUSR1:
+        better.set()
+    over.set()
     better.set()
     for telemetry_errors in running:
         telemetry_errors.join()

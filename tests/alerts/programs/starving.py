@@ -7,6 +7,7 @@ Apart from the other troubles, since no thread of this process runs in time. Pri
 from __future__ import annotations
 
 import os
+import queue
 import resource
 import signal
 import sys
@@ -27,21 +28,23 @@ WORKERS = 8
 # every tenth of `hung_after`, at another pace than that of the rounds.
 ROUND, HUNG_AFTER = 0.2, 0.7
 
-over, better = threading.Event(), threading.Event()
+over = threading.Event()
 
 
 def computes() -> None:
     """Keep the interpreter's lock as pure Python code does, at the same times as the other workers."""
-    while not (better.is_set() or over.is_set()):
+    while not over.is_set():
         while time.monotonic() % ROUND < ROUND / 2:
             pass
-        better.wait(ROUND / 2)
+        over.wait(ROUND / 2)
 
 
 def main() -> None:
     """Serve until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
-    signal.signal(signal.SIGUSR1, lambda *_: better.set())
+    # As in misbehaving.py.
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for wanted in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(wanted, lambda number, _: signals.put(number))
     resource.setrlimit(resource.RLIMIT_NOFILE, (ALLOWED, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     server, thread = start_http_server(port=0, addr=LOOPBACK)
     with (
@@ -54,10 +57,10 @@ def main() -> None:
             pool.submit(computes)
         sys.stdout.write(f"PORT {server.server_port}\n")
         sys.stdout.flush()
-        while not over.wait(ROUND):
-            if better.is_set():
-                leak.close()
-                pool.submit(len, "")
+        while signals.get() == signal.SIGUSR1:
+            over.set()
+            leak.close()
+        over.set()
     server.shutdown()
     server.server_close()
     thread.join()
