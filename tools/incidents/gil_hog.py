@@ -12,7 +12,7 @@ import time
 from prodpool import PoolClosedError, threads
 from tools.incidents.source import Requests, arguments, log_to, serve, struck
 
-ANSWERERS, ROWS = 8, 20_000
+ANSWERERS, ROWS = 8, 150_000
 
 
 def render(rows: int) -> int:
@@ -41,7 +41,7 @@ def main() -> None:
             while not over.is_set():
                 reports.options(task="render").submit(render, ROWS).result()
                 if not struck.is_set():
-                    struck.wait(4.0)
+                    struck.wait(20.0)
         except PoolClosedError:
             return
 
