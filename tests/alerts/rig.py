@@ -24,7 +24,7 @@ OPTIONS = {
     "dwell": 1.0,
     "buckets": (0.5, 1.0, 2.5),
     "panic_rate": 5.0,
-    "utilisation": 0.8,
+    "utilisation": 0.6,
     "scheduling_delay": 0.01,
     "slo_min_tasks": 1000,
     "runbook_url": "https://wiki.example/pools",

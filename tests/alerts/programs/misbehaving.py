@@ -201,8 +201,8 @@ class Retried(Trouble):
     """Has a caller that offers again at once what was refused."""
 
     def misbehave(self) -> None:
-        for _ in range(6):
-            offer(self.pool.submit, works, 0.1)
+        for _ in range(2):
+            offer(self.pool.submit, works, 0.5)
 
 
 class Slow(Trouble):
@@ -279,7 +279,7 @@ class Losing(Trouble):
     """Is stopped with tasks queued, and made anew."""
 
     def misbehave(self) -> None:
-        for _ in range(6):
+        for _ in range(2):
             offer(self.pool.submit, works, 0.3)
         if self.offers % 10 == 5:
             self.pool.stop(0.01)
@@ -352,7 +352,7 @@ def troubles() -> list[Trouble]:
         FillingUp("filling_up", 4, 0.05, queue_capacity=1000),
         Panicking("panicking", 1, 0.05),
         Dropping("dropping", 1, 0.5, queue_capacity=0),
-        Retried("retried", 1, 0.1, queue_capacity=1),
+        Retried("retried", 1, 0.2, queue_capacity=1),
         Slow("slow", 4, 0.2, queue_capacity=50),
         Burning("burning", 1, 0.05, queue_capacity=100),
         BurningSlowly("burning_slowly", 1, 0.1, queue_capacity=100),

@@ -11,9 +11,8 @@ import queue
 import resource
 import signal
 import sys
-import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from prometheus_client import start_http_server
@@ -28,15 +27,12 @@ WORKERS = 8
 # every tenth of `hung_after`, at another pace than that of the rounds.
 ROUND, HUNG_AFTER = 0.2, 0.7
 
-over = threading.Event()
-
 
 def computes() -> None:
-    """Keep the interpreter's lock as pure Python code does, at the same times as the other workers."""
-    while not over.is_set():
-        while time.monotonic() % ROUND < ROUND / 2:
-            pass
-        over.wait(ROUND / 2)
+    """Keep the interpreter's lock, as pure Python code does."""
+    ends_at = time.monotonic() + ROUND / 2
+    while time.monotonic() < ends_at:
+        pass
 
 
 def main() -> None:
@@ -53,14 +49,18 @@ def main() -> None:
     ):
         for _ in range(LEAKED):
             leak.enter_context(Path(os.devnull).open())
-        for _ in range(WORKERS):
-            pool.submit(computes)
         sys.stdout.write(f"PORT {server.server_port}\n")
         sys.stdout.flush()
-        while signals.get() == signal.SIGUSR1:
-            over.set()
-            leak.close()
-        over.set()
+        computing = True
+        while True:
+            with suppress(queue.Empty):
+                if signals.get(timeout=ROUND) == signal.SIGTERM:
+                    break
+                leak.close()
+                computing = False
+            if computing and pool.stats().in_flight == 0:
+                for _ in range(WORKERS):
+                    pool.submit(computes)
     server.shutdown()
     server.server_close()
     thread.join()
