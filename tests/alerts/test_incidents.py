@@ -59,7 +59,7 @@ SHORT = Plan(
             "slow_index": {"rate": 200, "capacity": 5000},
             # With more of them the metrics could not be scraped within the interval.
             "gil_hog": {"renderers": 3},
-            "dying_worker": {"every": 6},
+            "dying_worker": {"every": 4},
             "leaked_semaphore": {"empty-share": 5},
         },
     ),

@@ -21,6 +21,8 @@ from prometheus_client.samples import Sample
 from tests.observe.child import get
 
 _CUMULATIVE = ("_total", "_bucket", "_sum", "_count")
+# A service starts its workers once: that some came up in its first calm moments is no rate.
+_ONCE = "workerpool_workers_started_total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _series(calm: Calm, key: str, times: Sequence[float]) -> Iterator[str]:
     sample = calm.last[key]
     labels = {"job": calm.job, "instance": calm.address, **sample.labels}
     shown = ",".join(f'{name}="{value}"' for name, value in labels.items())
-    cumulative = sample.name.endswith(_CUMULATIVE)
+    cumulative = sample.name.endswith(_CUMULATIVE) and sample.name != _ONCE
     rate = (sample.value - calm.first[key].value) / calm.seconds if cumulative else 0.0
     for ago in times:
         value = rate * (times[0] - ago) if cumulative else sample.value
