@@ -189,14 +189,14 @@
           },
           {
             "alert": "PoolOldestQueuedCritical",
-            "expr": "max by (job, instance, pool) (min_over_time(workerpool_oldest_queued_seconds[1m])) > 300",
+            "expr": "max by (job, instance, pool) (min_over_time(workerpool_oldest_queued_seconds[1m]))\n> 300",
             "for": "1m",
             "labels": {
               "component": "workerpool",
               "severity": "critical"
             },
             "annotations": {
-              "summary": "The next task of pool {{ $labels.pool }} has waited for more than 5 minutes",
+              "summary": "The next task of pool {{ $labels.pool }} has waited 5 minutes or more",
               "description": "Pool {{ $labels.pool }} in {{ $labels.instance }} of {{ $labels.job }}: the oldest queued task has waited for {{ $value | humanizeDuration }}.",
               "runbook_url": "runbook.md#poololdestqueuedcritical",
               "dashboard_url": "/d/prodpool-pool?var-job={{ $labels.job | urlquery }}&var-instance={{ $labels.instance | urlquery }}&var-pool={{ $labels.pool | urlquery }}"
@@ -249,7 +249,7 @@
           },
           {
             "alert": "PoolRetryStorm",
-            "expr": "sum by (job, pool) (rate(workerpool_offered_total[5m]))\n/\n(sum by (job, pool) (rate(workerpool_submitted_total[5m])) > 0)\n> 3\nand\nsum by (job, pool) (rate(workerpool_dropped_total{reason=~\"full|breaker_open\"}[5m])) > 1\nunless\nsum by (job, pool) (rate(workerpool_offered_total[5m]))\n< 1.5 * sum by (job, pool) (rate(workerpool_offered_total[1h] offset 1d))",
+            "expr": "sum by (job, pool) (rate(workerpool_offered_total[5m]))\n/\n(sum by (job, pool) (rate(workerpool_submitted_total[5m])) > 0)\n> 3\nand\nsum by (job, pool) (rate(workerpool_dropped_total{reason=~\"full|breaker_open\"}[5m])) > 1\nand\nsum by (job, pool) (rate(workerpool_offered_total[5m]))\n> 1.5 * sum by (job, pool) (rate(workerpool_offered_total[1h] offset 1d))",
             "for": "2m",
             "labels": {
               "component": "workerpool",
@@ -299,7 +299,7 @@
           },
           {
             "alert": "PoolWorkersHung",
-            "expr": "max by (job, instance, pool) (min_over_time(workerpool_hung_tasks[1m]))\n/\n(max by (job, instance, pool) (max_over_time(workerpool_workers[1m])) > 0)\n>= 0.5",
+            "expr": "max by (job, instance, pool) (min_over_time(workerpool_hung_tasks[1m]))\n/\n(max by (job, instance, pool) (max_over_time(workerpool_workers[1m])) > 0)\n>= 0.5\nand\nmax by (job, instance, pool) (min_over_time(workerpool_queue_depth[1m])) > 0",
             "for": "1m",
             "labels": {
               "component": "workerpool",
@@ -314,7 +314,7 @@
           },
           {
             "alert": "PoolSlowdown",
-            "expr": "(\n  sum by (job, pool) (increase(workerpool_task_duration_seconds_sum[5m]))\n  /\n  (sum by (job, pool) (increase(workerpool_task_duration_seconds_count[5m])) >= 20)\n  > 0.01\n)\n/\n(\n  sum by (job, pool) (rate(workerpool_task_duration_seconds_sum[1h] offset 1d))\n  /\n  (sum by (job, pool) (rate(workerpool_task_duration_seconds_count[1h] offset 1d)) > 0)\n)\n> 2",
+            "expr": "(\n  sum by (job, pool) (increase(workerpool_task_duration_seconds_sum[5m]))\n  /\n  (sum by (job, pool) (increase(workerpool_task_duration_seconds_count[5m])) > 0)\n  > 0.01\n)\n/\n(\n  sum by (job, pool) (increase(workerpool_task_duration_seconds_sum[1h] offset 1d))\n  /\n  (\n    sum by (job, pool) (increase(workerpool_task_duration_seconds_count[1h] offset 1d))\n    >= 20\n  )\n)\n> 2",
             "for": "2m",
             "labels": {
               "component": "workerpool",
@@ -335,7 +335,7 @@
           {
             "alert": "PoolStarved",
             "expr": "max by (job, instance) (\n  rate(workerpool_scheduling_delay_seconds_sum[2m])\n  /\n  (rate(workerpool_scheduling_delay_seconds_count[2m]) > 0)\n) > 0.02",
-            "for": "2m",
+            "for": "3m",
             "labels": {
               "component": "workerpool",
               "severity": "warning"

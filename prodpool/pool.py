@@ -93,8 +93,8 @@ class InstrumentedPool(StoppableExecutor):
         log_messages: Whether the log has the text of exceptions. False leaves their class and stack.
         panics: Exception classes that are bugs: a task that raises one counts as ``panic``. None for
             NameError, AttributeError, ImportError, NotImplementedError, SyntaxError, RecursionError and
-            SystemError; ``()`` for none of them. A bare ``BaseException``, such as SystemExit, always counts
-            as ``panic``, and CancelledError never does: that is the result ``cancelled``.
+            SystemError; ``()`` for none of them. Any other bare ``BaseException``, such as SystemExit, counts
+            as ``panic`` unless it is expected, and CancelledError never does: it counts as ``cancelled``.
         expected: Exception classes that are part of the business, such as a ``CardDeclined``: a task that
             raises one counts as ``expected``, which is no failure. They are asked before ``panics``. The
             breaker does not ask them: a `BreakerPolicy` has ``exclude``.

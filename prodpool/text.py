@@ -7,6 +7,7 @@ and each may be megabytes long. Everything of that kind which the pool writes go
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 LONGEST_NAME = 200
@@ -49,19 +50,24 @@ def shown(value: object) -> str:
     """Return what `repr` says of a value, such as an exception, in one short line."""
     try:
         return short_line(repr(value))
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001  # the application's own code
+    except BaseException as raised:  # the application's own code
+        if _is_interrupt(raised):
+            raise
         return f"<{type_name(value)} whose repr() fails>"
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Tell whether it is Ctrl-C, which comes in the main thread alone, and not what a ``__str__`` raises."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 def said(error: BaseException) -> str:
     """Return the text of an exception in one short line."""
     try:
         return short_line(str(error))
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001  # likewise
+    except BaseException as raised:  # likewise
+        if _is_interrupt(raised):
+            raise
         return f"<{type_name(error)} whose str() fails>"
 
 
@@ -71,9 +77,9 @@ def first_line(error: BaseException) -> str:
         # What is beyond is not looked at: it may be megabytes.
         line = str(error)[:LONGEST_STACK].strip().partition("\n")[0].rstrip()
         return short_line(line, LONGEST_MESSAGE)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001  # likewise
+    except BaseException as raised:  # likewise
+        if _is_interrupt(raised):
+            raise
         return f"<{type_name(error)} whose str() fails>"
 
 

@@ -14,7 +14,7 @@ class ResultClassifier:
     worker process counts as what it stands for.
 
     Args:
-        panics: The classes that are bugs. A bare ``BaseException`` is one in any case.
+        panics: The classes that are bugs. A bare ``BaseException`` that is not expected is one in any case.
         expected: The classes that are part of the business; they are asked first.
     """
 

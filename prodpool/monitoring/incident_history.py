@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, TypedDict
 
 from prodpool.monitoring.formatting import decimal, humanize
+from prodpool.monitoring.triage.signs import linked
 
 FINDINGS = "incidents.json"
 # So many tasks waited in the account of the unbounded queue.
@@ -44,11 +45,12 @@ class PoolSeen(TypedDict):
 
 
 class Incident(TypedDict):
-    """One incident as it was replayed; memory in megabytes."""
+    """One incident as it was replayed; memory in megabytes. ``way``: the steps of the triage and its end."""
 
     cause: str
     firings: list[Firing]
     seconds: float
+    way: list[str]
     memory_before: int
     memory_after: int
     source_backlog: int | None
@@ -74,8 +76,39 @@ def history_values(found: Mapping[str, Any]) -> dict[str, str]:
         }
         if incident["source_backlog"] is not None:
             values[f"{name}_backlog"] = f"{incident['source_backlog']:,}"
-    calm_cases: Mapping[str, Incident] = found.get("calm_cases", {})
-    return values | {f"{name}_verdict": _verdict(case) for name, case in calm_cases.items()}
+    values["incidents_table"] = "\n".join(_incidents_table(incidents))
+    values["calm_cases_table"] = "\n".join(_calm_cases_table(found["calm_cases"]))
+    return values
+
+
+def _incidents_table(incidents: Mapping[str, Incident]) -> Iterator[str]:
+    yield "| cause | first alert | first page | way through the triage |"
+    yield "|---|---|---|---|"
+    for incident in incidents.values():
+        *steps, end = incident["way"]
+        way = ", ".join([*steps, linked(end)])
+        first, page = _first(incident["firings"]), _first(_pages(incident))
+        yield f"| {incident['cause']} | {first} | {page} | {way} |"
+
+
+def _calm_cases_table(cases: Mapping[str, Incident]) -> Iterator[str]:
+    yield "| case | watched for | warnings and pages | information |"
+    yield "|---|---|---|---|"
+    for name, case in cases.items():
+        severe = [one for one in case["firings"] if one["severity"] != "info"]
+        info = [one for one in case["firings"] if one["severity"] == "info"]
+        lasted = humanize(case["seconds"])
+        yield f"| {name.replace('_', ' ')} | {lasted} | {_first(severe)} | {_first(info)} |"
+
+
+def _first(firings: Sequence[Firing]) -> str:
+    if not firings:
+        return "none"
+    return f"[{firings[0]['alert']}](#{firings[0]['alert'].lower()}), {clock(firings[0]['after'])}"
+
+
+def _pages(incident: Incident) -> list[Firing]:
+    return [one for one in incident["firings"] if one["severity"] == "critical"]
 
 
 def _conditions(found: Mapping[str, Any]) -> str:
@@ -140,7 +173,7 @@ def _verdict(incident: Incident) -> str:
     if not incident["firings"]:
         return f"No alert fires in {humanize(incident['seconds'])}."
     first = incident["firings"][0]
-    paged = [one for one in incident["firings"] if one["severity"] == "critical"]
+    paged = _pages(incident)
     told = (
         f"The first alert is {first['alert']} ({first['severity']}) of {_of(first)}, after "
         f"{clock(first['after'])}"

@@ -18,7 +18,8 @@ def code(name: str) -> str:
 def name_pool(pool: PoolKey, among: Iterable[PoolKey]) -> str:
     """Write the name of a pool, with its job where those of several jobs are told of."""
     several = len({each.job for each in among}) > 1
-    return f"{code(pool.pool)} of {code(pool.job)}" if several else code(pool.pool)
+    name = code(pool.pool) if pool.pool else "the process"
+    return f"{name} of {code(pool.job)}" if several else name
 
 
 def name_pools(pools: Iterable[PoolKey], among: Sequence[PoolKey]) -> str:

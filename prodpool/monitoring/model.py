@@ -27,7 +27,7 @@ LOSSES = 3
 CHURN = 5
 # Share of the workers from which hung tasks wake somebody.
 HUNG_SHARE = 0.5
-# Times the dwell's threshold from which the oldest queued task wakes somebody.
+# Times the threshold from which the oldest queued task wakes somebody.
 DWELL_FACTOR = 10
 # Offered tasks for each admitted one, and refused ones per second, from which callers try again at once.
 RETRIES, REFUSALS = 3, 1
@@ -70,8 +70,10 @@ class Alert:
         wait: Seconds for which it has to hold, before scaling; or the setting that says so.
         per_process: Whether each process has an alert of its own, with an ``instance`` label.
         per_pool: Whether each pool has one, with a ``pool`` label; what a process as a whole lacks has none.
-        held_back_by: The alerts during which nobody is told of this one for the same pool, since it comes of
-            them. Every critical alert holds back the warnings of its pool besides.
+        held_back_by: The alerts that hold this one back for the same pool, since it comes of them; for the
+            same process, where all of them are of one.
+        names_cause: Whether it says why something else fires. A critical alert holds back the other warnings
+            of its pool.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Alert:
     panel: PanelLink
     per_pool: bool = True
     held_back_by: tuple[str, ...] = ()
+    names_cause: bool = False
 
     def holds_for(self, settings: AlertThresholds) -> float:
         """Return for how many seconds it has to hold."""
@@ -154,13 +157,14 @@ def setting_values(settings: AlertThresholds) -> dict[str, str]:
     """Return what `render` puts in for the names of the settings, and for what follows from them."""
     numbers = (
         *("dwell", "duration", "queue_depth", "queue_fill", "utilisation", "panic_rate", "drop_rate"),
-        *("scheduling_delay", "descriptors"),
+        *("oldest_queued", "scheduling_delay", "descriptors"),
     )
     return {
         **{name: decimal(getattr(settings, name)) for name in numbers},
         "service": settings.service,
         "process": settings.process,
         "whole_process": settings.whole_process,
+        "job": settings.service.removesuffix(", pool"),
         "stall": settings.window(settings.stall),
         "stall_spoken": humanize(settings.stall * settings.window_scale),
         "dwell_le": repr(float(settings.dwell)),  # as the histogram's label has it
@@ -174,8 +178,9 @@ def setting_values(settings: AlertThresholds) -> dict[str, str]:
         "losses": str(LOSSES),
         "churn": str(CHURN),
         "hung_share": decimal(HUNG_SHARE),
-        "dwell_critical": decimal(DWELL_FACTOR * settings.dwell),
-        "dwell_critical_spoken": humanize(DWELL_FACTOR * settings.dwell),
+        "oldest_queued_spoken": humanize(settings.oldest_queued),
+        "oldest_queued_critical": decimal(DWELL_FACTOR * settings.oldest_queued),
+        "oldest_queued_critical_spoken": humanize(DWELL_FACTOR * settings.oldest_queued),
         "retries": str(RETRIES),
         "refusals": str(REFUSALS),
         "offered_growth": decimal(OFFERED_GROWTH),

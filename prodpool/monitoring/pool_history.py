@@ -146,6 +146,9 @@ def read_history(
     scraped = {key.of_pool for key in scrapes}
     alerts = [one for one in read(f"ALERTS{{{chosen}}}") if _is_ours(one, scraped)]
     found = scraped | {_pool_of(one) for one in alerts}
+    # What a process as a whole lacks is told without a pool.
+    of_processes = f'component="workerpool", pool="", {_matcher("job", {pool.job for pool in found})}'
+    alerts += read(f"ALERTS{{{of_processes}}}") if found else []
     if not found and not pools:
         raise NoPoolError(_nothing_then(api, when, chosen))
     unseen = {PoolKey(", ".join(jobs), pool) for pool in set(pools) - {key.pool for key in found}}
@@ -158,7 +161,10 @@ def read_history(
         scrapes=scrapes,
         process_starts=_process_starts(read, {pool.job for pool in found}),
         alerts=alerts,
-        alerts_since=[one for one in read(f"ALERTS_FOR_STATE{{{chosen}}}") if _is_ours(one, found)],
+        alerts_since=[
+            *(one for one in read(f"ALERTS_FOR_STATE{{{chosen}}}") if _is_ours(one, found)),
+            *read(f"ALERTS_FOR_STATE{{{of_processes}}}"),
+        ],
     )
 
 

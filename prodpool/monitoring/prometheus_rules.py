@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prodpool.monitoring.alerts import ALERTS, GROUPS
@@ -22,9 +22,8 @@ The same rules for the Prometheus Operator. Give it the labels that your Prometh
 _ROUTES_HEAD = f"""{_ORIGIN}
 Take `route` and `inhibit_rules` over into your own Alertmanager file, and give the receivers your pager and
 your chat; as it stands it is complete and tells nobody. One fault is one notification: the alerts of a job
-come together; a critical alert of a pool holds back the warnings of that pool, but for PoolHungTasks, which
-names the cause; and an alert that says why holds back those that come of it. Prometheus and the dashboards
-still show them."""
+come together; a critical alert of a pool holds back the warnings of that pool that do not name a cause; and
+an alert that says why holds back those that come of it. Prometheus and the dashboards still show them."""
 _MIXIN_HEAD = f"""{_ORIGIN}
 The same rules as a mixin: (import 'mixin.libsonnet') + {{ ... }}"""
 
@@ -92,6 +91,8 @@ def _operator(settings: AlertThresholds) -> dict[str, Value]:
 def _routes(settings: AlertThresholds) -> dict[str, Value]:
     ours = 'component="workerpool"'
     same_pool: list[Value] = list(settings.service.split(", "))
+    same_process: list[Value] = list(settings.process.split(", "))
+    naming = [alert.name for alert in ALERTS if alert.names_cause]
     same_job: list[Value] = [label for label in same_pool if label != "pool"]
     return {
         "route": {
@@ -111,14 +112,14 @@ def _routes(settings: AlertThresholds) -> dict[str, Value]:
         "inhibit_rules": [
             {
                 "source_matchers": [ours, 'severity="critical"'],
-                "target_matchers": [ours, 'severity=~"warning|info"', 'alertname!="PoolHungTasks"'],
+                "target_matchers": [ours, 'severity=~"warning|info"', f'alertname!~"{_any(naming)}"'],
                 "equal": same_pool,
             },
             *(
                 {
-                    "source_matchers": [ours, f'alertname=~"{"|".join(alert.held_back_by)}"'],
+                    "source_matchers": [ours, f'alertname=~"{_any(alert.held_back_by)}"'],
                     "target_matchers": [ours, f'alertname="{alert.name}"'],
-                    "equal": same_pool,
+                    "equal": same_process if _of_one_process(alert) else same_pool,
                 }
                 for alert in ALERTS
                 if alert.held_back_by
@@ -126,6 +127,15 @@ def _routes(settings: AlertThresholds) -> dict[str, Value]:
         ],
         "receivers": [{"name": "default"}, {"name": "worker-pools-chat"}, {"name": "worker-pools-pager"}],
     }
+
+
+def _any(names: Iterable[str]) -> str:
+    return "|".join(names)
+
+
+def _of_one_process(alert: Alert) -> bool:
+    """Tell whether an alert and all that hold it back are each of one process."""
+    return all(each.per_process for each in ALERTS if each.name in {alert.name, *alert.held_back_by})
 
 
 def _mixin(settings: AlertThresholds) -> str:

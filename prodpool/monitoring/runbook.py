@@ -18,6 +18,7 @@ from prodpool.monitoring.triage.signs import triage_values
 from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 TEMPLATE = "runbook.template.md"
+TRIAGE = "#60-seconds-of-triage"
 _SECTION = re.compile(r"^### (\w+)$", re.MULTILINE)
 # A block of PromQL, or a list of labels in the middle of a sentence.
 _QUERY = re.compile(r"(?<=```promql\n).*?(?=```)|(?<=`)by \([^`]*\)(?=`)", re.DOTALL)
@@ -78,7 +79,7 @@ def _facts(alert: Alert, settings: AlertThresholds) -> dict[str, str]:
     held = for_each_pool(lambda own: _held(alert.holds_for(own)), settings)
     each = "each process" if alert.per_process else "all processes of a service together"
     facts = {
-        "facts": f"**{alert.severity}**, {held}; for {each}.",
+        "facts": f"**{alert.severity}**, {held}; for {each}. The [triage]({TRIAGE}) finds the cause.",
         "rule": _rule(alert, settings),
         "panel": _panel(alert, settings),
     }

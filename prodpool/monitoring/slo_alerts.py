@@ -15,8 +15,6 @@ from prodpool.monitoring.formatting import SECONDS, decimal, humanize
 from prodpool.monitoring.model import Alert, Group, PanelLink, Record, Severity
 from prodpool.monitoring.thresholds import FASTEST_BURN, AlertThresholds
 
-# Critical alerts that each say why tasks fail.
-_CAUSES = ("PoolStopped", "PoolPanicRate", "PoolStalled", "PoolWorkersHung")
 BURN_PANEL = PanelLink("prodpool-pool", 52, "Error budget burn, worst pool")
 _FEW_DAYS = 3
 _BAD = """
@@ -123,5 +121,5 @@ def _alert(burn: BurnRate) -> Alert:
             f"given in the last {burn.long_spoken()} failed or was lost; <budget_percent> may."
         ),
         panel=BURN_PANEL,
-        held_back_by=_CAUSES if burn.factor == FASTEST_BURN else (*_CAUSES, BURNS[0].name),
+        held_back_by=() if burn.factor == FASTEST_BURN else (BURNS[0].name,),
     )

@@ -73,6 +73,11 @@ class AlertThresholds:
     dwell: float = _setting(
         30.0, "seconds in the queue that the 95th percentile may reach", metavar="SECONDS"
     )
+    oldest_queued: float = _setting(
+        30.0,
+        "seconds that the oldest queued task may have waited; ten times that wakes somebody",
+        metavar="SECONDS",
+    )
     duration: float = _setting(
         5.0, "seconds of running that the 99th percentile may reach", metavar="SECONDS"
     )
@@ -130,6 +135,7 @@ class AlertThresholds:
             self._require(name, 1 <= getattr(self, name) < math.inf, "pass a number of 1 or more")
         for name in ("panic_rate", "drop_rate"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "pass a rate per second of 0 or more")
+        self._require("oldest_queued", 0 < self.oldest_queued < math.inf, "pass a number of seconds above 0")
         self._require(
             "scheduling_delay", 0 < self.scheduling_delay < math.inf, "pass a number of seconds above 0"
         )

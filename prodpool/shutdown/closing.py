@@ -13,7 +13,6 @@ from prodpool.task.outcomes import Reason, State
 from prodpool.task.task import Task
 from prodpool.telemetry.log_events import PoolLog
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
-from prodpool.text import shown
 
 EXITING = (
     "the interpreter is exiting, since its main thread has ended, and no new task can be run: have the main "
@@ -84,7 +83,7 @@ class Closing:
         self.broken = error or BrokenExecutor(
             "the calls that the pool had submitted to it were cancelled from outside"
         )
-        self._log.error("pool.backend_broken", error=shown(self.broken))
+        self._log.error("pool.backend_broken", error=self._log.describe(self.broken))
         self._dispatcher.start_draining()
         # Nothing else may ever stop the pool, and a look at it shall show one that is stopped. Not from here:
         # this may be a thread that holds the backend's own lock.

@@ -24,7 +24,7 @@ from prodpool.task.task import Task
 from prodpool.telemetry.loggers import LoggerResolver, silent_if_closed
 from prodpool.telemetry.telemetry_errors import TelemetryErrors
 from prodpool.telemetry.tracebacks import render_error
-from prodpool.text import first_line, type_name
+from prodpool.text import first_line, shown, type_name
 
 # A task that fails is logged with its stack; a thousand that fail alike are logged ten a second.
 _BURST = 100.0
@@ -150,6 +150,10 @@ class PoolLog:
         """Write ``task.slow``."""
         if self._buckets["task.slow"].take():
             self._write("warning", "task.slow", {**task_fields(task), **fields}, task)
+
+    def describe(self, error: BaseException) -> str:
+        """Return an exception in one line, or its class where the log is to have no texts of exceptions."""
+        return shown(error) if self._messages else type_name(error)
 
     def worker_lost(self, cause: LossCause, task: Task | None, **fields: object) -> None:
         """Write ``pool.worker_lost``; ``task`` is what the worker ran."""

@@ -33,7 +33,7 @@ def render_error(error: BaseException, *, messages: bool = True) -> str:
     """
     try:
         if isinstance(error, WorkerLostError) and _has_no_stack(error):
-            return short_stack(traceback.format_exception_only(error))
+            return short_stack(traceback.format_exception_only(error)) if messages else full_type_name(error)
         return short_stack(traceback.format_exception(error) if messages else _without_messages(error))
     except Exception:  # noqa: BLE001  # an exception's own properties may raise
         frames = traceback.format_tb(error.__traceback__)

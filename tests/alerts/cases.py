@@ -97,14 +97,15 @@ def breakers(closed: Story, opened: Story) -> Pool:
     return POOL.with_(gauges={CLOSED: closed, OPEN: opened, HALF_OPEN: [(40, 0)]})
 
 
-def storm(refused: float, minutes: float) -> Pool:
-    """Return a pool of which so many tasks a minute are refused after ten minutes, and offered again."""
-    burst = [(10, 0), (minutes, refused)]
+def storm(refused: float) -> Pool:
+    """Return a pool of which so many tasks a minute are refused after 25 hours, and offered again."""
+    burst = [(25 * HOUR, 0), (HOUR, refused)]
     return POOL.with_(
+        counters_alone=True,
         counters={
             "offered_total": [(at, 60 + more) for at, more in burst],
             reason("full"): burst,
-        }
+        },
     )
 
 
@@ -338,20 +339,22 @@ CASES = (
     # What is refused is lost work as well.
     Case(
         "PoolRetryStorm-fires",
-        14.5,
-        {"PoolRetryStorm", "PoolErrorBudgetBurn1h"},
-        (storm(refused=12_000, minutes=4.5),),
+        25 * HOUR + 9,
+        {"PoolRetryStorm", "PoolDropping", "PoolErrorBudgetBurn1h", "PoolErrorBudgetBurn6h"},
+        (storm(refused=12_000),),
+        ONE,
     ),
     # Sixty a minute are admitted, as many as finish.
     Case(
         "PoolRetryStorm-near-miss-a-busy-day",
-        14.5,
-        {"PoolErrorBudgetBurn1h"},
-        (storm(refused=100, minutes=4.5),),
+        25 * HOUR + 9,
+        {"PoolDropping", "PoolErrorBudgetBurn1h"},
+        (storm(refused=100),),
+        ONE,
     ),
     fires("PoolSlowdown", 25 * HOUR + 9, slowed(2.2), step=ONE),
     near_miss("PoolSlowdown", "a-little", 25 * HOUR + 50, slowed(1.9), step=ONE),
-    near_miss("PoolSlowdown", "for-few-tasks", 25 * HOUR + 50, slowed(9.0, per_minute=3), step=ONE),
+    near_miss("PoolSlowdown", "for-few-tasks", 25 * HOUR + 50, slowed(9.0, per_minute=0.3), step=ONE),
     near_miss("PoolSlowdown", "of-what-is-fast", 25 * HOUR + 50, slowed(3.0, mean=0.003), step=ONE),
     fires("PoolStarved", 15, POOL.with_(counters={"scheduling_delay_seconds_sum": [(10, 0.03), (10, 3)]})),
     near_miss("PoolStarved", "below", 60, POOL.with_(counters={"scheduling_delay_seconds_sum": [(60, 1.1)]})),

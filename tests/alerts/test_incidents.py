@@ -12,13 +12,15 @@ import pytest
 from prodpool.monitoring.alerts import ALERTS
 from prodpool.monitoring.incident_history import clock, findings, history_values
 from prodpool.monitoring.thresholds import AlertThresholds
+from prodpool.monitoring.triage.signs import linked
 from tests.support import ROOT, missing
 from tools.incidents.__main__ import FINDINGS
 from tools.incidents.calm_cases import CALM_CASES
 from tools.incidents.causes import CAUSES
+from tools.incidents.follow import LEADS_TO
 from tools.incidents.pipeline import ENRICHERS, PARSERS, WRITERS
 from tools.incidents.replay import Plan, replay
-from tools.incidents.scene import Proportions
+from tools.incidents.scene import Proportions, Scene
 from tools.incidents.scenes import SCENES
 
 pytestmark = pytest.mark.once
@@ -96,6 +98,16 @@ def test_a_replay_is_written_where_the_runbook_reads() -> None:
 def test_the_cause_is_named(name: str) -> None:
     """Among what fired is the alert that says what is wrong."""
     assert NAMING[name] in {one["alert"] for one in FOUND["incidents"][name]["firings"]}
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+def test_the_triage_leads_to_the_cause(scene: type[Scene]) -> None:
+    """A program that followed it to the letter arrived at the cause, in five steps at most."""
+    *steps, end = FOUND["incidents"][scene.name]["way"]
+    assert end == LEADS_TO[scene.cause]
+    assert 1 <= len(steps) <= 5
+    assert f"| {scene.cause} | [" in HISTORY
+    assert linked(end) in HISTORY
 
 
 @pytest.mark.parametrize("name", TOLD)
@@ -253,6 +265,9 @@ def test_a_short_replay_names_the_causes(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().out
     fired = {name: {one["alert"] for one in incident["firings"]} for name, incident in found.items()}
     assert {name: alert for name, alert in NAMING.items() if alert not in fired[name]} == {}, said
+    # What the log alone tells does not hang on how fast the machine is.
+    for name in ("deadlock", "dying_worker"):
+        assert found[name]["way"][-1] == LEADS_TO[found[name]["cause"]], said
     assert found["deadlock"]["pools"]["orders"]["finished_at_end"] == 0
     assert found["leaked_semaphore"]["pools"]["scan"]["finished_at_end"] == 0
     assert found["retry_storm"]["pools"]["checkout"]["refused"] > 0

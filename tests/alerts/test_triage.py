@@ -151,6 +151,46 @@ def test_a_log_through_the_standard_library(caplog: pytest.LogCaptureFixture) ->
     assert logging.getLevelName(logging.WARNING).lower() == found.level
 
 
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "[pod/web-7d9-x2x/app] ", "2026-11-30T03:00:35.9Z stdout F ", "2026-11-30 03:00:35,912 INFO "],
+)
+def test_what_stands_before_a_line_is_no_part_of_it(prefix: str) -> None:
+    """Prefixes of kubectl, of a container's runtime and of logging are passed over."""
+    fields = {"event": "task.error", "severity": "ERROR", "pool": "mail", "error": {"type": "OSError"}}
+    (found,) = summarise([prefix + json.dumps(fields)])
+    assert (found.level, found.pool, found.what) == ("error", "mail", "")
+
+
+def test_lines_of_other_forms() -> None:
+    """Docker's own files are unwrapped; braces in text are no JSON; without a level the usual one counts."""
+    inner = json.dumps({"event": "task.panic", "pool": "mail"})
+    lines = [
+        json.dumps({"log": inner + "\n", "stream": "stdout"}),
+        "pool.dropping pool=mail dropped=3 kwargs={}",
+        "[pod/info-api-1/app] something.else about pool.something in info",
+        json.dumps({"message": "task.panic", "levelname": "ERROR", "pool": "mail", "suppressed": "some"}),
+    ]
+    found = summarise(lines)
+    assert {(line.level, line.event): count for line, count in found.items()} == {
+        ("error", "task.panic"): 2,
+        ("warning", "pool.dropping"): 1,
+    }
+
+
+def test_rows_that_differ_in_numbers_are_one() -> None:
+    """A thousand messages with an id each make one row, of one line."""
+    lines = [
+        json.dumps(
+            {"event": "task.error", "level": "warning", "pool": "mail", "error_message": f"order {n}\n" * 9}
+        )
+        for n in range(50)
+    ]
+    head, row = log_table(lines)
+    assert row.split()[0] == "50"
+    assert len(row) < len(head) + 80
+
+
 def test_what_was_suppressed_is_counted() -> None:
     """A line that speaks for others that were not written counts for all of them; a summary for those."""
     line = {"event": "task.error", "level": "warning", "pool": "mail", "task": "send", "error": "OSError"}
@@ -181,10 +221,10 @@ def test_the_table_begins_with_what_is_worst() -> None:
 def test_stacks_of_py_spy() -> None:
     """Only threads that are in a task count, each by what it waits for and where in its own code."""
     assert waits_in(PY_SPY) == {
-        Wait(WaitsFor.RESOURCE, "send (mail.py:7)"): 1,
-        Wait(WaitsFor.RESULT, "outer (mail.py:13)"): 1,
-        Wait(WaitsFor.NOTHING, "busy (mail.py:20)"): 1,
-        Wait(WaitsFor.NETWORK, "fetch (mail.py:31)"): 1,
+        Wait(WaitsFor.RESOURCE, "send (mail.py:7)", "mail"): 1,
+        Wait(WaitsFor.RESULT, "outer (mail.py:13)", "mail"): 1,
+        Wait(WaitsFor.NOTHING, "busy (mail.py:20)", "mail"): 1,
+        Wait(WaitsFor.NETWORK, "fetch (mail.py:31)", "mail"): 1,
     }
 
 
@@ -235,6 +275,12 @@ def test_the_commands(tmp_path: Path) -> None:
         [*command, "stacks"], input=PY_SPY.encode(), capture_output=True, timeout=60, check=True
     )
     assert "send (mail.py:7)" in said.stdout.decode()
+    for name in ("log", "stacks"):
+        nothing = subprocess.run(
+            [*command, name], input=b"GET /", capture_output=True, timeout=60, check=False
+        )
+        assert (nothing.returncode, nothing.stdout) == (1, b"")
+        assert b"in what was read" in nothing.stderr
     reader, writer = os.pipe()
     os.close(reader)
     (tmp_path / "log").write_bytes(log)
@@ -262,11 +308,13 @@ def test_every_way_leads_to_a_page() -> None:
 
 SHOWN: dict[str, tuple[Pool, float]] = {
     "PoolStopped": (stopped(20, 4, lasts=None), 13),
-    "PoolHungTasks": (POOL.with_(gauges={"hung_tasks": [(10, 0), (20, 1)]}), 12),
-    "PoolStalled": (POOL.with_(counters={result("ok"): [(10, 60), (20, 0)]}), 13),
+    "PoolWorkersHung": (POOL.with_(gauges={"hung_tasks": [(10, 0), (20, 25)]}), 12),
+    "PoolHungTasks": (POOL.with_(gauges={"queue_depth": [(60, 0)], "hung_tasks": [(10, 0), (20, 1)]}), 12),
+    "PoolDescriptorsHigh": (POOL.with_(gauges={"process_open_fds": [(60, 900)]}), 12),
+    "PoolStalled": (POOL.with_(counters={result("ok"): [(10, 60), (20, 0)]}), 16),
     "PoolWorkersDying": (POOL.with_(counters={LOST: dying(1)}), 40),
     "PoolPanicRate": (POOL.with_(counters={result("panic"): [(10, 0), (20, 3)]}), 12),
-    "PoolRetryStorm": (storm(refused=12_000, minutes=4.5), 14),
+    "PoolRetryStorm": (storm(refused=12_000), 25 * HOUR + 9),
     "PoolStarved": (POOL.with_(counters={"scheduling_delay_seconds_sum": [(10, 0.03), (10, 3)]}), 13),
     "PoolBreakerOpen": (breaker((10, "closed"), (9, "open")), 12),
     "PoolErrorBudgetBurn1h": (failing((10, 0), (20, 0.1)), 14),
@@ -316,12 +364,14 @@ def test_every_page_that_a_sign_leads_to_was_tried() -> None:
 @pytest.mark.parametrize(
     ("waits", "heading"),
     [
-        ({WaitsFor.RESOURCE: 6}, LEAK),
-        ({WaitsFor.RESOURCE: 6, WaitsFor.NETWORK: 5}, TOO_SMALL),
-        ({WaitsFor.RESOURCE: 5, WaitsFor.NETWORK: 5}, "PoolSlowdown"),
+        ({Wait(WaitsFor.RESOURCE, "a"): 6}, LEAK),
+        ({Wait(WaitsFor.RESOURCE, "a", "mail"): 6, Wait(WaitsFor.NETWORK, "b", "web"): 9}, LEAK),
+        ({Wait(WaitsFor.RESOURCE, "a"): 6, Wait(WaitsFor.NETWORK, "b"): 5}, TOO_SMALL),
+        ({Wait(WaitsFor.RESOURCE, "a"): 5, Wait(WaitsFor.NETWORK, "b"): 5}, "PoolSlowdown"),
+        ({Wait(WaitsFor.RESOURCE, "a"): 1}, "PoolSlowdown"),
         ({}, "PoolSlowdown"),
     ],
 )
-def test_where_tasks_wait_leads_to_the_cause(waits: dict[WaitsFor, int], heading: str) -> None:
+def test_where_tasks_wait_leads_to_the_cause(waits: dict[Wait, int], heading: str) -> None:
     """All of them at a lock or queue are at one that nobody gives back; more than half, at one too small."""
     assert from_waits(waits) == heading

@@ -21,7 +21,7 @@ from prodpool.monitoring.triage.signs import (
     from_waits,
     signs_query,
 )
-from prodpool.monitoring.triage.stacks import WaitsFor, waits_in
+from prodpool.monitoring.triage.stacks import Wait, waits_in
 from tests.observe.prometheus import Prometheus
 
 # The heading of the runbook at which the triage has to end, by the cause.
@@ -54,14 +54,15 @@ def follow(prometheus: Prometheus, settings: AlertThresholds, *, job: str, log: 
     return [*way, led] if led != WAITING_STEP else [*way, "Step 2", from_waits(_waits(pid))]
 
 
-def _waits(pid: int) -> Counter[WaitsFor]:
+def _waits(pid: int) -> Counter[Wait]:
     py_spy = shutil.which("py-spy", path=str(Path(sys.executable).parent))
     if py_spy is None:
         raise SystemExit("py-spy is missing: pip install it")
     dump = subprocess.run(
-        [py_spy, "dump", "--pid", str(pid)], check=True, capture_output=True, text=True, timeout=60
+        [py_spy, "dump", "--subprocesses", "--pid", str(pid)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    found = Counter[WaitsFor]()
-    for wait, count in waits_in(dump.stdout).items():
-        found[wait.what] += count
-    return found
+    return waits_in(dump.stdout)

@@ -229,7 +229,7 @@ class ExternalCircuit(Circuit):
         classes = [each for each in self._exclusions() if isinstance(each, type)]
         return (
             isinstance(exception, _NO_OUTCOME)
-            or stands_for(exception, classes)
+            or stands_for(exception, (*_NO_OUTCOME, *classes))
             or any(
                 (
                     exclusion

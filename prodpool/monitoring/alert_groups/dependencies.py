@@ -29,6 +29,7 @@ DEPENDENCIES = (
         summary="The breaker of pool {{ $labels.pool }} stays open",
         description=EXACTLY + ": the breaker has let no more than probes through.",
         panel=BREAKER_PANEL,
+        names_cause=True,
     ),
     # Two changes make one trip and its recovery. Where several processes are one instance, each one that is
     # replaced also makes two of `closed`, but none of the other states.
@@ -45,6 +46,7 @@ DEPENDENCIES = (
         summary="The breaker of pool {{ $labels.pool }} opens again and again",
         description=EXACTLY + ": the breaker has opened or closed {{ $value }} times in 15 minutes.",
         panel=BREAKER_PANEL,
+        names_cause=True,
     ),
     # >= and not > 2: increase() extrapolates, and two rebuilds may well be 2.03.
     Alert(
@@ -56,6 +58,7 @@ DEPENDENCIES = (
         summary="Worker processes of pool {{ $labels.pool }} die again and again",
         description=EXACTLY + ": they were replaced {{ $value | humanize }} times in 15 minutes.",
         panel=REBUILDS_PANEL,
+        names_cause=True,
     ),
     # Workers that live for one task, or pools that are built for one request: no harm, and no gain either.
     Alert(
@@ -84,5 +87,6 @@ DEPENDENCIES = (
         description=WHERE + ": {{ $value | humanize }} workers were lost in 6 hours, each with its task.",
         panel=LOST_PANEL,
         held_back_by=("PoolBackendRebuilding",),
+        names_cause=True,
     ),
 )

@@ -78,7 +78,6 @@ ESSENTIALS = (
         summary="Pool {{ $labels.pool }} drops tasks",
         description=WHERE + ": {{ $value | humanize }} tasks per second are refused or expire.",
         panel=REASONS_PANEL,
-        held_back_by=("PoolRetryStorm",),
     ),
     Alert(
         name="PoolSlowTasks",

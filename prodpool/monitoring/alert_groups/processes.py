@@ -17,7 +17,7 @@ PROCESSES = (
               (rate(workerpool_scheduling_delay_seconds_count[2m]) > 0)
             ) > <scheduling_delay>
         """,
-        hold_for=120.0,
+        hold_for=180.0,
         per_process=True,
         per_pool=False,
         summary="Threads of {{ $labels.instance }} wait for the interpreter or for a CPU",

@@ -33,20 +33,23 @@ QUEUES = (
     Alert(
         name="PoolOldestQueued",
         severity="warning",
-        expr="max by (<process>) (min_over_time(workerpool_oldest_queued_seconds[1m])) > <dwell>",
+        expr="max by (<process>) (min_over_time(workerpool_oldest_queued_seconds[1m])) > <oldest_queued>",
         hold_for=120.0,
         per_process=True,
-        summary="The next task of pool {{ $labels.pool }} has waited for more than <dwell_spoken>",
+        summary="The next task of pool {{ $labels.pool }} has waited for more than <oldest_queued_spoken>",
         description=EXACTLY + ": the oldest queued task has waited for {{ $value | humanizeDuration }}.",
         panel=OLDEST_PANEL,
     ),
     Alert(
         name="PoolOldestQueuedCritical",
         severity="critical",
-        expr="max by (<process>) (min_over_time(workerpool_oldest_queued_seconds[1m])) > <dwell_critical>",
+        expr="""
+            max by (<process>) (min_over_time(workerpool_oldest_queued_seconds[1m]))
+            > <oldest_queued_critical>
+        """,
         hold_for=60.0,
         per_process=True,
-        summary="The next task of pool {{ $labels.pool }} has waited for more than <dwell_critical_spoken>",
+        summary="The next task of pool {{ $labels.pool }} has waited <oldest_queued_critical_spoken> or more",
         description=EXACTLY + ": the oldest queued task has waited for {{ $value | humanizeDuration }}.",
         panel=OLDEST_PANEL,
         held_back_by=("PoolStalled", "PoolWorkersHung"),
@@ -101,7 +104,6 @@ QUEUES = (
         summary="Tasks of pool {{ $labels.pool }} wait for more than <dwell_spoken>",
         description=WHERE + ": one task in twenty waits for {{ $value | humanizeDuration }} or more.",
         panel=DWELL_PANEL,
-        held_back_by=("PoolOldestQueued",),
     ),
     # Work that is refused and offered again at once looks like traffic; what is admitted is what finishes.
     # As much offered as yesterday, and less admitted, comes of slow tasks.
@@ -115,14 +117,15 @@ QUEUES = (
             > <retries>
             and
             sum by (<service>) (rate(workerpool_dropped_total{reason=~"full|breaker_open"}[5m])) > <refusals>
-            unless
+            and
             sum by (<service>) (rate(workerpool_offered_total[5m]))
-            < <offered_growth> * sum by (<service>) (rate(workerpool_offered_total[1h] offset 1d))
+            > <offered_growth> * sum by (<service>) (rate(workerpool_offered_total[1h] offset 1d))
         """,
         hold_for=120.0,
         per_process=False,
         summary="Pool {{ $labels.pool }} is offered far more than it admits",
         description=WHERE + ": {{ $value | humanize }} tasks are offered for each one that is admitted.",
         panel=ATTEMPTS_PANEL,
+        names_cause=True,
     ),
 )

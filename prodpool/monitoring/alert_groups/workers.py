@@ -37,8 +37,9 @@ WORKERS = (
         description=EXACTLY
         + ": {{ $value | humanize }} tasks or done-callbacks have run longer than hung_after.",
         panel=HUNG_PANEL,
+        names_cause=True,
     ),
-    # It names the cause of what else fires then, which is why it holds that back.
+    # Only with tasks behind them: a pool of one worker may have nothing to do but a long task.
     Alert(
         name="PoolWorkersHung",
         severity="critical",
@@ -47,6 +48,8 @@ WORKERS = (
             /
             (max by (<process>) (max_over_time(workerpool_workers[1m])) > 0)
             >= <hung_share>
+            and
+            max by (<process>) (min_over_time(workerpool_queue_depth[1m])) > 0
         """,
         hold_for=60.0,
         per_process=True,
@@ -54,7 +57,8 @@ WORKERS = (
         description=EXACTLY + ": {{ $value | humanizePercentage }} of its workers hang.",
         panel=HUNG_PANEL,
     ),
-    # The mean of this hour yesterday is what is usual: no number would be right for every pool.
+    # The mean of this hour yesterday is what is usual: no number would be right for every pool. Enough tasks
+    # have to be there of yesterday, and not of now: a pool that has become slow finishes few.
     Alert(
         name="PoolSlowdown",
         severity="warning",
@@ -62,14 +66,17 @@ WORKERS = (
             (
               sum by (<service>) (increase(workerpool_task_duration_seconds_sum[5m]))
               /
-              (sum by (<service>) (increase(workerpool_task_duration_seconds_count[5m])) >= <slowdown_tasks>)
+              (sum by (<service>) (increase(workerpool_task_duration_seconds_count[5m])) > 0)
               > <slowdown_floor>
             )
             /
             (
-              sum by (<service>) (rate(workerpool_task_duration_seconds_sum[1h] offset 1d))
+              sum by (<service>) (increase(workerpool_task_duration_seconds_sum[1h] offset 1d))
               /
-              (sum by (<service>) (rate(workerpool_task_duration_seconds_count[1h] offset 1d)) > 0)
+              (
+                sum by (<service>) (increase(workerpool_task_duration_seconds_count[1h] offset 1d))
+                >= <slowdown_tasks>
+              )
             )
             > <slowdown>
         """,
@@ -78,5 +85,6 @@ WORKERS = (
         summary="Tasks of pool {{ $labels.pool }} take more than <slowdown> times as long as yesterday",
         description=WHERE + ": tasks take {{ $value | humanize }} times as long as in this hour yesterday.",
         panel=DURATION_PANEL,
+        names_cause=True,
     ),
 )

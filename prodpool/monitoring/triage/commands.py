@@ -28,6 +28,13 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Iterable[str]], list[str]]]] = {
 }  # fmt: skip
 
 
+_NOTHING = {
+    "log": "prodpool log: there is no warning and no error about a pool in what was read",
+    "stacks": "prodpool stacks: there is no stack of a running task in what was read; it takes a plain dump "
+    "of py-spy (without --json), with --subprocesses for worker processes, or what pool.dump() returns",
+}
+
+
 def add_parsers(commands: Any) -> None:
     """Add them to the subcommands of a parser."""
     for name, (text, description, _) in COMMANDS.items():
@@ -35,10 +42,14 @@ def add_parsers(commands: Any) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Run the one that was chosen and return its exit status, which is 0."""
+    """Run the one that was chosen and return its exit status: 1 if it has found nothing."""
     _, _, made = COMMANDS[chosen.command]
     with open(0, encoding="utf-8", errors="replace", closefd=False) as lines:
         told = made(lines)
+    if len(told) == 1:
+        # The heads of the columns alone. It may be the wrong input, of which nothing can be concluded.
+        print(_NOTHING[chosen.command], file=sys.stderr)  # noqa: T201
+        return 1
     try:
         print("\n".join(told), flush=True)  # noqa: T201  # what the command is for
     except BrokenPipeError:

@@ -1,27 +1,22 @@
-"""What a service's log says of its pools, counted by event, pool and task: ``prodpool log``.
-
-Lines are JSON, as ``JSONRenderer`` of structlog writes them, or have ``key=value`` in them, as its other
-renderers and logging's formatters do. What is no event of a pool is passed over.
-"""
+"""What a service's log says of its pools, counted by event, pool and task: ``prodpool log``."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prodpool.monitoring.triage.log_lines import read_events
 from prodpool.monitoring.triage.stacks import WaitsFor, frames_of, table, what_it_waits_for
 
-_EVENT = re.compile(r"(?<![\w.])(?:pool|task|breaker)\.[a-z_]+(?![\w.])")
-_FIELD = re.compile(r"""(?<![\w.])([a-z_]+)=("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;]+)""")
-_LEVEL = re.compile(r"\b(debug|info|warning|error|critical)\b", re.IGNORECASE)
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _SERIOUS = {"warning": 1, "error": 2, "critical": 3}
 # Fields that say what was behind a line, in the order in which they are shown.
 _TELLING = ("error", "error_message", "cause", "signal", "exit_status", "why", "drained")
+# Of texts that differ in their numbers alone one row is made, and of long ones the beginning.
+_NUMBER = re.compile(r"\d+|\b0x[0-9a-f]+\b")
+_MOST = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +34,11 @@ class Line:
 def summarise(lines: Iterable[str]) -> Counter[Line]:
     """Count the warnings and errors of pools; lines of lower levels are passed over."""
     counts: Counter[Line] = Counter()
-    for fields in _events(lines):
-        if str(fields.get("level", "")).lower() in _SERIOUS:
-            # A summary says how many more lines there were.
-            counts[_line(fields)] += int(fields.get("suppressed") or 0) + (not fields.get("summary"))
+    for fields in read_events(lines):
+        if fields["level"] in _SERIOUS:
+            # A line may speak for others that were left out, and a summary for those alone.
+            counts[_line(fields)] += _left_out(fields) + (str(fields.get("summary", "")).lower() != "true")
     return counts
-
-
-def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Return the fields of each event. A stack may follow on lines of its own, which are indented."""
-    event: dict[str, Any] | None = None
-    stack: list[str] = []
-    for text in lines:
-        if text[:1].isspace():
-            stack.append(text)
-            continue
-        if event is not None:
-            yield {"stack": "".join(stack), **event}
-        event, stack = _fields(text), []
-    if event is not None:
-        yield {"stack": "".join(stack), **event}
 
 
 def log_table(lines: Iterable[str]) -> list[str]:
@@ -72,41 +52,23 @@ def log_table(lines: Iterable[str]) -> list[str]:
     return table(rows)
 
 
+def _left_out(fields: Mapping[str, Any]) -> int:
+    told = str(fields.get("suppressed", ""))
+    return int(told) if told.isdecimal() else 0
+
+
 def _line(fields: Mapping[str, Any]) -> Line:
-    what = ", ".join(f"{name}={fields[name]}" for name in _TELLING if fields.get(name) not in {None, ""})
-    event, waits_for = str(fields["event"]), None
+    event, waits_for = fields["event"], None
     if event in {"task.still_running", "task.abandoned"}:
-        wait = what_it_waits_for(frames_of(str(fields.get("stack", ""))))
+        wait = what_it_waits_for(frames_of(_text(fields, "stack")))
         waits_for = wait.what
         what = f"waits for {wait.what}" + (f" at {wait.where}" if wait.where else "")
-    return Line(
-        str(fields["level"]).lower(), event, str(fields.get("pool", "")), str(fields.get("task", "")), what,
-        waits_for,
-    )  # fmt: skip
+    else:
+        telling = ((name, _NUMBER.sub("N", _text(fields, name))) for name in _TELLING)
+        what = " ".join(", ".join(f"{name}={text}" for name, text in telling if text).split())[:_MOST]
+    return Line(fields["level"], event, _text(fields, "pool"), _text(fields, "task"), what, waits_for)
 
 
-def _fields(text: str) -> dict[str, Any] | None:
-    """Return the fields of a line about a pool; None for any other line."""
-    start = text.find("{")
-    if start >= 0:
-        try:
-            found = json.loads(text[start:])
-        except ValueError:
-            found = None
-        if isinstance(found, dict):
-            event = found.get("event") or found.get("message") or found.get("msg") or ""
-            level = found.get("level") or found.get("levelname") or ""
-            return {**found, "event": event, "level": level} if _EVENT.fullmatch(str(event)) else None
-    plain = _COLOURS.sub("", text)
-    named = _EVENT.search(plain)
-    if named is None:
-        return None
-    level = _LEVEL.search(plain)
-    fields: dict[str, Any] = {key: _unquoted(value) for key, value in _FIELD.findall(plain)}
-    return {"level": level[1] if level else "", **fields, "event": named[0]}
-
-
-def _unquoted(value: str) -> str:
-    if value[:1] in {'"', "'"}:
-        return value[1:-1].replace("\\n", "\n").replace('\\"', '"').replace("\\'", "'")
-    return value
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return str(value) if isinstance(value, str | int | float) else ""

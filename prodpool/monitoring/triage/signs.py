@@ -5,13 +5,14 @@ The runbook's tables are written from these, and the replayed incidents are foll
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prodpool.monitoring.model import render
 from prodpool.monitoring.thresholds import AlertThresholds
 from prodpool.monitoring.triage.log_summary import Line
-from prodpool.monitoring.triage.stacks import WaitsFor
+from prodpool.monitoring.triage.stacks import Wait, WaitsFor
 
 # Headings of the runbook that are no alert's.
 NOT_THE_POOL = "It is not the pool"
@@ -70,26 +71,37 @@ SIGNS = (
     Sign(
         "refuses everything, being stopped",
         """
-        max by (<service>) (workerpool_stopped) == 1
-        and sum by (<service>) (increase(workerpool_dropped_total{reason="closed"}[5m])) > 0
+        max by (<service>) (
+          max by (<process>) (min_over_time(workerpool_stopped[1m])) == 1
+          and sum by (<process>) (increase(workerpool_dropped_total{reason="closed"}[5m])) > 0
+        )
         """,
         "PoolStopped",
     ),
-    Sign("has tasks that hang", "max by (<service>) (workerpool_hung_tasks) > 0", "PoolHungTasks"),
+    Sign(
+        "has workers that hang, half of them or more",
+        """
+        max by (<service>) (
+          max by (<process>) (workerpool_hung_tasks)
+          / (max by (<process>) (workerpool_workers) > 0) >= <hung_share>
+        )
+        """,
+        "PoolWorkersHung",
+    ),
     Sign(
         "has tasks waiting and finishes none",
         """
         max by (<service>) (
           max by (<process>) (min_over_time(workerpool_queue_depth[1m])) > 0
-          and sum by (<process>) (increase(workerpool_completed_total[2m])) == 0
+          and sum by (<process>) (increase(workerpool_completed_total[<stall>])) == 0
         )
         """,
         "PoolStalled",
     ),
     # Not "at least one": increase() of one is a little more or less.
     Sign(
-        "has lost workers in 6 hours",
-        "sum by (<service>) (increase(workerpool_workers_lost_total[6h])) > 0.5",
+        "has lost workers in 30 minutes",
+        "sum by (<service>) (increase(workerpool_workers_lost_total[30m])) > 0.5",
         "PoolWorkersDying",
     ),
     Sign(
@@ -98,13 +110,13 @@ SIGNS = (
         "PoolPanicRate",
     ),
     Sign(
-        "is offered again at once what it refuses",
+        "is offered far more than it admits, and more than yesterday",
         """
         sum by (<service>) (rate(workerpool_offered_total[5m]))
         / (sum by (<service>) (rate(workerpool_submitted_total[5m])) > 0) > <retries>
-        unless
+        and
         sum by (<service>) (rate(workerpool_offered_total[5m]))
-        < <offered_growth> * sum by (<service>) (rate(workerpool_offered_total[1h] offset 1d))
+        > <offered_growth> * sum by (<service>) (rate(workerpool_offered_total[1h] offset 1d))
         """,
         "PoolRetryStorm",
     ),
@@ -128,8 +140,11 @@ SIGNS = (
         sum by (<service>) (increase(workerpool_task_duration_seconds_sum[5m]))
         / (sum by (<service>) (increase(workerpool_task_duration_seconds_count[5m])) > 0)
         > <slowdown> * (
-          sum by (<service>) (rate(workerpool_task_duration_seconds_sum[1h] offset 1d))
-          / (sum by (<service>) (rate(workerpool_task_duration_seconds_count[1h] offset 1d)) > 0)
+          sum by (<service>) (increase(workerpool_task_duration_seconds_sum[1h] offset 1d))
+          / (
+            sum by (<service>) (increase(workerpool_task_duration_seconds_count[1h] offset 1d))
+            >= <slowdown_tasks>
+          )
         )
         """,
         WAITING_STEP,
@@ -144,8 +159,18 @@ SIGNS = (
         """
         sum by (<service>) (rate(workerpool_completed_total{result=~"error|panic|timeout"}[5m]))
         / (sum by (<service>) (rate(workerpool_completed_total[5m])) > 0) > <budget>
+        and sum by (<service>) (increase(workerpool_completed_total[5m])) >= <slowdown_tasks>
         """,
         "PoolErrorBudgetBurn1h",
+    ),
+    Sign(
+        "is in a process whose file descriptors run out",
+        """
+        max by (<service>) (workerpool_workers)
+        and on (<job>)
+        max by (<job>) (process_open_fds / (process_max_fds > 0)) > <descriptors>
+        """,
+        "PoolDescriptorsHigh",
     ),
     Sign(
         "has more work than workers",
@@ -175,6 +200,7 @@ SIGNS = (
         'sum by (<service>) (increase(workerpool_dropped_total{reason!="cancelled"}[5m])) > 0.5',
         DROPPED,
     ),
+    Sign("has tasks that hang", "max by (<service>) (workerpool_hung_tasks) > 0", "PoolHungTasks"),
     Sign(
         "starts workers again and again",
         """
@@ -217,12 +243,16 @@ def from_signs(answers: Iterable[Mapping[str, str]]) -> str:
     return next((sign.leads_to for name, sign in _numbered() if name in shown), NOT_THE_POOL)
 
 
-def from_waits(waits: Mapping[WaitsFor, int]) -> str:
+def from_waits(waits: Mapping[Wait, int]) -> str:
     """Return where it leads to that so many tasks wait for each thing."""
-    at_a_resource, running = waits.get(WaitsFor.RESOURCE, 0), sum(waits.values())
-    if running and at_a_resource == running:
+    running, at_a_resource = Counter[str](), Counter[str]()
+    for wait, count in waits.items():
+        running[wait.threads] += count
+        at_a_resource[wait.threads] += count * (wait.what is WaitsFor.RESOURCE)
+    # One task that waits for a moment is no sign.
+    if any(at_a_resource[threads] == running[threads] > 1 for threads in running):
         return LEAK
-    return TOO_SMALL if 2 * at_a_resource > running else "PoolSlowdown"
+    return TOO_SMALL if any(2 * at_a_resource[one] > running[one] > 1 for one in running) else "PoolSlowdown"
 
 
 def _numbered() -> Iterator[tuple[str, Sign]]:
@@ -234,17 +264,18 @@ def _log_signs_table() -> Iterator[str]:
     yield "|---|---|"
     for sign in LOG_SIGNS:
         waits = "" if sign.waits_for is None else f" that waits for {sign.waits_for}"
-        yield f"| `{sign.event}`{waits} | {_link(sign.leads_to)} |"
+        yield f"| `{sign.event}`{waits} | {linked(sign.leads_to)} |"
 
 
 def _signs_table() -> Iterator[str]:
     yield "| sign: the pool | go to |"
     yield "|---|---|"
     for name, sign in _numbered():
-        yield f"| {name} | {_link(sign.leads_to)} |"
+        yield f"| {name} | {linked(sign.leads_to)} |"
 
 
-def _link(heading: str) -> str:
+def linked(heading: str) -> str:
+    """Return a heading of the runbook as a link to it."""
     anchor = "".join(one for one in heading.lower().replace(" ", "-") if one.isalnum() or one in "-_")
     return f"[{heading}](#{anchor})"
 

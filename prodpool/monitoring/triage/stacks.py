@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 _TRACEBACK_FRAME = re.compile(r'^\s*File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)$')
 _PY_SPY_FRAME = re.compile(r"^\s+(?P<function>\S.*) \((?P<file>[^()]+?):(?P<line>\d+)\)$")
 _PY_SPY_THREAD = re.compile(r"^Thread ")
+_THREAD_NAME = re.compile(r'^Thread .*: "(.*)"$', re.MULTILINE)
+_NUMBERS = re.compile(r"[-_]\d+$")
 # The frame of py-spy's below which a task begins: in a thread, and in a worker process.
 _RUNS_TASKS = re.compile(r"prodpool/(execution/runner|workers/in_worker/call)\.py$")
 
@@ -41,10 +43,14 @@ class StackFrame:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a task waits for, and where in its own code: empty where there is none of that."""
+    """What a task waits for, and where in its own code: empty where there is none of that.
+
+    ``threads`` is the name that the threads of its pool have in common, where that is known.
+    """
 
     what: WaitsFor
     where: str
+    threads: str = ""
 
 
 # Modules in which a wait is found, and the functions of theirs that say for what; None for all of them.
@@ -52,12 +58,13 @@ _WAITS: tuple[tuple[WaitsFor, re.Pattern[str], frozenset[str] | None], ...] = (
     (
         WaitsFor.RESULT,
         re.compile(r"(prodpool/task/future|concurrent/futures/_base)\.py$"),
-        frozenset({"result", "exception"}),
+        frozenset({"result", "exception", "wait", "as_completed", "result_iterator"}),
     ),
     (
         WaitsFor.NETWORK,
         re.compile(
-            r"(^|/)(socket|ssl|selectors|http/client)\.py$|/(urllib3|httpcore|requests|aiohttp|psycopg\w*)/"
+            r"(^|/)(socket|ssl|selectors|http/client)\.py$"
+            r"|(^|/)(urllib3|httpcore|httpx|requests|aiohttp|psycopg\w*|pymysql|redis|botocore|grpc)/"
         ),
         None,
     ),
@@ -87,14 +94,19 @@ def frames_of(text: str) -> list[StackFrame]:
 
 def waits_in(text: str) -> Counter[Wait]:
     """Count what the tasks wait for whose stacks are in ``text``: a dump of py-spy, or ``pool.dump()``."""
-    blocks = _py_spy_blocks(text) if _is_of_py_spy(text) else map(frames_of, text.split("\n\n"))
-    return Counter(what_it_waits_for(frames) for frames in blocks if frames)
+    if _is_of_py_spy(text):
+        blocks = list(_py_spy_blocks(text))
+    else:
+        blocks = [("", frames_of(block)) for block in text.split("\n\n")]
+    return Counter(replace(what_it_waits_for(frames), threads=name) for name, frames in blocks if frames)
 
 
 def stacks_table(text: str) -> list[str]:
     """Return the lines of a table of what the tasks wait for, most of them first."""
-    rows = [("tasks", "wait for", "at")]
-    rows += [(str(count), wait.what, wait.where) for wait, count in waits_in(text).most_common()]
+    rows = [("tasks", "threads", "wait for", "at")]
+    rows += [
+        (str(count), wait.threads, wait.what, wait.where) for wait, count in waits_in(text).most_common()
+    ]
     return table(rows)
 
 
@@ -110,12 +122,13 @@ def _is_of_py_spy(text: str) -> bool:
     return any(_PY_SPY_THREAD.match(line) for line in text.splitlines())
 
 
-def _py_spy_blocks(text: str) -> Iterator[list[StackFrame]]:
+def _py_spy_blocks(text: str) -> Iterator[tuple[str, list[StackFrame]]]:
     for block in re.split(r"^(?=Thread )", text, flags=re.MULTILINE):
+        name = _THREAD_NAME.search(block)
         found = (_PY_SPY_FRAME.match(line) for line in block.splitlines())
         frames = [_frame(one) for one in found if one]
         end = next((at for at, frame in enumerate(frames) if _RUNS_TASKS.search(frame.file)), 0)
-        yield frames[:end]
+        yield _NUMBERS.sub("", name[1]) if name else "", frames[:end]
 
 
 def _frame(found: re.Match[str]) -> StackFrame:

@@ -52,7 +52,9 @@ def of_dask(backend: Any) -> Capabilities:
 def _lost_worker(error: BaseException) -> str | None:
     """Return which worker of the cluster has died, where that is why a call has failed."""
     # Not its address, which the next worker may get.
-    return str(error.last_worker.server_id) if isinstance(error, KilledWorker) else None
+    # The error came over the network, from a scheduler of any version.
+    worker = getattr(error, "last_worker", None) if isinstance(error, KilledWorker) else None
+    return None if worker is None else str(getattr(worker, "server_id", worker))
 
 
 class CancelledThereError(Exception):

@@ -151,7 +151,7 @@ class Recovery:
     def _report(self, cause: LossCause, task: Task | None, error: BaseException) -> None:
         if not self._stopped():
             self._count_lost(cause)
-            self._log.worker_lost(cause, task, error=shown(error))
+            self._log.worker_lost(cause, task, error=self._log.describe(error))
 
     def isolate(self, worker: BackendWorker, task: Task) -> bool:
         """Have a task run alone whose worker was lost while the backend goes on; False when it is lost."""

@@ -21,7 +21,11 @@ def pack_error(pool: str, task: str, error: BaseException, dumps: Callable[[Any]
                 return data
         except BaseException:  # noqa: BLE001, S110  # its own code, which may raise anything
             pass
-    kinds = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
+    # In a spawned process the application's script has another name than in the pool's own.
+    kinds = tuple(
+        f"{kind.__module__}.{kind.__qualname__}".replace("__mp_main__.", "__main__.", 1)
+        for kind in type(error).__mro__
+    )
     substitute = RemoteTaskError(pool=pool, task=task, error=type_name(error), kinds=kinds)
     return pickle.dumps(substitute, pickle.HIGHEST_PROTOCOL)
 

@@ -8,7 +8,6 @@ from prodpool.scheduling.dispatcher import Dispatcher
 from prodpool.task.outcomes import LossCause, State
 from prodpool.task.task import Task
 from prodpool.telemetry.log_events import PoolLog
-from prodpool.text import shown
 from prodpool.workers.processes.remote_worker import RemoteWorker, exit_fields
 
 
@@ -25,7 +24,7 @@ class LossReports:
 
     def not_ready(self, process: Any, error: BaseException) -> None:
         """Report that a process could not be started, or has not come up; None: there is none."""
-        how: dict[str, object] = {"error": shown(error)}
+        how: dict[str, object] = {"error": self._log.describe(error)}
         if process is not None:
             how["pid"] = process.pid
             # One whose initializer has failed is ended by the pool: how it ended says nothing.
