@@ -63,7 +63,7 @@ tables: $(VENV)/.dev ## Write the tables in the README and the reference anew fr
 	@$(BIN)/python -m tools.backends_table
 	@$(BIN)/python -m tools.reference_tables
 
-incidents: $(VENV)/.dev system ## Replay the runbook's incidents against the alerts as shipped (about 20 minutes).
+incidents: $(VENV)/.dev system ## Replay the runbook's incidents against the alerts as shipped (about 45 minutes).
 	@$(BIN)/python -m tools.incidents $(ARGS)
 	@$(BIN)/prodpool export runbook . --force
 

@@ -198,6 +198,9 @@ def incident() -> Story:
     alert("PoolDropping", "warning", pool, ("10:10:30", "10:15:15"), ("10:15:30", "10:23:45"))
     alert("PoolErrorBudgetBurn1h", "critical", pool, ("10:15:00", "10:16:45"), ("10:17:00", "10:22:45"))
     alert("PoolQueueSaturated", "warning", f'{pool},instance="a:1"', ("10:16:00", "10:19:45"), None)
+    process = ",".join(label for label in pool.split(",") if not label.startswith("pool="))
+    starved = ("10:12:00", "10:14:45"), ("10:15:00", "10:19:00")
+    alert("PoolStarved", "warning", f'{process},instance="a:1"', *starved)
     return story
 
 

@@ -22,6 +22,7 @@ OPTIONS = {
     "queue_depth": 600.0,
     "duration": 0.5,
     "dwell": 1.0,
+    "oldest_queued": 1.0,
     "buckets": (0.5, 1.0, 2.5),
     "panic_rate": 5.0,
     "utilisation": 0.6,

@@ -42,7 +42,7 @@ WANTED = {
     ("crowded", "PoolQueueSaturated"),
     ("filling_up", "PoolQueueFillingUp"),
     ("bursts", "PoolDwellHigh"),
-    ("retried", "PoolRetryStorm"),
+    ("retried", "PoolDropping"),
     ("crowded", "PoolWorkersSaturated"),
     ("hung", "PoolHungTasks"),
     ("all_hung", "PoolHungTasks"),  # which no critical alert holds back
@@ -59,7 +59,7 @@ OF_PROCESSES = {(STARVING, "PoolStarved"), (STARVING, "PoolDescriptorsHigh")}
 # Told, but over only when six hours are: `promtool` proves the end.
 LASTING = {("dying", "PoolWorkersDying")}
 # Their windows alone are longer than anybody wants to wait for a test: `promtool` proves them.
-TOO_LONG = {"PoolErrorBudgetBurn1d", "PoolErrorBudgetBurn3d", "PoolSlowdown"}
+TOO_LONG = {"PoolErrorBudgetBurn1d", "PoolErrorBudgetBurn3d", "PoolSlowdown", "PoolRetryStorm"}
 # Fires beside an alert of the same pool that says why, and is held back.
 HELD_BACK = {
     ("stalled", "PoolOldestQueued"),
@@ -69,7 +69,6 @@ HELD_BACK = {
     ("all_hung", "PoolOldestQueuedCritical"),
     ("burning", "PoolErrorBudgetBurn6h"),
     ("crowded", "PoolDwellHigh"),
-    ("retried", "PoolDropping"),
 }
 
 

@@ -125,7 +125,8 @@ def test_a_healthy_cluster_does_not_hide_another(promtool: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("own", "doubled"),
     [
-        ({"dwell": 60.0}, {"PoolDwellHigh", "PoolOldestQueued", "PoolOldestQueuedCritical"}),
+        ({"dwell": 60.0}, {"PoolDwellHigh"}),
+        ({"oldest_queued": 3600.0}, {"PoolOldestQueued", "PoolOldestQueuedCritical"}),
         ({"duration": 30.0}, {"PoolSlowTasks"}),
         ({"queue_depth": 7}, {"PoolQueueGrowing"}),
         ({"queue_fill": 0.6}, {"PoolQueueSaturated", "PoolQueueFillingUp", "PoolQueueGrowing"}),

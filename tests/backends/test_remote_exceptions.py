@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +160,39 @@ def test_a_lost_worker_is_a_panic_all_the_same(make_pool: MakePool) -> None:
     assert isinstance(limited.exception(PATIENCE), TaskTimeoutError)
     found = check(pool.stats()).completed
     assert found == {**dict.fromkeys(Result, 0), Result.PANIC: 1, Result.TIMEOUT: 1}
+
+
+SCRIPT = """
+import multiprocessing
+import threading
+from concurrent.futures import ProcessPoolExecutor
+
+from prodpool import InstrumentedPool
+
+
+class DeclinedError(Exception):
+    def __init__(self):
+        self.lock = threading.Lock()  # which does not pickle
+
+
+def decline():
+    raise DeclinedError
+
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with InstrumentedPool(ProcessPoolExecutor(1, context), name="cards", expected=(DeclinedError,)) as pool:
+        pool.submit(decline).exception()
+    print(pool.stats().completed["expected"])
+"""
+
+
+@pytest.mark.once
+def test_of_the_applications_own_script(tmp_path: Path) -> None:
+    """A class of the script is known although a spawned process has the script under another name."""
+    script = tmp_path / "service.py"
+    script.write_text(SCRIPT)
+    told = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE * 4, check=True
+    )
+    assert told.stdout == "1\n", told.stderr

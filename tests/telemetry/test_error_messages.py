@@ -45,6 +45,10 @@ def leave() -> str:
     raise SystemExit(1)
 
 
+def interrupt() -> str:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -58,6 +62,7 @@ def leave() -> str:
         (TaskError("x" * LONGEST_MESSAGE), "x" * LONGEST_MESSAGE),
         (TaskError("x" * 10_000_000), "x" * (LONGEST_MESSAGE - 3) + "..."),
         (OddError(lambda: 7), "<OddError whose str() fails>"),
+        (OddError(interrupt), "<OddError whose str() fails>"),
         (OddError(lambda: int("x")), "<OddError whose str() fails>"),
         (OddError(leave), "<OddError whose str() fails>"),
         (OddError(lambda: Text("x")), "<OddError whose str() fails>"),

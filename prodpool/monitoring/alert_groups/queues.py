@@ -104,6 +104,7 @@ QUEUES = (
         summary="Tasks of pool {{ $labels.pool }} wait for more than <dwell_spoken>",
         description=WHERE + ": one task in twenty waits for {{ $value | humanizeDuration }} or more.",
         panel=DWELL_PANEL,
+        held_back_by=("PoolOldestQueued",),
     ),
     # Work that is refused and offered again at once looks like traffic; what is admitted is what finishes.
     # As much offered as yesterday, and less admitted, comes of slow tasks.
