@@ -26,7 +26,7 @@ OPTIONS = {
     "buckets": (0.5, 1.0, 2.5),
     "panic_rate": 5.0,
     "utilisation": 0.6,
-    "scheduling_delay": 0.01,
+    "scheduling_delay": 0.003,
     "slo_min_tasks": 1000,
     "runbook_url": "https://wiki.example/pools",
     "dashboard_url": "https://grafana.example",

@@ -162,7 +162,7 @@ class FillingUp(Trouble):
     def misbehave(self) -> None:
         self.rising_since = self.rising_since or time.monotonic()
         rising_for = time.monotonic() - self.rising_since
-        if rising_for > 16:
+        if rising_for > 15.5:
             self.drain()
         while self.pool.stats().queued < min(44 * rising_for, 450) and not better.is_set():
             self.waiting.append(offer(self.pool.submit, works, 0.1))
@@ -334,10 +334,11 @@ class Churning(Trouble):
     """Has a pool built for every request, before that of the last one is stopped."""
 
     def misbehave(self) -> None:
-        before, self.pool = self.pool, self.build()
-        self.recover()
-        before.stop(DEADLINE)
-        self.made.remove(before)
+        for _ in range(3):
+            before, self.pool = self.pool, self.build()
+            self.recover()
+            before.stop(DEADLINE)
+            self.made.remove(before)
 
 
 def troubles() -> list[Trouble]:
@@ -349,14 +350,14 @@ def troubles() -> list[Trouble]:
         Crowded("crowded", 1, 0.05, queue_capacity=10),
         Bursts("bursts", 1, 0.2, queue_capacity=50),
         Crawling("crawling", 1, 0.2, queue_capacity=50),
-        FillingUp("filling_up", 4, 0.05, queue_capacity=1000),
+        FillingUp("filling_up", 6, 0.05, queue_capacity=1000),
         Panicking("panicking", 1, 0.05),
         Dropping("dropping", 1, 0.5, queue_capacity=0),
         Retried("retried", 1, 0.2, queue_capacity=1),
         Slow("slow", 4, 0.2, queue_capacity=50),
         Burning("burning", 1, 0.05, queue_capacity=100),
         BurningSlowly("burning_slowly", 1, 0.1, queue_capacity=100),
-        Stalled("stalled", 1, 0.1, queue_capacity=10),
+        Stalled("stalled", 1, 0.1, queue_capacity=10, hung_after=600.0),
         Stalled("all_hung", 1, 0.1, queue_capacity=10, hung_after=0.5),
         Hung("hung", 4, 0.2, hung_after=0.5),
         BreakerOpen("breaker_open", 1, 0.2, breaker=trips),

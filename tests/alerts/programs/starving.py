@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
 
 from prometheus_client import start_http_server
@@ -22,15 +23,17 @@ import prodpool
 LOOPBACK = "127.0.0.1"
 # Descriptors that the process may have, and leaks.
 ALLOWED, LEAKED = 200, 175
-WORKERS = 8
-# Seconds: half of each round is computed, so that a scrape gets through in the other half. The watchdog wakes
+WORKERS = 4
+# Seconds: a third of each round is computed, so that a scrape gets through in the rest. The watchdog wakes
 # every tenth of `hung_after`, at another pace than that of the rounds.
-ROUND, HUNG_AFTER = 0.2, 0.7
+ROUND, HUNG_AFTER = 0.3, 0.7
+# Rounds before it begins, by when the descriptors have been seen.
+QUIET_ROUNDS = 20
 
 
 def computes() -> None:
     """Keep the interpreter's lock, as pure Python code does."""
-    ends_at = time.monotonic() + ROUND / 2
+    ends_at = time.monotonic() + ROUND / 3
     while time.monotonic() < ends_at:
         pass
 
@@ -52,13 +55,13 @@ def main() -> None:
         sys.stdout.write(f"PORT {server.server_port}\n")
         sys.stdout.flush()
         computing = True
-        while True:
+        for number in count():
             with suppress(queue.Empty):
                 if signals.get(timeout=ROUND) == signal.SIGTERM:
                     break
                 leak.close()
                 computing = False
-            if computing and pool.stats().in_flight == 0:
+            if computing and number > QUIET_ROUNDS and pool.stats().in_flight == 0:
                 for _ in range(WORKERS):
                     pool.submit(computes)
     server.shutdown()
