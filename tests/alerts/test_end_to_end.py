@@ -42,7 +42,6 @@ WANTED = {
     ("crowded", "PoolQueueSaturated"),
     ("filling_up", "PoolQueueFillingUp"),
     ("bursts", "PoolDwellHigh"),
-    ("retried", "PoolDropping"),
     ("crowded", "PoolWorkersSaturated"),
     ("hung", "PoolHungTasks"),
     ("all_hung", "PoolHungTasks"),  # which no critical alert holds back

@@ -197,14 +197,6 @@ class Dropping(Trouble):
         offer(self.pool.submit, works, 0.0)
 
 
-class Retried(Trouble):
-    """Has a caller that offers again at once what was refused."""
-
-    def misbehave(self) -> None:
-        for _ in range(2):
-            offer(self.pool.submit, works, 0.5)
-
-
 class Slow(Trouble):
     def misbehave(self) -> None:
         offer(self.pool.submit, works, 0.7)
@@ -353,7 +345,6 @@ def troubles() -> list[Trouble]:
         FillingUp("filling_up", 6, 0.05, queue_capacity=1000),
         Panicking("panicking", 1, 0.05),
         Dropping("dropping", 1, 0.5, queue_capacity=0),
-        Retried("retried", 1, 0.2, queue_capacity=1),
         Slow("slow", 4, 0.2, queue_capacity=50),
         Burning("burning", 1, 0.05, queue_capacity=100),
         BurningSlowly("burning_slowly", 1, 0.1, queue_capacity=100),
