@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prodpool.monitoring import postmortem_command
 from prodpool.monitoring.export import KINDS, NoFilesError, render_files
 from prodpool.monitoring.formatting import decimal
 from prodpool.monitoring.pool_thresholds import read_pools
+from prodpool.monitoring.postmortem import command as postmortem_command
 from prodpool.monitoring.selectors import SelectorError
 from prodpool.monitoring.thresholds import AlertThresholds, SettingError, options
 from prodpool.monitoring.triage import commands as triage_commands

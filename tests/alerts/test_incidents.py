@@ -45,7 +45,14 @@ NAMING = {
 WARNED = {"nightly_batch": {"PoolQueueSaturated", "PoolSlowTasks", "PoolDwellHigh"}}
 # A fiftieth of every time, with queues and thresholds to match: 5 minutes are 6 s.
 SHORT = Plan(
-    AlertThresholds(window_scale=0.02, queue_depth=20.0, duration=0.1, dwell=0.5, oldest_queued=0.5, scheduling_delay=0.005),
+    AlertThresholds(
+        window_scale=0.02,
+        queue_depth=20.0,
+        duration=0.1,
+        dwell=0.5,
+        oldest_queued=0.5,
+        scheduling_delay=0.005,
+    ),
     Proportions(
         hung_after=1.2,
         webhooks=60.0,

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 
 from prodpool.cli import main
+from prodpool.monitoring.postmortem.time_range import TimeRangeError, read_range
 from prodpool.monitoring.runbook import TEMPLATE
-from prodpool.monitoring.time_range import TimeRangeError, read_range
 from tests.alerts.incident_story import incident, newer
 from tests.helpers.tasks import BlockingTask, fill, occupy
 from tests.observe.prometheus import Prometheus

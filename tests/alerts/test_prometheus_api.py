@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from prodpool.cli import main
-from prodpool.monitoring.prometheus_api import PrometheusApi, PrometheusApiError
+from prodpool.monitoring.postmortem.prometheus_api import PrometheusApi, PrometheusApiError
 from tests.observe.child import LOOPBACK
 
 pytestmark = pytest.mark.once

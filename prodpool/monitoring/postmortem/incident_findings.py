@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from prodpool.monitoring.alert_changes import AlertChange, alert_changes, last_changes
 from prodpool.monitoring.formatting import elapsed
-from prodpool.monitoring.markdown_names import code, name_pools
-from prodpool.monitoring.pool_history import PoolHistory, PoolKey
-from prodpool.monitoring.pool_signs import SignSpell, sign_spells
-from prodpool.monitoring.timeline import TimelineEvent, time_of_day, timeline
+from prodpool.monitoring.postmortem.alert_changes import AlertChange, alert_changes, last_changes
+from prodpool.monitoring.postmortem.markdown_names import code, name_pools
+from prodpool.monitoring.postmortem.pool_history import PoolHistory, PoolKey
+from prodpool.monitoring.postmortem.pool_signs import SignSpell, sign_spells
+from prodpool.monitoring.postmortem.timeline import TimelineEvent, time_of_day, timeline
 
 
 @dataclass(frozen=True, slots=True)

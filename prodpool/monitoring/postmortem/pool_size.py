@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from prodpool.monitoring.formatting import duration
-from prodpool.monitoring.pool_history import MetricKey, PoolHistory, PoolKey, selector
-from prodpool.monitoring.prometheus_api import PrometheusApi
+from prodpool.monitoring.postmortem.pool_history import MetricKey, PoolHistory, PoolKey, selector
+from prodpool.monitoring.postmortem.prometheus_api import PrometheusApi
 from prodpool.task.outcomes import AFTER_ADMISSION
 
 _BY = "by (job, pool)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prodpool.monitoring.pool_history import PoolKey
+from prodpool.monitoring.postmortem.pool_history import PoolKey
 from prodpool.text import short_name
 
 _MOST = 4

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
 
-from prodpool.monitoring.alert_changes import AlertChange, last_changes
 from prodpool.monitoring.formatting import elapsed
-from prodpool.monitoring.markdown_names import code
-from prodpool.monitoring.pool_history import GAP, InstanceKey, MetricKey, PoolHistory, PoolKey
-from prodpool.monitoring.pool_signs import SignSpell
-from prodpool.monitoring.prometheus_api import Point
+from prodpool.monitoring.postmortem.alert_changes import AlertChange, last_changes
+from prodpool.monitoring.postmortem.markdown_names import code
+from prodpool.monitoring.postmortem.pool_history import GAP, InstanceKey, MetricKey, PoolHistory, PoolKey
+from prodpool.monitoring.postmortem.pool_signs import SignSpell
+from prodpool.monitoring.postmortem.prometheus_api import Point
 from prodpool.text import short_name
 
 # Of one kind in one instance: what is more is counted, but for the first few and the last.

@@ -9,16 +9,16 @@ from importlib.resources import files
 from itertools import groupby
 
 from prodpool.monitoring.formatting import elapsed
-from prodpool.monitoring.incident_findings import IncidentFindings, detection, find
-from prodpool.monitoring.markdown_names import name_instances, name_pool, name_pools
-from prodpool.monitoring.pool_counts import count
-from prodpool.monitoring.pool_history import PoolKey, read_history
-from prodpool.monitoring.pool_size import pool_peaks, pool_sizes
-from prodpool.monitoring.postmortem_tables import impact_table, size_table
-from prodpool.monitoring.prometheus_api import PrometheusApi
+from prodpool.monitoring.postmortem.incident_findings import IncidentFindings, detection, find
+from prodpool.monitoring.postmortem.markdown_names import name_instances, name_pool, name_pools
+from prodpool.monitoring.postmortem.pool_counts import count
+from prodpool.monitoring.postmortem.pool_history import PoolKey, read_history
+from prodpool.monitoring.postmortem.pool_size import pool_peaks, pool_sizes
+from prodpool.monitoring.postmortem.prometheus_api import PrometheusApi
+from prodpool.monitoring.postmortem.tables import impact_table, size_table
+from prodpool.monitoring.postmortem.time_range import TimeRange, moment
+from prodpool.monitoring.postmortem.timeline import time_of_day
 from prodpool.monitoring.runbook import TEMPLATE
-from prodpool.monitoring.time_range import TimeRange, moment
-from prodpool.monitoring.timeline import time_of_day
 from prodpool.text import short_line
 from prodpool.version import __version__
 

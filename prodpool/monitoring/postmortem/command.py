@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prodpool.monitoring.pool_history import NoPoolError
-from prodpool.monitoring.postmortem import postmortem
-from prodpool.monitoring.prometheus_api import PrometheusApi, PrometheusApiError
+from prodpool.monitoring.postmortem.pool_history import NoPoolError
+from prodpool.monitoring.postmortem.prometheus_api import PrometheusApi, PrometheusApiError
+from prodpool.monitoring.postmortem.report import postmortem
+from prodpool.monitoring.postmortem.time_range import TimeRangeError, is_relative, read_range
 from prodpool.monitoring.thresholds import AlertThresholds, SettingError
-from prodpool.monitoring.time_range import TimeRangeError, is_relative, read_range
 
 DESCRIPTION = """
 Write the postmortem template of the runbook, filled with what Prometheus knows of the pools between two

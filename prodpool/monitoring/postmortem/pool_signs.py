@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prodpool.monitoring.formatting import decimal
-from prodpool.monitoring.pool_counts import growth_of, is_bad, is_end
-from prodpool.monitoring.pool_history import MetricKey, PoolHistory, PoolKey
+from prodpool.monitoring.postmortem.pool_counts import growth_of, is_bad, is_end
+from prodpool.monitoring.postmortem.pool_history import MetricKey, PoolHistory, PoolKey
 from prodpool.monitoring.thresholds import FASTEST_BURN
 
 # Seconds over which a share of failures is seen, and that what has ended must be over to be told as the end.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from prodpool.monitoring.formatting import decimal, elapsed
-from prodpool.monitoring.markdown_names import name_pool
-from prodpool.monitoring.pool_counts import PoolCounts
-from prodpool.monitoring.pool_history import PoolHistory, PoolKey
-from prodpool.monitoring.pool_size import PoolPeaks, PoolSize
-from prodpool.monitoring.timeline import time_of_day
+from prodpool.monitoring.postmortem.markdown_names import name_pool
+from prodpool.monitoring.postmortem.pool_counts import PoolCounts
+from prodpool.monitoring.postmortem.pool_history import PoolHistory, PoolKey
+from prodpool.monitoring.postmortem.pool_size import PoolPeaks, PoolSize
+from prodpool.monitoring.postmortem.timeline import time_of_day
 
 NO_DATA, NOT_EXPORTED = "no data", "not exported"
 _BUDGET_MINUTES = 30 * 24 * 60

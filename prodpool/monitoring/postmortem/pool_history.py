@@ -12,8 +12,8 @@ from statistics import median
 from typing import NamedTuple
 
 from prodpool.monitoring.formatting import duration
-from prodpool.monitoring.prometheus_api import Point, PrometheusApi, QueriedSeries
-from prodpool.monitoring.time_range import TimeRange, moment
+from prodpool.monitoring.postmortem.prometheus_api import Point, PrometheusApi, QueriedSeries
+from prodpool.monitoring.postmortem.time_range import TimeRange, moment
 
 # Prometheus answers a query over a range with 11,000 points a series at most.
 MOST_POINTS = 10_900

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from prodpool.monitoring.pool_history import InstanceKey, MetricKey, PoolHistory, PoolKey
-from prodpool.monitoring.prometheus_api import Point
+from prodpool.monitoring.postmortem.pool_history import InstanceKey, MetricKey, PoolHistory, PoolKey
+from prodpool.monitoring.postmortem.prometheus_api import Point
 from prodpool.task.outcomes import AFTER_ADMISSION, Reason
 
 # Of the results: a task that ended in another way, such as by an exception that is expected, has not failed.

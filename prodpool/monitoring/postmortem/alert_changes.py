@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from prodpool.monitoring.pool_history import PoolHistory, PoolKey
-from prodpool.monitoring.prometheus_api import QueriedSeries
+from prodpool.monitoring.postmortem.pool_history import PoolHistory, PoolKey
+from prodpool.monitoring.postmortem.prometheus_api import QueriedSeries
 
 AlertState = Literal["inactive", "pending", "firing"]
 _Identity = frozenset[tuple[str, str]]
