@@ -164,7 +164,6 @@ def setting_values(settings: AlertThresholds) -> dict[str, str]:
         "service": settings.service,
         "process": settings.process,
         "whole_process": settings.whole_process,
-        "job": settings.service.removesuffix(", pool"),
         "stall": settings.window(settings.stall),
         "stall_spoken": humanize(settings.stall * settings.window_scale),
         "dwell_le": repr(float(settings.dwell)),  # as the histogram's label has it

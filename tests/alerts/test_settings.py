@@ -80,7 +80,7 @@ def test_a_bound_of_other_buckets_will_do() -> None:
         ("panic_rate", 0.03, "> 0.03"),
         ("drop_rate", 0.04, "> 0.04"),
         ("stall", 660.0, "workerpool_completed_total[11m]"),
-        ("drain", 180.0, "for: 3m"),
+        ("drain", 240.0, "for: 4m"),
         ("runbook_url", "https://wiki.example/r", "https://wiki.example/r#poolstalled"),
         ("dashboard_url", "https://grafana.example", "https://grafana.example/d/prodpool-pool?"),
         ("namespace_label", "cluster", "by (cluster, job, pool)"),

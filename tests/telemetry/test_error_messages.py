@@ -67,7 +67,7 @@ def interrupt() -> str:
         (OddError(leave), "<OddError whose str() fails>"),
         (OddError(lambda: Text("x")), "<OddError whose str() fails>"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 @pytest.mark.parametrize("panics", [(), (Exception,)], ids=["task.error", "task.panic"])
 def test_the_first_line(

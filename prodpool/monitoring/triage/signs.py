@@ -166,9 +166,11 @@ SIGNS = (
     Sign(
         "is in a process whose file descriptors run out",
         """
-        max by (<service>) (workerpool_workers)
-        and on (<job>)
-        max by (<job>) (process_open_fds / (process_max_fds > 0)) > <descriptors>
+        max by (<service>) (
+          max by (<process>) (workerpool_workers)
+          and on (<whole_process>)
+          max by (<whole_process>) (process_open_fds / (process_max_fds > 0)) > <descriptors>
+        )
         """,
         "PoolDescriptorsHigh",
     ),
