@@ -89,7 +89,6 @@ QUEUES = (
         summary="The queue of pool {{ $labels.pool }} will be full within half an hour",
         description=EXACTLY + ": at the pace of the last 15 minutes {{ $value | humanize }} tasks wait soon.",
         panel=FULL_PANEL,
-        held_back_by=("PoolQueueGrowing",),
     ),
     Alert(
         name="PoolDwellHigh",

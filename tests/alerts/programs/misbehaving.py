@@ -155,16 +155,16 @@ class Crawling(Trouble):
 
 
 class FillingUp(Trouble):
-    """Has a queue that grows towards its bound, again and again, and turns before it is half full."""
+    """Has a queue that grows towards its bound, again and again, and turns before its tasks wait for long."""
 
     rising_since = 0.0
 
     def misbehave(self) -> None:
         self.rising_since = self.rising_since or time.monotonic()
         rising_for = time.monotonic() - self.rising_since
-        if rising_for > 15.5:
+        if rising_for > 17.0:
             self.drain()
-        while self.pool.stats().queued < min(44 * rising_for, 450) and not better.is_set():
+        while self.pool.stats().queued < min(44 * rising_for, 580) and not better.is_set():
             self.waiting.append(offer(self.pool.submit, works, 0.1))
 
     def __init__(self, name: str, workers: int, beat: float, **options: Any) -> None:
