@@ -98,7 +98,7 @@ def test_thresholds_are_the_same_everywhere(tmp_path: Path) -> None:
     assert "waits for more than 10 seconds" in page
     assert 'le="10.0"' in page
     assert "More than 28.8 %" in page
-    assert "allows; the budget" in page
+    assert "allows; at exactly that pace the budget" in page
     assert "of 98 %" in page
     for path in (tmp_path / "dashboards").iterdir():
         variables = {one["name"]: one for one in json.loads(path.read_text())["templating"]["list"]}

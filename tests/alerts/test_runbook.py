@@ -64,7 +64,7 @@ def test_a_page_has_every_part_in_order(alert: Alert) -> None:
 def test_thresholds_are_those_of_the_rules() -> None:
     """No number of a threshold is written into the template: with other settings, every one is another."""
     others = AlertThresholds(
-        slo=0.97, slo_min_tasks=4321, dwell=10, duration=2.5, queue_depth=4567, queue_fill=0.61,
+        slo=0.97, slo_min_tasks=4321, dwell=10, oldest_queued=11, duration=2.5, queue_depth=4567, queue_fill=0.61,
         utilisation=0.62, panic_rate=0.63, drop_rate=64, stall=1140, drain=660, namespace_label="cluster",
         scheduling_delay=0.07, descriptors=0.57,
     )  # fmt: skip
@@ -116,6 +116,11 @@ def test_a_command_exists(command: list[str], tmp_path: Path) -> None:
         said = run(sys.executable, "-m", *command)
         # Likewise: it understands everything, and then there is no Prometheus.
         assert "http://127.0.0.1:9 cannot be asked" in said.stderr, said.stderr
+    elif command in (["prodpool", "log"], ["prodpool", "stacks"]):
+        said = subprocess.run(
+            [sys.executable, "-m", *command], input="", capture_output=True, text=True, check=False
+        )
+        assert (said.returncode, f"prodpool {command[1]}: there is no" in said.stderr) == (1, True)
     elif command[0] == "prodpool":
         assert main([*command[1:], str(tmp_path)]) == 0
     elif command[0] == "amtool":
