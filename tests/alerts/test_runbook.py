@@ -64,9 +64,9 @@ def test_a_page_has_every_part_in_order(alert: Alert) -> None:
 def test_thresholds_are_those_of_the_rules() -> None:
     """No number of a threshold is written into the template: with other settings, every one is another."""
     others = AlertThresholds(
-        slo=0.97, slo_min_tasks=4321, dwell=10, oldest_queued=11, duration=2.5, queue_depth=4567, queue_fill=0.61,
-        utilisation=0.62, panic_rate=0.63, drop_rate=64, stall=1140, drain=660, namespace_label="cluster",
-        scheduling_delay=0.07, descriptors=0.57,
+        slo=0.97, slo_min_tasks=4321, dwell=10, oldest_queued=11, duration=2.5, queue_depth=4567,
+        queue_fill=0.61, utilisation=0.62, panic_rate=0.63, drop_rate=64, stall=1140, drain=660,
+        namespace_label="cluster", scheduling_delay=0.07, descriptors=0.57,
     )  # fmt: skip
     page = runbook(others)
     for alert in ALERTS:
@@ -84,7 +84,7 @@ def test_thresholds_are_those_of_the_rules() -> None:
         ("more than 0 per second", "more than 64 per second"),
         ("in 5 minutes", "in 19 minutes"),
         ("PoolStopped\n\n**critical**, once it has held for 1 minute;", "it has held for 11 minutes;"),
-        ("for more than 5 minutes: this pool", "for more than 100 seconds: this pool"),
+        ("for more than 5 minutes: this pool", "for more than 110 seconds: this pool"),
         ("more than 20 ms late", "more than 70 ms late"),
         ("more than 80 % of the file descriptors", "more than 57 % of the file descriptors"),
         ("by (job, pool)", "by (cluster, job, pool)"),
