@@ -13,7 +13,7 @@ class StopReport:
         drained: Whether everything that was queued or running has finished.
         completed: Tasks that finished while the pool drained.
         dropped: Queued tasks that were dropped at the deadline (counted as ``shutdown``).
-        abandoned: Names of the tasks that still ran after the deadline, which `PoolStats.abandoned` counts.
+        abandoned: Names of the tasks that still ran after the deadline, which ``PoolStats.abandoned`` counts.
             A done-callback that still ran is named too, as ``a done-callback of`` its task, and not counted.
         elapsed: Seconds it took.
     """
