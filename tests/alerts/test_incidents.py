@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.once
 PAGE = (ROOT / "runbook.md").read_text()
 HISTORY = PAGE.split("\n## Incident history\n")[1]
 FOUND = findings()
-TEMPLATE = (ROOT / "prodpool" / "monitoring" / "runbook.template.md").read_text()
+TEMPLATE = (files("prodpool.monitoring") / "runbook.template.md").read_text()
 TOLD = [name for name in FOUND["incidents"] if f"<{name}_alerts>" in TEMPLATE]
 # The alert that says what is wrong, of each incident that the alerts can tell the cause of.
 NAMING = {

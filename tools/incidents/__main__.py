@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tools.incidents.scene import Proportions, Scene
 from tools.incidents.scenes import SCENES
 
 ROOT = Path(__file__).resolve().parents[2]
-FINDINGS = ROOT / "prodpool" / "monitoring" / NAME
+FINDINGS = Path(str(files("prodpool.monitoring") / NAME))
 BARE_TASKS = 20_000
 INTERVAL = 15.0
 # As shipped, but for the pool whose tasks are known to take 20 s.
