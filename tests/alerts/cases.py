@@ -340,7 +340,7 @@ CASES = (
     Case(
         "PoolRetryStorm-fires",
         25 * HOUR + 9,
-        {"PoolRetryStorm", "PoolDropping", "PoolErrorBudgetBurn1h", "PoolErrorBudgetBurn6h"},
+        {"PoolRetryStorm", "PoolDropping", "PoolErrorBudgetBurn1h"},
         (storm(refused=12_000),),
         ONE,
     ),

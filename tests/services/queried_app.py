@@ -45,6 +45,7 @@ ORDERS = prodpool.threads(
     max_workers=WORKERS,
     queue_capacity=CAPACITY,
     slow_after=0.1,
+    task_metrics=("sleep",),
     hung_after=1.0,
     drain_deadline=1.0,
 )

@@ -37,6 +37,8 @@ NOT_IN_THIS_MODE = {
     *((file, "Starts") for file in FILES),
     ("overview", 65),  # uptime
     ("overview", 66),  # memory
+    ("overview", 72),  # CPU
+    ("overview", 73),  # file descriptors
 }
 MAY_BE_EMPTY = {
     ("overview", 33): "no queue need be growing",
@@ -207,7 +209,9 @@ def test_every_query_of_the_runbook_has_an_answer(story: Story) -> None:
     """Each shows something, as with one process; an alert's own condition may have nothing to show."""
     for query in runbook_queries():
         found = story.prometheus.query(query, story.busy)
-        assert query in RULES or any(math.isfinite(sample.value) for sample in found), query
+        # prometheus_client has no metrics of processes in this mode, as the runbook says.
+        known = query in RULES or "process_" in query.replace("process_threads", "")
+        assert known or any(math.isfinite(sample.value) for sample in found), query
 
 
 def test_alerts(story: Story) -> None:
