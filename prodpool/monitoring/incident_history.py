@@ -104,7 +104,7 @@ def _calm_cases_table(cases: Mapping[str, Incident]) -> Iterator[str]:
 def _first(firings: Sequence[Firing]) -> str:
     if not firings:
         return "none"
-    return f"[{firings[0]['alert']}](#{firings[0]['alert'].lower()}), {clock(firings[0]['after'])}"
+    return f"{linked(firings[0]['alert'])}, {clock(firings[0]['after'])}"
 
 
 def _pages(incident: Incident) -> list[Firing]:
@@ -138,8 +138,7 @@ def _alerts(firings: Sequence[Firing]) -> Iterator[str]:
     yield "| after | alert | severity | pool |"
     yield "|---|---|---|---|"
     for one in firings:
-        link = f"[{one['alert']}](#{one['alert'].lower()})"
-        yield f"| {clock(one['after'])} | {link} | {one['severity']} | {_of(one)} |"
+        yield f"| {clock(one['after'])} | {linked(one['alert'])} | {one['severity']} | {_of(one)} |"
 
 
 def _pools(incident: Incident) -> Iterator[str]:

@@ -188,7 +188,6 @@ def setting_values(settings: AlertThresholds) -> dict[str, str]:
         "slowdown_tasks": str(SLOWDOWN_TASKS),
         "scheduling_delay_spoken": f"{decimal(settings.scheduling_delay * 1000)} ms",
         "descriptors_percent": f"{decimal(round(settings.descriptors * 100, 6))} %",
-        "drain_spoken": humanize(settings.drain * settings.window_scale),
         "queue_fill_percent": f"{decimal(round(settings.queue_fill * 100, 6))} %",
         "utilisation_percent": f"{decimal(round(settings.utilisation * 100, 6))} %",
         "slo_percent": f"{decimal(round(settings.slo * 100, 6))} %",

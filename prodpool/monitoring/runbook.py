@@ -14,7 +14,7 @@ from prodpool.monitoring.pool_thresholds import common_expr, for_each_pool, pool
 from prodpool.monitoring.selectors import add_grouping
 from prodpool.monitoring.slo_alerts import BURNS, BurnRate
 from prodpool.monitoring.thresholds import AlertThresholds
-from prodpool.monitoring.triage.signs import triage_values
+from prodpool.monitoring.triage.signs import linked, triage_values
 from prodpool.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 TEMPLATE = "runbook.template.md"
@@ -108,7 +108,7 @@ def _alert_index(settings: AlertThresholds) -> str:
         for alert in ALERTS:
             line = render(alert.summary, settings, _spoken(settings)).replace("{{ $labels.pool }}", "*p*")
             line = line.replace("{{ $labels.instance }}", "*i*")
-            yield f"| [{alert.name}](#{alert.name.lower()}) | {alert.severity} | {line} |"
+            yield f"| {linked(alert.name)} | {alert.severity} | {line} |"
 
     return "\n".join(lines())
 

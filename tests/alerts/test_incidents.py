@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from importlib.resources import files
 from typing import Any
 
 import pytest
 
 from prodpool.monitoring.alerts import ALERTS
 from prodpool.monitoring.incident_history import clock, findings, history_values
+from prodpool.monitoring.runbook import TEMPLATE
 from prodpool.monitoring.thresholds import AlertThresholds
 from prodpool.monitoring.triage.signs import linked
-from tests.support import ROOT, missing
+from tests.support import PACKAGE, ROOT, missing
 from tools.incidents.__main__ import FINDINGS
 from tools.incidents.calm_cases import CALM_CASES
 from tools.incidents.causes import CAUSES
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.once
 PAGE = (ROOT / "runbook.md").read_text()
 HISTORY = PAGE.split("\n## Incident history\n")[1]
 FOUND = findings()
-TEMPLATE = (files("prodpool.monitoring") / "runbook.template.md").read_text()
-TOLD = [name for name in FOUND["incidents"] if f"<{name}_alerts>" in TEMPLATE]
+TOLD_IN = (PACKAGE / "monitoring" / TEMPLATE).read_text()
+TOLD = [name for name in FOUND["incidents"] if f"<{name}_alerts>" in TOLD_IN]
 # The alert that says what is wrong, of each incident that the alerts can tell the cause of.
 NAMING = {
     "churn": "PoolChurning",

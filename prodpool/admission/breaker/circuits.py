@@ -8,8 +8,6 @@ metaclass, which pybreaker takes for predicates that exclude everything. A guard
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import math
 import sys
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from pybreaker import (
 from prodpool.admission.breaker.feeding import OutcomeError, is_judged
 from prodpool.admission.breaker.outcome_window import OutcomeWindow
 from prodpool.admission.breaker.policy import BreakerPolicy
+from prodpool.config.exception_classes import CANCELLED_ERRORS, ExceptionClasses
 from prodpool.errors import RejectedError, stands_for
 from prodpool.text import shown
 
@@ -32,7 +31,7 @@ __all__ = ["Circuit", "ExternalCircuit", "PolicyCircuit", "ReportError", "StateL
 
 ReportError = Callable[[BaseException], None]
 
-_NO_OUTCOME = (RejectedError, concurrent.futures.CancelledError, asyncio.CancelledError)
+_NO_OUTCOME: ExceptionClasses = (RejectedError, *CANCELLED_ERRORS)
 
 
 class StateListener(CircuitBreakerListener):

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from textwrap import dedent, indent
 
+from prodpool.monitoring.alerts import ALERTS
 from prodpool.monitoring.model import render
 from prodpool.monitoring.thresholds import AlertThresholds
 from prodpool.monitoring.triage.log_summary import Line
@@ -58,6 +60,12 @@ class Sign:
     leads_to: str
 
 
+def _firing(name: str) -> str:
+    """Return the condition of an alert, by job and pool."""
+    (alert,) = (each for each in ALERTS if each.name == name)
+    return f"max by (<service>) (\n{indent(dedent(alert.expr).strip(), '  ')}\n)"
+
+
 LOG_SIGNS = (
     LogSign("task.still_running", WaitsFor.RESULT, CYCLE),
     LogSign("task.still_running", WaitsFor.RESOURCE, WAITING_STEP),
@@ -68,16 +76,7 @@ LOG_SIGNS = (
 )
 
 SIGNS = (
-    Sign(
-        "refuses everything, being stopped",
-        """
-        max by (<service>) (
-          max by (<process>) (min_over_time(workerpool_stopped[1m])) == 1
-          and sum by (<process>) (increase(workerpool_dropped_total{reason="closed"}[5m])) > 0
-        )
-        """,
-        "PoolStopped",
-    ),
+    Sign("refuses everything, being stopped", _firing("PoolStopped"), "PoolStopped"),
     Sign(
         "has workers that hang, half of them or more",
         """
@@ -130,25 +129,7 @@ SIGNS = (
         """,
         "PoolStarved",
     ),
-    Sign(
-        "takes longer for a task than yesterday",
-        """
-        sum by (<service>) (increase(workerpool_task_duration_seconds_sum[5m]))
-        / (sum by (<service>) (increase(workerpool_task_duration_seconds_count[5m])) > 0)
-        > <slowdown_floor>
-        and
-        sum by (<service>) (increase(workerpool_task_duration_seconds_sum[5m]))
-        / (sum by (<service>) (increase(workerpool_task_duration_seconds_count[5m])) > 0)
-        > <slowdown> * (
-          sum by (<service>) (increase(workerpool_task_duration_seconds_sum[1h] offset 1d))
-          / (
-            sum by (<service>) (increase(workerpool_task_duration_seconds_count[1h] offset 1d))
-            >= <slowdown_tasks>
-          )
-        )
-        """,
-        WAITING_STEP,
-    ),
+    Sign("takes longer for a task than yesterday", _firing("PoolSlowdown"), WAITING_STEP),
     Sign(
         "has a breaker that is not closed",
         'sum by (<service>) (workerpool_breaker_state{state!="closed"}) > 0',
@@ -203,21 +184,14 @@ SIGNS = (
         DROPPED,
     ),
     Sign("has tasks that hang", "max by (<service>) (workerpool_hung_tasks) > 0", "PoolHungTasks"),
-    Sign(
-        "starts workers again and again",
-        """
-        sum by (<service>) (increase(workerpool_workers_started_total[5m]))
-        / (sum by (<service>) (max_over_time(workerpool_workers[5m])) > 0) > <churn>
-        """,
-        "PoolChurning",
-    ),
+    Sign("starts workers again and again", _firing("PoolChurning"), "PoolChurning"),
 )
 
 
 def signs_query(settings: AlertThresholds) -> str:
     """Return the query whose answer is every sign of every pool, with the sign's name as a label."""
     parts = (
-        f'label_replace(\n{_indented(render(sign.expr, settings))},\n  "sign", "{name}", "", "")'
+        f'label_replace(\n{indent(render(sign.expr, settings), "  ")},\n  "sign", "{name}", "", "")'
         for name, sign in _numbered()
     )
     return "\nor\n".join(parts)
@@ -280,7 +254,3 @@ def linked(heading: str) -> str:
     """Return a heading of the runbook as a link to it."""
     anchor = "".join(one for one in heading.lower().replace(" ", "-") if one.isalnum() or one in "-_")
     return f"[{heading}](#{anchor})"
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
